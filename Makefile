@@ -1,0 +1,44 @@
+# make demo   the whole pipeline, from nothing: environment, Redis, data, features, proof
+# make test   the tests
+
+# The first Python that is new enough; or say which: make demo PYTHON=/path/to/python
+PYTHON := $(shell for p in python3 python3.12 python3.11 python3.13 python3.14; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+BIN := .venv/bin
+
+.PHONY: demo test lint redis redis-stop clean
+.DELETE_ON_ERROR:
+
+demo: redis
+	$(BIN)/python generate_synthetic_data.py
+	cd feature_repo && ../$(BIN)/feast apply
+	$(BIN)/python compute_features.py
+	$(BIN)/python materialize_to_online.py
+	$(BIN)/python demo_fixed.py
+
+test: .venv/tests-installed
+	$(BIN)/python -c 'from parity.redis_server import require_server; require_server()'
+	$(BIN)/python -m pytest
+
+lint: .venv/tests-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+redis: .venv/installed
+	@$(BIN)/python -m parity.redis_server start
+
+redis-stop: .venv/installed
+	@$(BIN)/python -m parity.redis_server stop
+
+clean:
+	rm -rf .venv
+
+.venv/installed: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; say where: make PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/tests-installed: .venv/installed tests/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@

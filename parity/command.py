@@ -1,0 +1,64 @@
+"""The edge to the person at the terminal: one line for an error, an exit status for a verdict.
+
+Every script ends in ``run(main)``. Status 0 is success, 1 is skew, 2 is "this could not be done", 130 is Ctrl-C.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+
+class UserError(Exception):
+    """Something the user can mend. The message says what is wrong, where, and what to do next, in one line."""
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a script's ``main`` and exit: with its status, or with 2 and one line on stderr for a `UserError`."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except UserError as error:
+        status = fail(str(error))
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    except OSError as error:
+        status = fail(f"{error.filename or 'input/output'}: {error.strerror or error}")
+    sys.exit(status)
+
+
+def fail(message: str) -> int:
+    """Print ``message`` as one line on stderr and return exit status 2."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def utc_now() -> datetime:
+    """The present instant. Scripts call it once, at the edge, and pass it on."""
+    return datetime.now(UTC)
+
+
+def instant(text: str) -> datetime:
+    """Read an ISO 8601 date and time for argparse; one without an offset is UTC."""
+    value = datetime.fromisoformat(text)
+    try:
+        return (value.replace(tzinfo=UTC) if value.tzinfo is None else value).astimezone(UTC)
+    except OverflowError:  # in UTC it falls outside the years 1 to 9999
+        raise ValueError from None
+
+
+def whole_number(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
+    """Make a reader of whole numbers from ``least`` to ``most`` for argparse."""
+
+    def read(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{value} is not between {least} and {most}")
+        return value
+
+    read.__name__ = "whole number"  # argparse names it in its error
+    return read

