@@ -1,0 +1,160 @@
+"""What the tests share: a Redis of their own, and copies of the project that they may break."""
+
+import os
+import runpy
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import redis
+import yaml
+
+from parity.redis_server import find_server, launch
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ["generate_synthetic_data.py", "compute_features.py", "materialize_to_online.py", "demo_fixed.py", "parity"]
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def redis_port(tmp_path_factory):
+    """The port of a real Redis that lives as long as the tests."""
+    port = free_port()
+    server = find_server()
+    assert server, "there is no redis-server; `make test` installs one"
+    process = launch(server, port, tmp_path_factory.mktemp("redis"))
+    yield port
+    process.terminate()
+    process.wait(10)
+
+
+@dataclass
+class Outcome:
+    status: int
+    out: str
+    err: str
+
+
+@dataclass
+class Project:
+    """A copy of the project in a folder of its own, with its own name in the tests' Redis."""
+
+    root: Path
+    port: int
+    capture: object = field(repr=False)
+    client: redis.Redis = field(repr=False)
+
+    @property
+    def transactions(self) -> Path:
+        return self.root / "user_transactions.csv"
+
+    @property
+    def features(self) -> Path:
+        return self.root / "data" / "user_features.parquet"
+
+    def configure(self, **options) -> None:
+        """Change feature_store.yaml; a nested option is named with two underscores."""
+        path = self.root / "feature_repo" / "feature_store.yaml"
+        config = yaml.safe_load(path.read_text())
+        for name, value in options.items():
+            *sections, last = name.split("__")
+            section = config
+            for part in sections:
+                section = section[part]
+            section[last] = value
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def run(self, script: str, *arguments: object) -> Outcome:
+        """Run a script as its command line would, in this process, which has imported Feast already."""
+        path, argv = list(sys.path), sys.argv
+        for module in [name for name in sys.modules if name.partition(".")[0] == "feature_repo"]:
+            del sys.modules[module]
+        sys.path[0:0], sys.argv = [str(self.root)], [script, *map(str, arguments)]
+        self.capture.readouterr()
+        try:
+            runpy.run_path(str(self.root / script), run_name="__main__")
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        finally:
+            sys.path[:], sys.argv = path, argv
+        return Outcome(status, *self.capture.readouterr())
+
+    def shell(self, command: str, cwd: Path | None = None, **environment: str) -> Outcome:
+        """Run a command line for real, in a shell of its own, with `python` and `feast` those of the tests."""
+        environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"} | environment
+        done = subprocess.run(
+            command, shell=True, cwd=cwd or self.root, env=environment, capture_output=True, text=True, timeout=120
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def apply(self) -> None:
+        """What `feast apply` does, in this process."""
+        from feast.repo_config import load_repo_config
+        from feast.repo_operations import apply_total
+
+        repo = self.root / "feature_repo"
+        before = Path.cwd()
+        path = list(sys.path)
+        sys.modules.pop("features", None)
+        sys.path.insert(0, str(repo))
+        try:
+            os.chdir(repo)
+            apply_total(load_repo_config(repo, repo / "feature_store.yaml"), repo, skip_source_validation=False)
+        finally:
+            os.chdir(before)
+            sys.path[:] = path
+            sys.modules.pop("features", None)
+        self.capture.readouterr()
+
+    def succeed(self, script: str, *arguments: object) -> str:
+        outcome = self.run(script, *arguments)
+        assert outcome.status == 0, outcome
+        return outcome.out
+
+    def fail(self, script: str, *arguments: object) -> str:
+        """Run a script that has to fail as people are told: one line, status 2, no traceback; return the line."""
+        outcome = self.run(script, *arguments)
+        assert outcome.status == 2, outcome
+        assert outcome.err.startswith("error: "), outcome
+        assert outcome.err.count("\n") == 1, outcome
+        return outcome.err
+
+    def prepare(self, *arguments: object) -> None:
+        """Run the pipeline up to the online store."""
+        self.succeed("generate_synthetic_data.py", *arguments)
+        self.apply()
+        self.succeed("compute_features.py")
+        self.succeed("materialize_to_online.py")
+
+    def write_transactions(self, *rows: str, header: str = "user_id,product_id,timestamp,purchase_amount") -> None:
+        self.transactions.write_text("\n".join([header, *rows, ""]))
+
+
+@pytest.fixture
+def project(tmp_path, redis_port, capsys):
+    root = tmp_path / "project"
+    root.mkdir()
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / part, root / part)
+    shutil.copytree(ROOT / "feature_repo", root / "feature_repo", ignore=shutil.ignore_patterns("__pycache__"))
+    client = redis.Redis(port=redis_port)
+    project = Project(root, redis_port, capsys, client)
+    project.configure(
+        project=f"test_{abs(hash(str(tmp_path)))}", online_store__connection_string=f"localhost:{redis_port}"
+    )
+    yield project
+    client.close()
