@@ -1,0 +1,34 @@
+"""Compute the features of every user at every instant of a purchase: the offline store.
+
+    python compute_features.py [--input FILE] [--output FILE]
+
+What is computed is declared in feature_repo/features.py. Files are CSV or Parquet, by suffix.
+"""
+
+import argparse
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from feature_repo.features import AGGREGATIONS, user, user_features_source, user_purchase_features
+from parity.command import run
+from parity.files import write_table
+from parity.offline import feature_history
+from parity.transactions import TIMESTAMP, read_transactions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--input", type=Path, default=Path(__file__).parent / "user_transactions.csv")
+    parser.add_argument("--output", type=Path, default=Path(user_features_source.path))
+    args = parser.parse_args()
+
+    transactions = read_transactions(args.input, user.join_key, {a.column for a in AGGREGATIONS})
+    history = feature_history(transactions, TIMESTAMP, AGGREGATIONS, user_purchase_features)
+    write_table(history, args.output)
+    users = pc.count_distinct(history[user.join_key]).as_py()
+    print(f"{history.num_rows:,} feature rows of {users:,} users -> {args.output}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,67 @@
+"""The offline store's side: the feature history that is written, and what training reads of it through Feast."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from feast import FeatureService, FeatureStore, FeatureView
+from feast.aggregation import Aggregation
+from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
+from feast.types import from_feast_to_pyarrow_type
+
+from parity.aggregation import aggregate
+from parity.command import UserError
+from parity.transactions import UTC_MICROSECONDS
+
+
+def history_schema(view: FeatureView) -> pa.Schema:
+    """The strict schema of a view's offline table: its join keys, its event timestamp, its features, and no nulls."""
+    fields = [(column.name, from_feast_to_pyarrow_type(column.dtype)) for column in view.entity_columns]
+    fields.append((view.batch_source.timestamp_field, UTC_MICROSECONDS))
+    fields += [(feature.name, from_feast_to_pyarrow_type(feature.dtype)) for feature in view.features]
+    return pa.schema([pa.field(name, type, nullable=False) for name, type in fields])
+
+
+def feature_history(
+    transactions: pa.Table, timestamp: str, aggregations: Sequence[Aggregation], view: FeatureView
+) -> pa.Table:
+    """Compute the offline table of ``view``: one row per user and instant of a purchase, sorted by both."""
+    [key] = view.join_keys
+    rows = aggregate(transactions, key, timestamp, aggregations)
+    return rows.rename_columns({timestamp: view.batch_source.timestamp_field}).cast(history_schema(view))
+
+
+def latest_events(store: FeatureStore, view: FeatureView, start: datetime, end: datetime) -> pa.Table:
+    """Ask the offline store for each key's latest event in [start, end]: its join key and its event timestamp, no more.
+
+    ``start`` and ``end`` are aware. One row per key, sorted by key.
+    """
+    source = view.batch_source
+    job = get_offline_store_from_config(store.config.offline_store).pull_latest_from_table_or_query(
+        config=store.config,
+        data_source=source,
+        join_key_columns=view.join_keys,
+        feature_name_columns=[],
+        timestamp_field=source.timestamp_field,
+        created_timestamp_column=source.created_timestamp_column,
+        start_date=start,
+        end_date=end,
+    )
+    return job.to_arrow().select([*view.join_keys, source.timestamp_field]).sort_by(view.join_keys[0])
+
+
+def training_values(
+    store: FeatureStore, service: FeatureService, view: FeatureView, ids: np.ndarray, at: datetime
+) -> pa.Table:
+    """Ask Feast for the features of ``ids`` at the instant ``at``, as for training: point-in-time correct.
+
+    ``ids`` is int64, distinct and ascending; the result has one column per feature and one row per id, in their order.
+    """
+    [key] = view.join_keys
+    entities = pd.DataFrame({key: ids, "event_timestamp": pd.Timestamp(at)})
+    found = store.get_historical_features(entities, service).to_arrow().sort_by(key)  # Feast keeps no order
+    if not np.array_equal(found[key].to_numpy(), ids):
+        raise UserError("the offline store did not answer with one row per requested key, so nothing can be compared.")
+    return found.select([feature.name for feature in view.features])
