@@ -17,6 +17,8 @@ from pathlib import Path
 
 import redis
 import yaml
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from parity.command import UserError, run
 
@@ -113,8 +115,9 @@ def _address() -> tuple[str, int]:
 
 
 def _answers(host: str, port: int) -> bool:
+    once = Retry(NoBackoff(), retries=0)
     try:
-        return redis.Redis(host, port, socket_timeout=2, socket_connect_timeout=2).ping()
+        return redis.Redis(host, port, socket_timeout=2, socket_connect_timeout=2, retry=once).ping()
     except (redis.AuthenticationError, redis.ResponseError):
         return True  # it answers, and wants a password that is not needed to know that
     except redis.RedisError:

@@ -1,0 +1,32 @@
+"""Bring every user's latest features into Redis, the online store, through Feast.
+
+    python materialize_to_online.py [--start INSTANT] [--end INSTANT]
+
+Without --start, the whole history: rows that it no longer has are taken out of Redis too.
+"""
+
+import argparse
+from pathlib import Path
+
+from feature_repo.features import user_features, user_purchase_features
+from parity.command import instant, run, utc_now
+from parity.materialization import materialize
+from parity.repository import opened
+
+REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
+
+
+def main() -> None:
+    now = utc_now()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--start", type=instant, help="ISO 8601, UTC without an offset (default: the first event)")
+    parser.add_argument("--end", type=instant, default=now, help="ISO 8601, UTC without an offset (default: now)")
+    args = parser.parse_args()
+
+    with opened(REPOSITORY, user_features, user_purchase_features) as store:
+        users = materialize(store, user_purchase_features, args.start, args.end, now)
+    print(f"{users:,} users in Redis, materialized up to {args.end.isoformat()}")
+
+
+if __name__ == "__main__":
+    run(main)

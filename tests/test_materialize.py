@@ -1,0 +1,146 @@
+"""materialize_to_online.py: whatever happened before, afterwards the online store is in step."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from feast import FeatureStore
+
+from parity.online import stored_events
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+
+def hours_ago(hours: float) -> datetime:
+    return NOW - timedelta(hours=hours)
+
+
+def purchase(user: int, hours: float, amount: float) -> str:
+    return f"{user},100,{hours_ago(hours).isoformat()},{amount}"
+
+
+def online(project) -> dict[int, datetime]:
+    """Who is in Redis, and with which event."""
+    store = FeatureStore(repo_path=str(project.root / "feature_repo"))
+    return dict(stored_events(store, store.get_feature_view("user_purchase_features")))
+
+
+def compute(project, *purchases: str) -> None:
+    project.write_transactions(*purchases)
+    project.succeed("compute_features.py")
+
+
+def bring_in_step(project) -> str:
+    """Materialize; the demo has to find training and serving equal then."""
+    out = project.succeed("materialize_to_online.py")
+    project.succeed("demo_fixed.py")
+    return out
+
+
+@pytest.fixture
+def materialized(project):
+    """Three users online: 1 with two purchases, 2 and 3 with one each."""
+    project.apply()
+    compute(project, purchase(1, 30, 10), purchase(1, 20, 20), purchase(2, 20, 30), purchase(3, 20, 40))
+    assert bring_in_step(project).startswith("3 users in Redis")
+    return project
+
+
+def test_a_correction_of_an_amount_arrives(materialized):
+    compute(materialized, purchase(1, 30, 10), purchase(1, 20, 21), purchase(2, 20, 30), purchase(3, 20, 40))
+    bring_in_step(materialized)
+
+
+def test_a_late_purchase_arrives(materialized):
+    compute(
+        materialized,
+        *[purchase(1, 30, 10), purchase(1, 25, 99), purchase(1, 20, 20), purchase(2, 20, 30), purchase(3, 20, 40)],
+    )
+    bring_in_step(materialized)
+
+
+def test_a_retracted_latest_purchase_gives_way_to_the_one_before(materialized):
+    compute(materialized, purchase(1, 30, 10), purchase(2, 20, 30), purchase(3, 20, 40))
+    bring_in_step(materialized)
+    assert online(materialized)[1] == hours_ago(30)
+
+
+def test_a_user_who_is_gone_offline_is_gone_online(materialized):
+    compute(materialized, purchase(2, 20, 30), purchase(3, 20, 40))
+    assert bring_in_step(materialized).startswith("2 users in Redis")
+    assert set(online(materialized)) == {2, 3}
+
+
+def test_a_redis_that_came_back_empty_is_filled(materialized):
+    name = FeatureStore(repo_path=str(materialized.root / "feature_repo")).project.encode()
+    materialized.client.delete(*materialized.client.scan_iter(b"*" + name))
+    assert bring_in_step(materialized).startswith("3 users in Redis")
+
+
+def test_with_a_start_only_newer_events_are_brought_and_nothing_is_taken_out(materialized):
+    compute(materialized, purchase(1, 1, 50), purchase(2, 40, 1))
+    out = materialized.succeed("materialize_to_online.py", "--start", hours_ago(2).isoformat())
+    assert out.startswith("3 users in Redis")
+    assert online(materialized) == {1: hours_ago(1), 2: hours_ago(20), 3: hours_ago(20)}
+
+
+def test_an_end_in_the_past_leaves_out_what_came_after(project):
+    project.apply()
+    compute(project, purchase(1, 30, 10), purchase(1, 20, 20), purchase(2, 10, 30))
+    project.succeed("materialize_to_online.py", "--end", hours_ago(20).isoformat())
+    assert online(project) == {1: hours_ago(20)}
+
+
+def test_an_end_in_the_past_takes_out_nothing_newer(materialized):
+    materialized.succeed("materialize_to_online.py", "--end", hours_ago(25).isoformat())
+    assert online(materialized) == {1: hours_ago(20), 2: hours_ago(20), 3: hours_ago(20)}
+
+
+def test_a_purchase_in_the_future_is_kept_offline_and_left_out_online(project):
+    project.apply()
+    compute(project, purchase(1, 1, 10), purchase(1, -100, 20), purchase(2, -100, 20))
+    assert bring_in_step(project).startswith("1 users in Redis")
+    assert online(project) == {1: hours_ago(1)}
+
+
+def test_a_user_whose_last_purchase_is_older_than_the_ttl_is_null_on_both_sides(project):
+    project.apply()
+    compute(project, purchase(1, 1, 10), purchase(2, 24 * 30 + 1, 20))
+    bring_in_step(project)
+    out = project.succeed("demo_fixed.py", "--user", 2)
+    assert out.count("null") == 4
+    assert "match 4, mismatch 0, missing online 0, extra online 0" in out
+
+
+@pytest.mark.parametrize("end", [timedelta(minutes=5), timedelta(days=400)])
+def test_an_end_in_the_future_is_refused(materialized, end):
+    before = online(materialized)
+    error = materialized.fail("materialize_to_online.py", "--end", (datetime.now(UTC) + end).isoformat())
+    assert "in the future" in error
+    assert online(materialized) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--end", hours_ago(1000).isoformat()], "has no rows up to"),
+        (["--start", hours_ago(2).isoformat()], "has no rows from"),
+        (["--start", hours_ago(1).isoformat(), "--end", hours_ago(2).isoformat()], "lies after the end"),
+    ],
+)
+def test_an_interval_without_rows_is_an_error_and_changes_nothing(materialized, arguments, message):
+    before = online(materialized)
+    assert message in materialized.fail("materialize_to_online.py", *arguments)
+    assert online(materialized) == before
+
+
+def test_an_interval_that_is_no_instant_is_refused(project):
+    outcome = project.run("materialize_to_online.py", "--end", "today")
+    assert outcome.status == 2
+    assert "invalid instant value" in outcome.err
+
+
+def test_start_and_end_without_an_offset_are_utc_whatever_the_machines_zone(materialized, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    naive = hours_ago(25).replace(tzinfo=None).isoformat()
+    out = materialized.succeed("materialize_to_online.py", "--end", naive)
+    assert hours_ago(25).isoformat() in out
