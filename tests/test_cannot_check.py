@@ -1,0 +1,131 @@
+"""When a step is missing or Redis fails, the scripts say so in one line, with what to run, and status 2."""
+
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+
+from parity.redis_server import find_server, launch
+from tests.conftest import free_port
+
+BOTH = pytest.mark.parametrize("script", ["materialize_to_online.py", "demo_fixed.py"])
+
+
+@pytest.fixture
+def computed(project):
+    project.succeed("generate_synthetic_data.py")
+    project.apply()
+    project.succeed("compute_features.py")
+    return project
+
+
+@BOTH
+def test_feast_not_applied(project, script):
+    assert "feast apply" in project.fail(script)
+
+
+@BOTH
+def test_features_not_computed(project, script):
+    project.apply()
+    assert "python compute_features.py" in project.fail(script)
+
+
+def test_nothing_materialized(computed):
+    assert "python materialize_to_online.py" in computed.fail("demo_fixed.py")
+
+
+@BOTH
+def test_definitions_changed_since_they_were_applied(computed, script):
+    features = computed.root / "feature_repo" / "features.py"
+    features.write_text(features.read_text().replace("ttl=timedelta(days=30)", "ttl=timedelta(days=31)"))
+    assert "feast apply" in computed.fail(script)
+
+
+@BOTH
+def test_no_feature_store_yaml(project, script):
+    (project.root / "feature_repo" / "feature_store.yaml").unlink()
+    assert "feature_store.yaml" in project.fail(script)
+
+
+@BOTH
+def test_a_feature_store_yaml_that_is_wrong(project, script):
+    project.configure(online_store__type="parity.online_store.NoSuchOnlineStore")
+    assert "NoSuchOnlineStore" in project.fail(script)
+
+
+@BOTH
+def test_a_parquet_that_is_none(computed, script):
+    computed.features.write_text("nonsense")
+    assert "python compute_features.py" in computed.fail(script)
+
+
+@BOTH
+def test_a_feature_that_was_declared_after_the_features_were_computed(computed, script):
+    features = computed.root / "feature_repo" / "features.py"
+    features.write_text(features.read_text().replace("user_total_transactions", "user_transaction_count"))
+    computed.apply()
+    error = computed.fail(script)
+    assert "no column user_transaction_count" in error
+    assert "python compute_features.py" in error
+
+
+@BOTH
+def test_redis_refuses(computed, script):
+    port = free_port()
+    computed.configure(online_store__connection_string=f"localhost:{port}")
+    error = computed.fail(script)
+    assert f"localhost:{port}" in error
+    assert "make redis" in error
+
+
+@BOTH
+def test_redis_accepts_and_never_answers(computed, script):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        computed.configure(online_store__connection_string=f"localhost:{port}")
+        started = time.monotonic()
+        error = computed.fail(script)
+        assert time.monotonic() - started < 15, "bounded by a few seconds, not hanging"
+        assert f"localhost:{port}" in error
+
+
+@BOTH
+def test_something_else_than_redis_answers(computed, script):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            with contextlib.suppress(OSError):  # the test is over
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        computed.configure(online_store__connection_string=f"localhost:{server.getsockname()[1]}")
+        assert "Redis at localhost" in computed.fail(script)
+
+
+@pytest.fixture
+def locked_redis(tmp_path):
+    port = free_port()
+    process = launch(find_server(), port, tmp_path / "redis", "--requirepass", "open-sesame")
+    yield port
+    process.terminate()
+    process.wait(10)
+
+
+@BOTH
+@pytest.mark.parametrize("options", ["", ",password=wrong-guess"])
+def test_a_wrong_password_is_refused_and_not_shown(computed, locked_redis, script, options):
+    computed.configure(online_store__connection_string=f"localhost:{locked_redis}{options}")
+    error = computed.fail(script)
+    assert "password" in error
+    assert "wrong-guess" not in error
+
+
+def test_the_right_password_opens(computed, locked_redis):
+    computed.configure(online_store__connection_string=f"localhost:{locked_redis},password=open-sesame")
+    computed.succeed("materialize_to_online.py")
+    computed.succeed("demo_fixed.py")

@@ -1,0 +1,127 @@
+"""demo_fixed.py: equal is shown, skew is found and named."""
+
+import re
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from feast import FeatureStore
+from feast.protos.feast.types.Value_pb2 import Value
+
+from parity.online import online_store_of
+
+AVERAGE, TOTAL = "user_avg_3day_purchase_amount", "user_total_transactions"
+
+
+@pytest.fixture
+def ready(project):
+    project.prepare()
+    return project
+
+
+def hashes(project) -> dict[int, bytes]:
+    """The Redis key of each user."""
+    store = FeatureStore(repo_path=str(project.root / "feature_repo"))
+    view = store.get_feature_view("user_purchase_features")
+    return {
+        key.entity_values[0].int64_val: name for name, key in online_store_of(store)._keys(store.config, view.join_keys)
+    }
+
+
+def plant(project, user: int, feature_value: Value) -> None:
+    """Overwrite the feature of this type behind everybody's back, its event timestamp left as it is."""
+    key = hashes(project)[user]
+    for field, stored in project.client.hgetall(key).items():
+        if not field.startswith(b"_ts") and Value.FromString(stored).WhichOneof("val") == feature_value.WhichOneof(
+            "val"
+        ):
+            project.client.hset(key, field, feature_value.SerializeToString())
+
+
+def test_the_headline(ready):
+    out = ready.succeed("demo_fixed.py")
+    assert re.search(rf"{AVERAGE} +\$95\.32 +\$95\.32 +0\.0\n", out)
+    assert re.search(rf"{TOTAL} +5 +5 +0\n", out)
+    assert "All 20 users, 2 features" in out
+    assert "match 40, mismatch 0, missing online 0, extra online 0" in out
+    assert "Training equals serving" in out
+    assert re.search(r"1,000 calls: p50 \d+\.\d\d ms, p99 \d+\.\d\d ms", out)
+
+
+def test_one_user_is_shown_on_request(ready):
+    assert ready.succeed("demo_fixed.py", "--user", 7).startswith("User 7\n")
+
+
+@pytest.mark.parametrize("user", [0, 21, -1, 2**70])
+def test_an_unknown_user_is_an_error(ready, user):
+    assert f"user {user} has no transactions; ids run from 1 to 20" in ready.fail("demo_fixed.py", "--user", user)
+
+
+def test_a_user_that_is_no_number_is_an_error(project):
+    assert project.run("demo_fixed.py", "--user", "seven").status == 2
+
+
+class TestSkew:
+    def skew(self, project) -> str:
+        outcome = project.run("demo_fixed.py")
+        assert outcome.status == 1, outcome
+        assert "Training equals serving" not in outcome.out
+        return outcome.out
+
+    def test_a_value_changed_in_redis(self, ready):
+        plant(ready, 3, Value(int64_val=99))
+        out = self.skew(ready)
+        assert re.search(rf"user 3: {TOTAL} is \d in training, 99 in serving \(mismatch\)", out)
+        assert "match 39, mismatch 1, missing online 0, extra online 0" in out
+
+    def test_the_smallest_possible_change(self, ready):
+        plant(ready, 1, Value(double_val=95.32000000000001))
+        out = self.skew(ready)
+        assert f"user 1: {AVERAGE} is 95.32 in training, 95.32000000000001 in serving (mismatch)" in out
+        assert "$95.32000000000001" in out
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -95.32])
+    def test_a_value_that_is_no_average(self, ready, value):
+        plant(ready, 1, Value(double_val=value))
+        assert f"user 1: {AVERAGE} is 95.32 in training" in self.skew(ready)
+
+    def test_a_key_deleted_from_redis(self, ready):
+        ready.client.delete(hashes(ready)[20])
+        out = self.skew(ready)
+        assert re.search(rf"user 20: {TOTAL} is \d in training, null in serving \(missing online\)", out)
+        assert "match 38, mismatch 0, missing online 2, extra online 0" in out
+
+    def test_an_extra_key_in_redis(self, ready):
+        keys = hashes(ready)
+        extra = keys[1].replace((1).to_bytes(8, "little"), (777).to_bytes(8, "little"))
+        ready.client.hset(extra, mapping=ready.client.hgetall(keys[1]))
+        out = self.skew(ready)
+        assert f"user 777: {AVERAGE} is null in training, 95.32 in serving (extra online)" in out
+        assert "match 40, mismatch 0, missing online 0, extra online 2" in out
+
+    def test_a_parquet_that_changed_after_it_was_materialized(self, ready):
+        table = pq.read_table(ready.features)
+        totals = pa.array([value + 1 for value in table[TOTAL].to_pylist()], pa.int64())
+        pq.write_table(
+            table.set_column(table.schema.get_field_index(TOTAL), table.schema.field(TOTAL), totals), ready.features
+        )
+        assert "mismatch 20" in self.skew(ready)
+
+    def test_every_differing_user_is_named(self, ready):
+        for user in (2, 4, 6):
+            plant(ready, user, Value(int64_val=99))
+        out = self.skew(ready)
+        assert re.findall(r"user (\d+):", out) == ["2", "4", "6"]
+        assert "SKEW: 3 values of 3 users" in out
+
+
+def test_integers_beyond_2_to_the_53_are_compared_exactly(ready):
+    table = pq.read_table(ready.features)
+    totals = pa.array([2**53 + 1] * table.num_rows, pa.int64())
+    pq.write_table(
+        table.set_column(table.schema.get_field_index(TOTAL), table.schema.field(TOTAL), totals), ready.features
+    )
+    ready.succeed("materialize_to_online.py")
+    assert ready.succeed("demo_fixed.py").count(str(2**53 + 1)) == 2
+    plant(ready, 5, Value(int64_val=2**53))
+    assert ready.run("demo_fixed.py").status == 1
