@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from feature_repo.features import AGGREGATIONS, user, user_features_source, user_purchase_features
-from parity.command import run
+from parity.command import run, shown
 from parity.files import write_table
 from parity.offline import feature_history
 from parity.transactions import TIMESTAMP, read_transactions
@@ -27,7 +27,7 @@ def main() -> None:
     history = feature_history(transactions, TIMESTAMP, AGGREGATIONS, user_purchase_features)
     write_table(history, args.output)
     users = pc.count_distinct(history[user.join_key]).as_py()
-    print(f"{history.num_rows:,} feature rows of {users:,} users -> {args.output}")
+    print(f"{history.num_rows:,} feature rows of {users:,} users -> {shown(args.output)}")
 
 
 if __name__ == "__main__":

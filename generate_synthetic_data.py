@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from parity.command import instant, run, utc_now, whole_number
+from parity.command import instant, run, shown, utc_now, whole_number
 from parity.files import write_table
 from parity.transactions import SCHEMA, UTC_MICROSECONDS
 
@@ -52,7 +52,7 @@ def main() -> None:
     except OverflowError:
         parser.error(f"argument --days: {args.days} days before {args.end.isoformat()} there was no calendar")
     write_table(transactions, args.output)
-    print(f"{transactions.num_rows:,} transactions -> {args.output}")
+    print(f"{transactions.num_rows:,} transactions -> {shown(args.output)}")
 
 
 if __name__ == "__main__":

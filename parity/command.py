@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -62,3 +63,9 @@ def whole_number(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
 
     read.__name__ = "whole number"  # argparse names it in its error
     return read
+
+
+def shown(path: Path) -> str:
+    """Write a path as the user would: from the working directory, if it lies below."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
