@@ -51,23 +51,17 @@ def require_server() -> str:
 def launch(server: str, port: int, home: Path, *options: str) -> subprocess.Popen:
     """Start a redis-server on 127.0.0.1:``port`` that keeps its files in ``home``, and wait until it answers."""
     home.mkdir(parents=True, exist_ok=True)
-    command = [
-        server,
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--dir",
-        str(home),
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-    ]
     log = home / "redis.log"
-    process = subprocess.Popen(
-        [*command, "--logfile", str(log), *options], stdin=subprocess.DEVNULL, start_new_session=True
-    )
+    place = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(home)]
+    keep_nothing = ["--save", "", "--appendonly", "no"]
+    with open(log, "ab") as output:  # the server outlives us, and must not hold the pipe that we print to
+        process = subprocess.Popen(
+            [server, *place, *keep_nothing, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     deadline = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < deadline and process.poll() is None:
         if _answers("127.0.0.1", port):
