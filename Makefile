@@ -18,7 +18,7 @@ demo: redis
 
 test: .venv/tests-installed
 	$(BIN)/python -c 'from parity.redis_server import require_server; require_server()'
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: .venv/tests-installed
 	$(BIN)/ruff check .
