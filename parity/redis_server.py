@@ -88,7 +88,7 @@ def stop() -> None:
     pid_file = HOME / "redis.pid"
     try:
         started = int(pid_file.read_text())
-        client = redis.Redis(host, port, socket_timeout=2, socket_connect_timeout=2)
+        client = _client(host, port)
         if client.info("server")["process_id"] == started:
             client.shutdown(nosave=True)
             print(f"Redis: stopped the one at {host}:{port}")
@@ -108,10 +108,13 @@ def _address() -> tuple[str, int]:
     return host, int(port or 6379)
 
 
+def _client(host: str, port: int) -> redis.Redis:
+    return redis.Redis(host, port, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), retries=0))
+
+
 def _answers(host: str, port: int) -> bool:
-    once = Retry(NoBackoff(), retries=0)
     try:
-        return redis.Redis(host, port, socket_timeout=2, socket_connect_timeout=2, retry=once).ping()
+        return _client(host, port).ping()
     except (redis.AuthenticationError, redis.ResponseError):
         return True  # it answers, and wants a password that is not needed to know that
     except redis.RedisError:
