@@ -94,7 +94,7 @@ class Project:
         """Run a command line for real, in a shell of its own, with `python` and `feast` those of the tests."""
         environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"} | environment
         done = subprocess.run(
-            command, shell=True, cwd=cwd or self.root, env=environment, capture_output=True, text=True, timeout=120
+            command, shell=True, cwd=cwd or self.root, env=environment, capture_output=True, text=True, timeout=300
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 

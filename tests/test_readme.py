@@ -1,0 +1,70 @@
+"""What the README shows is what happens: its commands are run as printed, and their output compared with it."""
+
+import re
+import shutil
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from feature_repo.features import AGGREGATIONS, user_purchase_features
+from tests.conftest import ROOT, free_port
+
+README = (ROOT / "README.md").read_text()
+CONSOLE = re.findall(r"^```console\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+INSTANT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00"
+MILLISECONDS = r"\d+\.\d\d ms"
+
+
+def commands(block: str) -> list[str]:
+    return re.findall(r"^\$ (.*)$", block, re.MULTILINE)
+
+
+def normalised(output: str) -> str:
+    """Write instants and durations, which differ from run to run, as what they are."""
+    return re.sub(MILLISECONDS, "<ms>", re.sub(INSTANT, "<instant>", output))
+
+
+@pytest.fixture
+def checkout(project):
+    """The project as a newcomer has it once the requirements are installed, with an address at which no Redis is."""
+    for name in ["Makefile", "requirements.txt", "pyproject.toml"]:
+        shutil.copy2(ROOT / name, project.root / name)
+    environment = project.root / ".venv"
+    environment.mkdir()
+    for entry in Path(sys.prefix).iterdir():
+        (environment / entry.name).symlink_to(entry)
+    (environment / "installed").unlink(missing_ok=True)
+    (environment / "installed").touch()
+    port = free_port()
+    config = project.root / "feature_repo" / "feature_store.yaml"
+    config.write_text((ROOT / "feature_repo" / "feature_store.yaml").read_text().replace(":6379", f":{port}"))
+    yield project, port
+    project.shell("make redis-stop")
+
+
+def test_its_commands_print_what_it_shows(checkout):
+    project, port = checkout
+    assert commands(CONSOLE[0]) == ["make demo"]
+    script = "\n".join(f"{line}\necho ----" for block in CONSOLE for line in commands(block))
+    outcome = project.shell(f"set -e\n{script}", MAKEFLAGS="")
+    assert outcome.status == 0, outcome
+    shown = [normalised(text) for block in CONSOLE for text in re.split(r"^\$ .*\n", block, flags=re.MULTILINE)[1:]]
+    seen = normalised(outcome.out.replace(f":{port}", ":6379")).split("----\n")[:-1]
+    assert seen == shown
+
+
+def test_its_definitions_are_those_of_the_code():
+    row = {feature: line for line in README.splitlines() for feature in re.findall(r"^\| `(\w+)` \|", line)}
+    for feature in user_purchase_features.features:
+        assert f"| {feature.dtype} |" in row[feature.name]
+    for aggregation in AGGREGATIONS:
+        window = aggregation.time_window
+        assert not window or f"[T - {window // timedelta(days=1)} days, T]" in row[aggregation.name]
+    assert f"**A value lives for {user_purchase_features.ttl.days} days**" in README
+
+
+def test_every_file_that_it_names_is_there():
+    for name in re.findall(r"`((?:feature_repo/|tests/|parity/)[\w./]*|\w+\.py|Makefile)`", README):
+        assert (ROOT / name).exists(), name
