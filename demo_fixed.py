@@ -1,40 +1,79 @@
-"""Prove that serving equals training, for every user and every feature.
+"""Prove that serving equals training equals what the transactions say, for every user and every feature.
 
-    python demo_fixed.py [--user ID]
+    python demo_fixed.py [--user ID] [--at INSTANT] [--explain ID] [--repair] [--sample N] [--certificate FILE]
 
 Exit status 0: all equal. 1: skew, each differing value named. 2: it could not be checked.
 """
 
 import argparse
+import secrets
 from pathlib import Path
 
 import numpy as np
 
-from feature_repo.features import user_features, user_purchase_features
+from feature_repo.features import AGGREGATIONS, user, user_features, user_purchase_features
 from parity import report
-from parity.command import run, utc_now
-from parity.proof import both_sides, compare, known_users, online_latency
+from parity.certificate import certificate, write_certificate
+from parity.command import instant, run, utc_now, whole_number
+from parity.materialization import repair
+from parity.online import online_latency
+from parity.oracle import raw_transactions
+from parity.proof import Subject, compare, known_users, three_sides
+from parity.replay import store_at
 from parity.repository import opened
+from parity.transactions import TIMESTAMP
 
 REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--user", type=int, help="the user to show in full (default: the first)")
-    args = parser.parse_args()
+    args = arguments()
+    now = utc_now()
+    at = args.at or now
+    amounts = sorted({aggregation.column for aggregation in AGGREGATIONS})
+    with (
+        opened(REPOSITORY, user_features, user_purchase_features) as live,
+        raw_transactions(args.input, user.join_key, TIMESTAMP, amounts) as raw,
+        store_at(live, user_features, user_purchase_features, args.at, now) as store,
+    ):
+        subject = Subject(store, user_features, user_purchase_features, AGGREGATIONS)
+        users = known_users(subject, raw, at)
+        shown = users.choose(args.user if args.explain is None else args.explain)
+        purchases = raw.of(shown)
+        sides = three_sides(subject, {shown: purchases}, np.array([shown]), at)
+        if args.explain is not None:
+            print(report.explanation(shown, user_purchase_features, AGGREGATIONS, purchases, sides, at))
+            return 0 if all(values.agree for values in sides.values()) else 1
+        print(report.one_user(shown, user_purchase_features, sides))
 
-    with opened(REPOSITORY, user_features, user_purchase_features) as store:
-        now = utc_now()
-        users = known_users(store, user_purchase_features, now)
-        shown = users.choose(args.user)
-        training, serving = both_sides(store, user_features, user_purchase_features, np.array([shown]), now)
-        print(report.one_user(shown, user_purchase_features, training, serving))
-
-        everyone = compare(store, user_features, user_purchase_features, users.all, now)
-        print(report.every_user(everyone))
+        ids, sample = users.sampled(args.sample, args.seed)
+        found = compare(subject, raw, args.input, ids, at)
+        print(report.every_user(found))
+        if args.repair and found.differences:
+            repair(store, user_purchase_features, found.users_skewed, at, now)
+            found = compare(subject, raw, args.input, ids, at)
+            print("Repaired, and compared again:")
+            print(report.every_user(found))
         print(report.latency(online_latency(store, user_features, user_purchase_features, shown)))
-    return 1 if everyone.differences else 0
+        if args.certificate:
+            write_certificate(certificate(subject, found, sample, args.input, now), args.certificate)
+    return 1 if found.differences else 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--user", type=int, help="the user to show first (default: the first)")
+    parser.add_argument("--at", type=instant, help="compare as of this instant, ISO 8601, by a replay (default: now)")
+    parser.add_argument("--explain", type=int, metavar="USER", help="show only what this user's features are made of")
+    parser.add_argument("--repair", action="store_true", help="put right the users that differ, then compare again")
+    parser.add_argument("--sample", type=whole_number(1), help="compare this many users, drawn at random")
+    parser.add_argument("--seed", type=whole_number(0), default=secrets.randbits(32), help="of that draw")
+    parser.add_argument("--certificate", type=Path, metavar="FILE", help="write down as JSON what was proven, and how")
+    parser.add_argument("--input", type=Path, default=Path(__file__).parent / "user_transactions.csv")
+    args = parser.parse_args()
+    if args.repair and args.at:
+        parser.error("--repair puts the present right; it does not go with --at")
+    return args
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -57,6 +58,11 @@ def write_table(table: pa.Table, path: Path) -> None:
                 bar.update(min(ROWS_PER_WRITE, table.num_rows - start))
 
 
-def progress(what: str, total: int, unit: str) -> tqdm:
+def modified(path: Path) -> datetime:
+    """When the file at ``path`` was last written."""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def progress(what: str, total: int | None, unit: str) -> tqdm:
     """A progress bar on stderr that shows itself on a terminal only, and only when the work takes a second."""
     return tqdm(desc=what, total=total, unit=unit, unit_scale=True, leave=False, disable=None, delay=1)

@@ -1,15 +1,17 @@
 """From the offline store to the online store, through Feast, and back in step whatever happened before."""
 
 import io
+from collections.abc import Container, Iterable
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast import FeatureStore, FeatureView
 
 from parity.command import UserError
 from parity.offline import latest_events
-from parity.online import online_store_of, stored_events
+from parity.online import id_of, online_store_of, stored_events
 
 EVER = datetime(1, 1, 1, tzinfo=UTC)
 
@@ -43,18 +45,36 @@ def materialize(store: FeatureStore, view: FeatureView, start: datetime | None, 
     return len(stored)
 
 
-def _retract(store: FeatureStore, view: FeatureView, latest: pa.Table, end: datetime, now: datetime) -> None:
-    """Take out what the history up to ``end`` does not have, and what lies in the future, where nothing is known."""
-    key, timestamp = latest.column_names
-    latest_event = dict(zip(latest[key].to_pylist(), latest[timestamp].to_pylist(), strict=True))
+def repair(store: FeatureStore, view: FeatureView, ids: Iterable[int], at: datetime, now: datetime) -> None:
+    """Bring the rows of the users ``ids``, and of no others, in step with the history up to ``at``. Aware instants."""
+    [key], wanted = view.join_keys, pa.array(sorted(ids), pa.int64())
+    latest = latest_events(store, view, EVER, at, [feature.name for feature in view.features])
+    latest = latest.filter(pc.is_in(latest[key], wanted))
+    _retract(store, view, latest, at, now, set(wanted.to_pylist()))
+    if latest.num_rows:
+        store.write_to_online_store(view.name, latest.to_pandas())
+
+
+def _retract(
+    store: FeatureStore,
+    view: FeatureView,
+    latest: pa.Table,
+    end: datetime,
+    now: datetime,
+    ids: Container[int] | None = None,
+) -> None:
+    """Take out what the history up to ``end`` does not have, and what lies in the future, where nothing is known.
+
+    Of all users, or of ``ids``.
+    """
+    timestamp = view.batch_source.timestamp_field
+    latest_event = dict(zip(latest[view.join_keys[0]].to_pylist(), latest[timestamp].to_pylist(), strict=True))
     online = online_store_of(store)
     gone = (
         (entity_key, stored)
         for entity_key, stored in online.stored(store.config, view)
-        if (stored <= end or stored > now) and stored > latest_event.get(_id(entity_key), EVER)
+        if (ids is None or id_of(entity_key) in ids)
+        and (stored <= end or stored > now)
+        and stored > latest_event.get(id_of(entity_key), EVER)
     )
     online.retract(store.config, view, gone)
-
-
-def _id(entity_key) -> int:
-    return entity_key.entity_values[0].int64_val

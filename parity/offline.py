@@ -1,11 +1,13 @@
 """The offline store's side: the feature history that is written, and what training reads of it through Feast."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast import FeatureService, FeatureStore, FeatureView
 from feast.aggregation import Aggregation
 from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
@@ -33,8 +35,10 @@ def feature_history(
     return rows.rename_columns({timestamp: view.batch_source.timestamp_field}).cast(history_schema(view))
 
 
-def latest_events(store: FeatureStore, view: FeatureView, start: datetime, end: datetime) -> pa.Table:
-    """Ask the offline store for each key's latest event in [start, end]: its join key and its event timestamp, no more.
+def latest_events(
+    store: FeatureStore, view: FeatureView, start: datetime, end: datetime, features: Sequence[str] = ()
+) -> pa.Table:
+    """Ask the offline store for each key's latest event in [start, end]: join key, event timestamp, and ``features``.
 
     ``start`` and ``end`` are aware. One row per key, sorted by key.
     """
@@ -43,25 +47,60 @@ def latest_events(store: FeatureStore, view: FeatureView, start: datetime, end: 
         config=store.config,
         data_source=source,
         join_key_columns=view.join_keys,
-        feature_name_columns=[],
+        feature_name_columns=list(features),
         timestamp_field=source.timestamp_field,
         created_timestamp_column=source.created_timestamp_column,
         start_date=start,
         end_date=end,
     )
-    return job.to_arrow().select([*view.join_keys, source.timestamp_field]).sort_by(view.join_keys[0])
+    return job.to_arrow().select([*view.join_keys, source.timestamp_field, *features]).sort_by(view.join_keys[0])
 
 
 def training_values(
     store: FeatureStore, service: FeatureService, view: FeatureView, ids: np.ndarray, at: datetime
-) -> pa.Table:
+) -> dict[str, list]:
     """Ask Feast for the features of ``ids`` at the instant ``at``, as for training: point-in-time correct.
 
-    ``ids`` is int64, distinct and ascending; the result has one column per feature and one row per id, in their order.
+    ``ids`` is int64, distinct and ascending; the result has, per feature, one value per id, in their order.
     """
     [key] = view.join_keys
     entities = pd.DataFrame({key: ids, "event_timestamp": pd.Timestamp(at)})
     found = store.get_historical_features(entities, service).to_arrow().sort_by(key)  # Feast keeps no order
     if not np.array_equal(found[key].to_numpy(), ids):
         raise UserError("the offline store did not answer with one row per requested key, so nothing can be compared.")
-    return found.select([feature.name for feature in view.features])
+    return {feature.name: nan_as_null(found[feature.name].to_pylist()) for feature in view.features}
+
+
+def history_of(
+    store: FeatureStore, view: FeatureView, ids: Sequence[int], until: datetime
+) -> dict[int, dict[datetime, dict[str, Any]]]:
+    """Read every row of the users ``ids`` up to ``until`` from the offline store: user, event, feature, value."""
+    source, [key] = view.batch_source, view.join_keys
+    names = [feature.name for feature in view.features]
+    job = get_offline_store_from_config(store.config.offline_store).pull_all_from_table_or_query(
+        config=store.config,
+        data_source=source,
+        join_key_columns=view.join_keys,
+        feature_name_columns=names,
+        timestamp_field=source.timestamp_field,
+        created_timestamp_column=source.created_timestamp_column,
+        end_date=until,
+    )
+    rows = job.to_arrow()
+    rows = rows.filter(pc.is_in(rows[key], pa.array(ids, pa.int64())))
+    columns = {name: nan_as_null(rows[name].to_pylist()) for name in names}
+    history: dict[int, dict[datetime, dict[str, Any]]] = {}
+    for user, event, *values in zip(
+        rows[key].to_pylist(), rows[source.timestamp_field].to_pylist(), *columns.values(), strict=True
+    ):
+        history.setdefault(user, {})[_utc(event)] = dict(zip(names, values, strict=True))
+    return history
+
+
+def nan_as_null(values: list) -> list:
+    """The same values, with None for NaN: the two are one thing to everybody here."""
+    return [None if value != value else value for value in values]
+
+
+def _utc(event: datetime) -> datetime:
+    return event.replace(tzinfo=UTC) if event.tzinfo is None else event.astimezone(UTC)

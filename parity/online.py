@@ -1,40 +1,89 @@
-"""The online store's side: what serving reads of it through Feast, and who is in it."""
+"""The online store's side: what serving reads of it through Feast, and what is stored in it, served or not."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from feast import FeatureService, FeatureStore, FeatureView
-from feast.types import from_feast_to_pyarrow_type
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 
+from parity.offline import nan_as_null
 from parity.online_store import ParityRedisOnlineStore
+
+WARM_UP_CALLS, LATENCY_CALLS = 100, 1000
 
 
 def online_store_of(store: FeatureStore) -> ParityRedisOnlineStore:
-    """The online store that ``store`` reads and writes through."""
-    return store._get_provider().online_store
+    """The online store that ``store`` reads and writes through.
 
-
-def serving_values(store: FeatureStore, service: FeatureService, view: FeatureView, ids: np.ndarray) -> pa.Table:
-    """Ask Feast for the features of ``ids`` (int64) as a model server does.
-
-    The result has one column per feature, of its declared type, and one row per id, in their order.
+    Where the configuration names another Redis store of Feast, it is one that looks at the same keys.
     """
+    online = store._get_provider().online_store
+    if isinstance(online, ParityRedisOnlineStore):
+        return online
+    if not hasattr(store, "_parity_inspector"):
+        store._parity_inspector = ParityRedisOnlineStore()
+    return store._parity_inspector
+
+
+@contextmanager
+def clock_of(store: FeatureStore, at: datetime) -> Iterator[None]:
+    """Let the online store take ``at`` for the present, so that it answers for that instant."""
+    online = online_store_of(store)
+    online.now = lambda: at
+    try:
+        yield
+    finally:
+        del online.now
+
+
+def serving_values(store: FeatureStore, service: FeatureService, view: FeatureView, ids: np.ndarray) -> dict[str, list]:
+    """Ask Feast for the features of ``ids`` (int64) as a model server does: per feature, one value per id."""
     response = store.get_online_features(service, {view.join_keys[0]: ids.tolist()}).proto
     vectors = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
-    return pa.table(
-        {
-            feature.name: pa.array(
-                [getattr(v, kind) if (kind := v.WhichOneof("val")) else None for v in vectors[feature.name].values],
-                from_feast_to_pyarrow_type(feature.dtype),
-            )
-            for feature in view.features
-        }
-    )
+    return {feature.name: nan_as_null(list(map(_python, vectors[feature.name].values))) for feature in view.features}
 
 
 def stored_events(store: FeatureStore, view: FeatureView) -> Iterator[tuple[int, datetime]]:
     """Go through each key that has a row of ``view`` online, fit to be served or not, with its event timestamp."""
     for entity_key, event_timestamp in online_store_of(store).stored(store.config, view):
-        yield entity_key.entity_values[0].int64_val, event_timestamp
+        yield id_of(entity_key), event_timestamp
+
+
+def stored_rows(
+    store: FeatureStore, view: FeatureView, ids: Sequence[int]
+) -> list[tuple[datetime | None, dict[str, Any]]]:
+    """Read the rows of the users ``ids`` as they are stored, fit to be served or not: event timestamp and features."""
+    keys = [key_of(view, user) for user in ids]
+    rows = online_store_of(store).inspect(store.config, view, keys)
+    return [
+        (event, dict(zip(values, nan_as_null(list(map(_python, values.values()))), strict=True)))
+        for event, values in rows
+    ]
+
+
+def key_of(view: FeatureView, user: int) -> EntityKey:
+    return EntityKey(join_keys=view.join_keys, entity_values=[Value(int64_val=user)])
+
+
+def id_of(entity_key: EntityKey) -> int:
+    return entity_key.entity_values[0].int64_val
+
+
+def _python(value: Value) -> Any:
+    return getattr(value, kind) if (kind := value.WhichOneof("val")) else None
+
+
+def online_latency(store: FeatureStore, service: FeatureService, view: FeatureView, user: int) -> np.ndarray:
+    """Time online reads of one user, in milliseconds, after some that warm the path up."""
+    rows = [{view.join_keys[0]: user}]
+    seconds = np.empty(WARM_UP_CALLS + LATENCY_CALLS)
+    for call in range(len(seconds)):
+        start = time.perf_counter()
+        store.get_online_features(service, rows)
+        seconds[call] = time.perf_counter() - start
+    return seconds[WARM_UP_CALLS:] * 1000

@@ -12,7 +12,8 @@ what it lets in and in what it gives out:
 - A write is compared with what is stored and set in one atomic step inside Redis. The same instant or a newer one is
   let in (so a correction and an added feature arrive), an older one is not, however many writers there are.
 - A value older than the feature view's ttl reads as null, OUTSIDE_MAX_AGE; its age may be the ttl exactly, as in the
-  offline store. An unknown entity reads as null, NOT_FOUND. A value from the future is neither written nor served.
+  offline store. An unknown entity reads as null, NOT_FOUND, and so does what is not readable. A value from the
+  future is neither written nor served.
 - What was retracted offline can be taken out again (`retract`).
 - Every call to Redis is bounded in time.
 """
@@ -32,6 +33,7 @@ from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreCo
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
@@ -45,17 +47,20 @@ TIMEOUTS = {"socket_timeout": 2, "socket_connect_timeout": 2}
 """Seconds that one attempt may take, unless the connection string says otherwise."""
 RETRIES = 1
 KEYS_PER_ROUND_TRIP = 1000
+NOTHING = Value()
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 
 # A stored timestamp is a protobuf Timestamp: seconds (field 1) and nanoseconds (field 2), as varints, zeros left out.
 # Seconds before 1970 are a negative int64: ten bytes in two's complement, read here by their complement because a
-# number in Lua is exact up to 2^53 only.
+# number in Lua is exact up to 2^53 only. Bytes that are no timestamp are older than none, so a write mends them.
 _READ_TIMESTAMP = """
 local function varint(bytes, at)
   local value, complement, scale, length = 0, 0, 1, 0
   while true do
     local byte = string.byte(bytes, at + length)
+    if not byte then return nil end
     length = length + 1
     value = value + (byte % 128) * scale
     complement = complement + (127 - byte % 128) * scale
@@ -70,14 +75,17 @@ end
 local function timestamp(bytes)
   local seconds, nanos, at = 0, 0, 1
   while at <= #bytes do
-    local tag = string.byte(bytes, at)
-    if tag == 8 then seconds, at = varint(bytes, at + 1) else nanos, at = varint(bytes, at + 1) end
+    local tag, value = string.byte(bytes, at), nil
+    value, at = varint(bytes, at + 1)
+    if tag == 8 then seconds = value elseif tag == 16 then nanos = value else return nil end
+    if not value then return nil end
   end
   return seconds, nanos
 end
 local function older(a, b)
   local a_seconds, a_nanos = timestamp(a)
   local b_seconds, b_nanos = timestamp(b)
+  if not b_seconds then return false end
   return a_seconds < b_seconds or (a_seconds == b_seconds and a_nanos < b_nanos)
 end
 """
@@ -137,6 +145,9 @@ class ParityRedisOnlineStore(RedisOnlineStore):
     def ping(self, config: RepoConfig) -> None:
         """Ask Redis for a sign of life; raises `redis.RedisError` if none comes in time."""
         self._get_client(config.online_store).ping()
+
+    def server_version(self, config: RepoConfig) -> str:
+        return self._get_client(config.online_store).info("server")["redis_version"]
 
     # Writing
 
@@ -245,9 +256,20 @@ class ParityRedisOnlineStore(RedisOnlineStore):
 
     # Looking through what is stored
 
+    def inspect(
+        self, config: RepoConfig, table: FeatureView, entity_keys: list[EntityKey]
+    ) -> list[tuple[datetime | None, dict[str, Value]]]:
+        """Read (event timestamp, values) per entity key as they are stored, whether or not they are fit to be served.
+
+        What is stored and not readable has no event timestamp, or a value of no kind.
+        """
+        read = _Read(config, table, entity_keys, None)
+        return [read.stored(reply) for reply in self._read_hash_fields(config, read.commands)]
+
     def stored(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[EntityKey, datetime]]:
         """Go through every entity that has a row of ``table`` in Redis, fit to be served or not, in no order.
 
+        One whose event timestamp is not readable comes with `NEVER`.
         The other keys of the same Redis, also those of a project whose name ends like this one's, are passed over.
         """
         client, timestamp_field = self._get_client(config.online_store), _Fields(config, table).timestamp
@@ -257,7 +279,7 @@ class ParityRedisOnlineStore(RedisOnlineStore):
                     pipeline.hget(key, timestamp_field)
                 for (_, entity_key), timestamp in zip(batch, pipeline.execute(), strict=True):
                     if timestamp is not None:
-                        yield entity_key, _datetime(timestamp)
+                        yield entity_key, _datetime(timestamp) or NEVER
 
     def _keys(self, config: RepoConfig, join_keys: list[str]) -> Iterator[tuple[bytes, EntityKey]]:
         project = config.project.encode()
@@ -323,17 +345,19 @@ class _Read:
     def rows(self, replies: Iterable[list], now: datetime) -> list[tuple[datetime | None, dict[str, Value] | None]]:
         return [self._row(reply, now) for reply in replies]
 
-    def _row(self, reply: list, now: datetime) -> tuple[datetime | None, dict[str, Value] | None]:
+    def stored(self, reply: list) -> tuple[datetime | None, dict[str, Value]]:
         *values, timestamp = reply
-        if timestamp is None or (event_timestamp := _datetime(timestamp)) > now:
+        return _datetime(timestamp), {
+            feature: _value(value) for feature, value in zip(self.features, values, strict=True) if value is not None
+        }
+
+    def _row(self, reply: list, now: datetime) -> tuple[datetime | None, dict[str, Value] | None]:
+        event_timestamp, values = self.stored(reply)
+        if event_timestamp is None or event_timestamp > now:
             return None, None
         if self.table.ttl and now - event_timestamp > self.table.ttl:
             return event_timestamp, None
-        return event_timestamp, {
-            feature: Value.FromString(value)
-            for feature, value in zip(self.features, values, strict=True)
-            if value is not None
-        }
+        return event_timestamp, {feature: value for feature, value in values.items() if value is not NOTHING}
 
 
 def _plan(config: RepoConfig, grouped_refs, join_key_values, entity_name_to_join_key_map) -> list[tuple]:
@@ -374,8 +398,21 @@ def _timestamp_bytes(instant: datetime) -> bytes:
     return timestamp.SerializeToString()
 
 
-def _datetime(timestamp_bytes: bytes) -> datetime:
-    return Timestamp.FromString(timestamp_bytes).ToDatetime(UTC)
+def _datetime(timestamp_bytes: bytes | None) -> datetime | None:
+    """Read a stored timestamp; None where there is none, or none that can be read."""
+    try:
+        return None if timestamp_bytes is None else Timestamp.FromString(timestamp_bytes).ToDatetime(UTC)
+    except (DecodeError, ValueError, OverflowError):
+        logger.error("a stored event timestamp is not readable: %r", timestamp_bytes)
+        return None
+
+
+def _value(value_bytes: bytes) -> Value:
+    try:
+        return Value.FromString(value_bytes)
+    except DecodeError:
+        logger.error("a stored value is not readable: %r", value_bytes)
+        return NOTHING
 
 
 def _batches(items: Iterable) -> Iterator[list]:

@@ -1,32 +1,164 @@
-"""The oracle: what a feature is worth, worked out the slow way, to check everything else against.
+"""The oracle: what a feature is worth, worked out the slow way from the raw transactions, to check everything else.
 
-It shares nothing with the code that it checks: one purchase after another, exact fractions, Python's own calendar.
-What it knows of the features it reads in their declaration, a Feast `Aggregation`.
+It shares nothing with the code that it checks: it reads the files anew, one row after another, and computes with exact
+fractions and Python's own calendar. What it knows of the features it reads in their declaration, a Feast `Aggregation`.
 """
 
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+import csv
+import pickle
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow.parquet as pq
 from feast.aggregation import Aggregation
 
-Purchase = tuple[datetime, Fraction]
+from parity.command import UserError
+from parity.files import is_parquet, progress
+
+BYTES_PER_PART = 8 << 20
+MOST_PARTS = 200
 
 
-def evaluate(aggregation: Aggregation, purchases: Iterable[Purchase], instant: datetime) -> float | int:
-    """Work out ``aggregation`` for one user at ``instant``, an instant at which the user bought something."""
-    amounts = []
-    for time, amount in purchases:
-        if time <= instant and _within(aggregation.time_window, instant - time):
-            amounts.append(amount)
+class Purchase(NamedTuple):
+    """One raw transaction: when, and what the file shows in the columns that features are made of."""
+
+    time: datetime
+    amounts: dict[str, str]
+
+
+def evaluate(aggregation: Aggregation, purchases: Iterable[Purchase], instant: datetime) -> float | int | None:
+    """Work out ``aggregation`` for one user at ``instant``; a mean of nothing is null."""
+    amounts = [
+        purchase.amounts[aggregation.column]
+        for purchase in purchases
+        if purchase.time <= instant and _within(aggregation.time_window, instant - purchase.time)
+    ]
     if aggregation.function == "count":
         return len(amounts)
+    total = sum(map(_exact, amounts))
     if aggregation.function == "sum":
-        return float(sum(amounts))
+        return float(total)
     if aggregation.function == "mean":
-        return float(sum(amounts) / len(amounts))
+        return float(total / len(amounts)) if amounts else None
     raise ValueError(f"the oracle does not know the function {aggregation.function!r}")
 
 
-def _within(window: timedelta | None, age: timedelta) -> bool:
-    return window is None or age <= window
+def expected(
+    aggregation: Aggregation, purchases: Sequence[Purchase], at: datetime, ttl: timedelta | None
+) -> float | int | None:
+    """Work out what both stores have to answer for one user at the instant ``at``: null if nothing is known, or no
+    longer, because the user's last purchase is more than ``ttl`` ago."""
+    last = max((purchase.time for purchase in purchases if purchase.time <= at), default=None)
+    if last is None or not _within(ttl, at - last):
+        return None
+    return evaluate(aggregation, purchases, last)
+
+
+def _within(limit: timedelta | None, age: timedelta) -> bool:
+    return not limit or age <= limit
+
+
+def _exact(amount: str) -> Fraction:
+    """The shortest decimal that reads back as the same float64: what features are defined on."""
+    return Fraction(repr(float(amount)))
+
+
+class RawTransactions:
+    """All purchases of a file, by user, a part of the users at a time, so that memory does not grow with the file."""
+
+    def __init__(self, parts: list, users: np.ndarray):
+        self._parts = parts
+        self.users = users
+        """The ids of all users in the file, int64 and ascending."""
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def part_of(self, ids: np.ndarray) -> np.ndarray:
+        """The number of the part that holds each user."""
+        return ids % len(self._parts)
+
+    def of(self, user: int) -> list[Purchase]:
+        """The purchases of one user, in the order of the file."""
+        return self.part(user % len(self._parts)).get(user, [])
+
+    def part(self, number: int) -> dict[int, list[Purchase]]:
+        """The purchases of each user of this part, in the order of the file."""
+        users: dict[int, list[Purchase]] = {}
+        file = self._parts[number]
+        file.seek(0)
+        while True:
+            try:
+                rows = pickle.load(file)
+            except EOFError:
+                return users
+            for user, *purchase in rows:
+                users.setdefault(user, []).append(Purchase(*purchase))
+
+
+@contextmanager
+def raw_transactions(path: Path, key: str, timestamp: str, amounts: Sequence[str]) -> Iterator[RawTransactions]:
+    """Read a CSV or Parquet file of purchases, of which ``amounts`` are columns. `UserError` if it can't be read."""
+    try:
+        count = min(MOST_PARTS, 1 + path.stat().st_size // BYTES_PER_PART)
+        with ExitStack() as stack:
+            parts = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
+            users: set[int] = set()
+            for rows in _blocks(path, (key, timestamp, *amounts)):
+                by_part: list[list] = [[] for _ in parts]
+                for user, when, *values in rows:
+                    by_part[int(user) % count].append(
+                        (int(user), _utc(when), dict(zip(amounts, map(str, values), strict=True)))
+                    )
+                    users.add(int(user))
+                for part, rows_of_part in zip(parts, by_part, strict=True):
+                    pickle.dump(rows_of_part, part, pickle.HIGHEST_PROTOCOL)
+            yield RawTransactions(parts, np.array(sorted(users), np.int64))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: there is no such file, and without the raw transactions nothing can be proven. "
+            "Name the file that the features were computed from: --input FILE"
+        ) from None
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(
+            f"{path}: the oracle can't read it: {error}. Run compute_features.py on it to see where."
+        ) from None
+
+
+def _blocks(path: Path, columns: Sequence[str]) -> Iterator[list[tuple]]:
+    """Go through the file, some rows at a time, each row as the values of ``columns``."""
+    if is_parquet(path):
+        with pq.ParquetFile(path) as file, progress(f"read {path.name}", file.metadata.num_rows, "row") as bar:
+            for batch in file.iter_batches(columns=list(columns)):
+                yield list(zip(*(batch.column(name).to_pylist() for name in columns), strict=True))
+                bar.update(batch.num_rows)
+        return
+    with open(path, encoding="utf-8-sig", newline="") as file, progress(f"read {path.name}", None, "row") as bar:
+        lines = csv.reader(line for line in file if line.strip("\r\n"))
+        header = next(lines, [])
+        places = [header.index(name) for name in columns]
+        block = []
+        for row in lines:
+            block.append(tuple(row[place] for place in places))
+            if len(block) == 100_000:
+                yield block
+                bar.update(len(block))
+                block = []
+        yield block
+
+
+def _utc(value: Any) -> datetime:
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    elif isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time())
+    value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return (
+        value.to_pydatetime(warn=False) if hasattr(value, "to_pydatetime") else value
+    )  # Arrow gives pandas' own for ns

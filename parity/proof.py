@@ -1,80 +1,128 @@
-"""The proof: what training reads and what serving reads, compared by key and for equality, for every user.
+"""The proof: three sides, compared by key and for equality, for every user and every feature at one instant.
 
-Equal means equal: no tolerance, null equals null, and NaN, which is null by another name, equals null.
+- training: what the offline store answers (`get_historical_features`),
+- serving: what the online store answers (`get_online_features`),
+- the oracle: what the raw transactions give, worked out again by an independent, naive implementation.
+
+Equal means equal: of the same type and value, no tolerance, null equal to null, and NaN is null by another name.
 """
 
-import time
+from __future__ import annotations
+
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from feast import FeatureService, FeatureStore, FeatureView
+from feast.aggregation import Aggregation
 
+from parity.causes import Evidence, Freshness, offline_cause, online_cause, same
 from parity.command import UserError
-from parity.files import progress
+from parity.files import modified, progress
 from parity.materialization import EVER
-from parity.offline import latest_events, training_values
-from parity.online import online_store_of, serving_values, stored_events
+from parity.offline import history_of, latest_events, training_values
+from parity.online import clock_of, serving_values, stored_events, stored_rows
+from parity.oracle import Purchase, RawTransactions, expected
 from parity.repository import COMPUTE, MATERIALIZE
 
 USERS_PER_BATCH = 20_000
-WARM_UP_CALLS, LATENCY_CALLS = 100, 1000
-MATCH, MISMATCH, MISSING, EXTRA = "match", "mismatch", "missing online", "extra online"
+MATCH, MISMATCH, MISSING, EXTRA, WRONG = "match", "mismatch", "missing online", "extra online", "equal but wrong"
+KINDS = [MATCH, MISMATCH, MISSING, EXTRA, WRONG]
 
 
 class Difference(NamedTuple):
-    """One value that training and serving do not agree on."""
+    """One value on which the three sides do not agree."""
 
     user: int
     feature: str
     kind: str
+    cause: str
     training: Any
     serving: Any
+    oracle: Any
+
+
+class Values(NamedTuple):
+    """What the three sides say of one feature of the same users, in the same order."""
+
+    training: list
+    serving: list
+    oracle: list
+
+    @property
+    def agree(self) -> bool:
+        return all(_kind(*values) == MATCH for values in zip(*self, strict=True))
 
 
 @dataclass
 class Comparison:
-    """What a comparison of some users at an instant found: values of each kind counted, every difference kept."""
+    """What a comparison found: values of each kind counted, every difference kept."""
 
     at: datetime
-    users: int
     features: list[str]
-    counts: Counter = field(default_factory=lambda: Counter({MATCH: 0, MISMATCH: 0, MISSING: 0, EXTRA: 0}))
+    users: int = 0
+    counts: Counter = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
     differences: list[Difference] = field(default_factory=list)
 
-    def add(self, feature: str, ids: np.ndarray, training: pa.ChunkedArray, serving: pa.ChunkedArray) -> None:
-        """Compare one feature of ``ids``, value by value in their order."""
-        training, serving = _without_nan(training), _without_nan(serving)
-        both_null = pc.and_(training.is_null(), serving.is_null())
-        equal = pc.or_(pc.fill_null(pc.equal(training, serving), False), both_null)
-        different = np.flatnonzero(~equal.to_numpy())
-        self.counts[MATCH] += len(ids) - len(different)
-        for i in different.tolist():
-            values = training[i].as_py(), serving[i].as_py()
-            kind = MISSING if values[1] is None else EXTRA if values[0] is None else MISMATCH
-            self.counts[kind] += 1
-            self.differences.append(Difference(int(ids[i]), feature, kind, *values))
+    @property
+    def values(self) -> int:
+        return self.counts.total()
+
+    @property
+    def users_skewed(self) -> list[int]:
+        return sorted({difference.user for difference in self.differences})
+
+    @property
+    def causes(self) -> Counter:
+        return Counter(difference.cause for difference in self.differences)
+
+
+class Subject(NamedTuple):
+    """What is proven: one feature view of a store, as a service asks for it, and how its features are declared."""
+
+    store: FeatureStore
+    service: FeatureService
+    view: FeatureView
+    aggregations: Sequence[Aggregation]
+
+
+class Sample(NamedTuple):
+    """A draw of ``size`` users, every one of ``of`` users as likely as another, that ``seed`` repeats."""
+
+    size: int
+    seed: int
+    of: int
+
+    def draw(self, ids: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(self.seed).choice(ids, self.size, replace=False)
 
 
 @dataclass(frozen=True)
 class Users:
-    """The ids, int64 and ascending, of users with an event offline, and of users with a row online."""
+    """The ids, int64 and ascending, that each side knows up to the instant of a comparison."""
 
     offline: np.ndarray
     online: np.ndarray
+    raw: np.ndarray
 
     @property
     def all(self) -> np.ndarray:
-        return np.union1d(self.offline, self.online)
+        return np.union1d(np.union1d(self.offline, self.online), self.raw)
+
+    def sampled(self, size: int | None, seed: int) -> tuple[np.ndarray, Sample | None]:
+        """Give ``size`` of the users and how they were drawn, or all of them if there are no more."""
+        everyone = self.all
+        if size is None or size >= len(everyone):
+            return everyone, None
+        sample = Sample(size, seed, len(everyone))
+        return sample.draw(everyone), sample
 
     def choose(self, wanted: int | None) -> int:
-        """Give ``wanted``, or else the first user; a `UserError` for one that neither side knows."""
+        """Give ``wanted``, or else the first user; a `UserError` for one that no side knows."""
         if wanted is None:
             return int(self.all[0])
         if wanted not in self.all:
@@ -82,63 +130,98 @@ class Users:
         return wanted
 
 
-def known_users(store: FeatureStore, view: FeatureView, at: datetime) -> Users:
-    """Find the users with an event offline up to ``at``, and those with a row online; `UserError` if there are none."""
+def known_users(subject: Subject, raw: RawTransactions, at: datetime) -> Users:
+    """Find the users that each side knows; `UserError` if there are none offline, or none online."""
+    store, view = subject.store, subject.view
     offline = latest_events(store, view, EVER, at)[view.join_keys[0]].to_numpy()
-    online = np.fromiter((key for key, _ in stored_events(store, view)), np.int64)
     if not len(offline):
         raise UserError(f"{view.batch_source.path} has no rows up to {at.isoformat()}. {COMPUTE}")
+    online = np.fromiter((key for key, _ in stored_events(store, view)), np.int64)
     if not len(online):
         raise UserError(f"Redis holds nothing of {view.name}. {MATERIALIZE}")
-    return Users(offline, np.unique(online))
+    return Users(offline, np.unique(online), raw.users)
 
 
-def both_sides(
-    store: FeatureStore, service: FeatureService, view: FeatureView, ids: np.ndarray, at: datetime
-) -> tuple[pa.Table, pa.Table]:
-    """Read the features of ``ids`` (int64, distinct, ascending) at ``at``, as training does and as serving does."""
-    with _clock_of(store, at):
-        return training_values(store, service, view, ids, at), serving_values(store, service, view, ids)
+def compare(subject: Subject, raw: RawTransactions, transactions: Path, ids: np.ndarray, at: datetime) -> Comparison:
+    """Compare every feature of ``ids`` (int64, distinct) on the three sides at the instant ``at``.
 
-
-def compare(
-    store: FeatureStore, service: FeatureService, view: FeatureView, ids: np.ndarray, at: datetime
-) -> Comparison:
-    """Compare every feature of ``ids`` (int64, distinct, ascending) as training and as serving read it at ``at``."""
-    found = Comparison(at, len(ids), [feature.name for feature in view.features])
+    ``raw`` was read from the file ``transactions``. Holds the values of some thousand users at a time.
+    """
+    found = Comparison(at, [feature.name for feature in subject.view.features])
+    fresh = Freshness(
+        modified(transactions),
+        modified(Path(subject.view.batch_source.path)),
+        subject.store.get_feature_view(subject.view.name).most_recent_end_time,
+    )
     with progress("compare", len(ids), "user") as bar:
-        for start in range(0, len(ids), USERS_PER_BATCH):
-            batch = ids[start : start + USERS_PER_BATCH]
-            training, serving = both_sides(store, service, view, batch, at)
-            for feature in found.features:
-                found.add(feature, batch, training[feature], serving[feature])
-            bar.update(len(batch))
+        for part in range(len(raw)):
+            of_part = np.sort(ids[raw.part_of(ids) == part])
+            purchases = raw.part(part) if len(of_part) else {}
+            for start in range(0, len(of_part), USERS_PER_BATCH):
+                batch = of_part[start : start + USERS_PER_BATCH]
+                _compare_batch(subject, purchases, batch, fresh, found)
+                bar.update(len(batch))
+    found.differences.sort(key=lambda d: (d.user, found.features.index(d.feature)))
     return found
 
 
-def _without_nan(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    if not pa.types.is_floating(values.type):
-        return values
-    return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+def three_sides(
+    subject: Subject, purchases: dict[int, list[Purchase]], ids: np.ndarray, at: datetime
+) -> dict[str, Values]:
+    """Ask the three sides for every feature of ``ids`` (int64, distinct, ascending) at ``at``."""
+    store, service, view, aggregations = subject
+    training = training_values(store, service, view, ids, at)
+    with clock_of(store, at):
+        serving = serving_values(store, service, view, ids)
+    return {
+        a.name: Values(
+            training[a.name],
+            serving[a.name],
+            [expected(a, purchases.get(user, []), at, view.ttl) for user in ids.tolist()],
+        )
+        for a in aggregations
+    }
 
 
-@contextmanager
-def _clock_of(store: FeatureStore, at: datetime) -> Iterator[None]:
-    """Let the online store take ``at`` for the present, so that both sides answer for the same instant."""
-    online = online_store_of(store)
-    online.now = lambda: at
-    try:
-        yield
-    finally:
-        del online.now
+def _compare_batch(
+    subject: Subject, purchases: dict[int, list[Purchase]], ids: np.ndarray, fresh: Freshness, found: Comparison
+) -> None:
+    sides = three_sides(subject, purchases, ids, found.at)
+    different = []
+    for feature, values in sides.items():
+        for user, training, serving, oracle in zip(ids.tolist(), *values, strict=True):
+            kind = _kind(training, serving, oracle)
+            found.counts[kind] += 1
+            if kind != MATCH:
+                different.append((user, feature, kind, training, serving, oracle))
+    found.users += len(ids)
+    if not different:
+        return
+    evidence = _gather(subject, purchases, {user for user, *_ in different}, found.at)
+    declared = {aggregation.name: aggregation for aggregation in subject.aggregations}
+    for user, feature, kind, training, serving, oracle in different:
+        if same(training, oracle):
+            cause = online_cause(feature, declared[feature], evidence[user], found.at, fresh)
+        elif same(training, serving) or same(serving, oracle):
+            cause = offline_cause(feature, declared[feature], evidence[user], oracle, fresh)
+        else:
+            cause = online_cause(feature, declared[feature], evidence[user], found.at, fresh)
+        found.differences.append(Difference(user, feature, kind, cause, training, serving, oracle))
 
 
-def online_latency(store: FeatureStore, service: FeatureService, view: FeatureView, user: int) -> np.ndarray:
-    """Time online reads of one user, in milliseconds, after some that warm the path up."""
-    rows = [{view.join_keys[0]: user}]
-    seconds = np.empty(WARM_UP_CALLS + LATENCY_CALLS)
-    for call in range(len(seconds)):
-        start = time.perf_counter()
-        store.get_online_features(service, rows)
-        seconds[call] = time.perf_counter() - start
-    return seconds[WARM_UP_CALLS:] * 1000
+def _kind(training: Any, serving: Any, oracle: Any) -> str:
+    if not same(training, serving):
+        return MISSING if serving is None else EXTRA if training is None else MISMATCH
+    return MATCH if same(training, oracle) else WRONG
+
+
+def _gather(
+    subject: Subject, purchases: dict[int, list[Purchase]], users: Iterable[int], at: datetime
+) -> dict[int, Evidence]:
+    ids = sorted(users)
+    history = history_of(subject.store, subject.view, ids, at)
+    stored = stored_rows(subject.store, subject.view, ids)
+    return {
+        user: Evidence([p for p in purchases.get(user, []) if p.time <= at], history.get(user, {}), *row)
+        for user, row in zip(ids, stored, strict=True)
+    }

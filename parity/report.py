@@ -1,47 +1,78 @@
-"""What a comparison looks like on a terminal."""
+"""What a proof looks like on a terminal."""
 
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from feast import FeatureView
+from feast.aggregation import Aggregation
 
-from parity.proof import Comparison
+from parity.oracle import Purchase, evaluate
+from parity.proof import Comparison, Values
 
 PROMISED_MILLISECONDS = 10
+LINES_SHOWN = 20
 
 
-def one_user(user: int, view: FeatureView, training: pa.Table, serving: pa.Table) -> str:
-    """Show both values of each feature of one user and their difference; the tables have one row."""
-    lines = [("", "training (Parquet)", "serving (Redis)", "difference")]
+def one_user(user: int, view: FeatureView, sides: dict[str, Values]) -> str:
+    """Show each feature of one user on both sides, their difference, and what the transactions give."""
+    lines = [("", "training (Parquet)", "serving (Redis)", "difference", "oracle (transactions)")]
     for feature in view.features:
-        unit, sides = (
-            feature.tags.get("unit", ""),
-            (training[feature.name][0].as_py(), serving[feature.name][0].as_py()),
-        )
-        difference = "-" if None in sides else str(sides[0] - sides[1])
-        lines.append((feature.name, _shown(sides[0], unit), _shown(sides[1], unit), difference))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = ("  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in lines)
-    return "\n".join([f"User {user}", *(f"  {line}" for line in table)])
+        unit = feature.tags.get("unit", "")
+        [training], [serving], [oracle] = sides[feature.name]
+        numbers = isinstance(training, int | float) and isinstance(serving, int | float)
+        difference = str(training - serving) if numbers else "-"
+        lines.append((feature.name, _shown(training, unit), _shown(serving, unit), difference, _shown(oracle, unit)))
+    return "\n".join([f"User {user}", *_aligned(lines)])
 
 
 def every_user(found: Comparison) -> str:
-    """Show the counts of a comparison, each difference, and the verdict."""
+    """Show the counts of a comparison, each difference with its cause, and the verdict."""
     counts = ", ".join(f"{kind} {count:,}" for kind, count in found.counts.items())
-    lines = [f"All {found.users:,} users, {len(found.features)} features, at {found.at.isoformat()}", f"  {counts}"]
+    lines = [f"{found.users:,} users, {len(found.features)} features, at {found.at.isoformat()}", f"  {counts}"]
     lines += [
-        f"  user {d.user}: {d.feature} is {_shown(d.training)} in training, {_shown(d.serving)} in serving ({d.kind})"
+        f"  user {d.user}: {d.feature} is {_shown(d.training)} in training, {_shown(d.serving)} in serving, "
+        f"{_shown(d.oracle)} by the oracle ({d.kind}: {d.cause})"
         for d in found.differences
     ]
     if found.differences:
-        skewed = len({d.user for d in found.differences})
-        lines.append(
-            f"SKEW: {len(found.differences):,} values of {skewed:,} users differ between training and serving."
-        )
+        causes = ", ".join(f"{cause} {count:,}" for cause, count in found.causes.most_common())
+        skewed = len(found.users_skewed)
+        lines.append(f"SKEW: {len(found.differences):,} values of {skewed:,} users. Causes: {causes}.")
     else:
-        lines.append("Training equals serving: every value of every user.")
+        lines.append("Training equals serving equals the oracle: every value of every user.")
     return "\n".join(lines)
+
+
+def explanation(
+    user: int,
+    view: FeatureView,
+    aggregations: Sequence[Aggregation],
+    purchases: Sequence[Purchase],
+    sides: dict[str, Values],
+    at: datetime,
+) -> str:
+    """Show, for each feature of one user, which purchases its window takes in, and what they come to on each side."""
+    known = sorted((purchase for purchase in purchases if purchase.time <= at), key=lambda purchase: purchase.time)
+    lines = [f"User {user} at {at.isoformat()}"]
+    if not known:
+        return "\n".join([*lines, "  has bought nothing by then", *_values(view, sides)])
+    event = known[-1].time
+    lines.append(f"  last purchase {event.isoformat()}, {at - event} ago, {_against(view.ttl, at - event)}")
+    for aggregation in aggregations:
+        start = event - aggregation.time_window if aggregation.time_window else known[0].time
+        inside = [purchase for purchase in known if purchase.time >= start]
+        lines.append(f"{aggregation.name}: {aggregation.function} of {aggregation.column} in [{start}, {event}]")
+        lines += _purchases("outside", aggregation.column, known[: len(known) - len(inside)])
+        lines += _purchases("inside", aggregation.column, inside)
+        total = sum(Fraction(repr(float(purchase.amounts[aggregation.column]))) for purchase in inside)
+        lines.append(
+            f"  sum {_decimal(total)}, count {len(inside):,}: {aggregation.function} "
+            f"{evaluate(aggregation, inside, event)}"
+        )
+    return "\n".join([*lines, *_values(view, sides)])
 
 
 def latency(milliseconds: np.ndarray) -> str:
@@ -52,6 +83,37 @@ def latency(milliseconds: np.ndarray) -> str:
         f"Online read of one user, {len(milliseconds):,} calls: p50 {p50:.2f} ms, p99 {p99:.2f} ms "
         f"(promise: under {PROMISED_MILLISECONDS} ms, {kept})"
     )
+
+
+def _purchases(where: str, column: str, purchases: Sequence[Purchase]) -> list[str]:
+    hidden = [f"  {where:7}  ... {len(purchases) - LINES_SHOWN:,} earlier ones"] if len(purchases) > LINES_SHOWN else []
+    last = purchases[-LINES_SHOWN:]
+    return hidden + [f"  {where:7}  {purchase.time.isoformat()}  {purchase.amounts[column]:>12}" for purchase in last]
+
+
+def _values(view: FeatureView, sides: dict[str, Values]) -> list[str]:
+    lines = [("", "oracle (transactions)", "training (Parquet)", "serving (Redis)")]
+    for name in (feature.name for feature in view.features):
+        [training], [serving], [oracle] = sides[name]
+        lines.append((name, *map(_shown, (oracle, training, serving))))
+    return _aligned(lines)
+
+
+def _against(ttl: timedelta | None, age: timedelta) -> str:
+    if not ttl:
+        return "and values live for ever"
+    return f"{'within' if age <= ttl else 'beyond'} the ttl of {ttl.days} days"
+
+
+def _decimal(value: Fraction | int) -> str:
+    return str(float(value))
+
+
+def _aligned(lines: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  " + "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip() for name, *cells in lines
+    ]
 
 
 def _shown(value: Any, unit: str = "") -> str:

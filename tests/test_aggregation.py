@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from feature_repo.features import AGGREGATIONS
 from parity.aggregation import aggregate
-from parity.oracle import evaluate
+from parity.oracle import Purchase, evaluate
 
 T = datetime(2026, 3, 8, 12, tzinfo=UTC)
 DAYS_3 = timedelta(days=3)
@@ -37,11 +37,15 @@ def features(rows: list[tuple[int, datetime, float]], aggregations=AGGREGATIONS)
     return dict(zip(keys, zip(*values, strict=True), strict=True))
 
 
+def purchase(time: datetime, amount: float) -> Purchase:
+    return Purchase(time, {"purchase_amount": repr(amount)})
+
+
 def expected(rows: list[tuple[int, datetime, float]], aggregations=AGGREGATIONS) -> dict[tuple, tuple]:
     """Compute by the oracle."""
     purchases = {}
     for user, time, amount in rows:
-        purchases.setdefault(user, []).append((time, Fraction(repr(amount))))
+        purchases.setdefault(user, []).append(purchase(time, amount))
     return {
         (user, instant): tuple(evaluate(a, purchases[user], instant) for a in aggregations)
         for user, instant, _ in sorted(rows)
@@ -158,7 +162,7 @@ def test_one_user_with_very_many_purchases_agrees_with_the_oracle_at_sampled_ins
     amounts = random.gamma(2, 25, count).round(2)
     rows = [(1, T + timedelta(seconds=int(s)), float(a)) for s, a in zip(seconds, amounts, strict=True)]
     computed = features(rows)
-    purchases = [(time, Fraction(repr(amount))) for _, time, amount in rows]
+    purchases = [purchase(time, amount) for _, time, amount in rows]
     for i in random.choice(count, 5):
         instant = rows[i][1]
         assert computed[1, instant] == tuple(evaluate(a, purchases, instant) for a in AGGREGATIONS)

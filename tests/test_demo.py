@@ -40,11 +40,11 @@ def plant(project, user: int, feature_value: Value) -> None:
 
 def test_the_headline(ready):
     out = ready.succeed("demo_fixed.py")
-    assert re.search(rf"{AVERAGE} +\$95\.32 +\$95\.32 +0\.0\n", out)
-    assert re.search(rf"{TOTAL} +5 +5 +0\n", out)
-    assert "All 20 users, 2 features" in out
-    assert "match 40, mismatch 0, missing online 0, extra online 0" in out
-    assert "Training equals serving" in out
+    assert re.search(rf"{AVERAGE} +\$95\.32 +\$95\.32 +0\.0 +\$95\.32\n", out)
+    assert re.search(rf"{TOTAL} +5 +5 +0 +5\n", out)
+    assert "20 users, 2 features" in out
+    assert "match 40, mismatch 0, missing online 0, extra online 0, equal but wrong 0" in out
+    assert "Training equals serving equals the oracle" in out
     assert re.search(r"1,000 calls: p50 \d+\.\d\d ms, p99 \d+\.\d\d ms", out)
 
 
@@ -65,19 +65,24 @@ class TestSkew:
     def skew(self, project) -> str:
         outcome = project.run("demo_fixed.py")
         assert outcome.status == 1, outcome
-        assert "Training equals serving" not in outcome.out
+        assert "Training equals serving equals the oracle" not in outcome.out
         return outcome.out
 
     def test_a_value_changed_in_redis(self, ready):
         plant(ready, 3, Value(int64_val=99))
         out = self.skew(ready)
-        assert re.search(rf"user 3: {TOTAL} is \d in training, 99 in serving \(mismatch\)", out)
-        assert "match 39, mismatch 1, missing online 0, extra online 0" in out
+        assert re.search(
+            rf"user 3: {TOTAL} is \d in training, 99 in serving, \d by the oracle \(mismatch: tampered\)", out
+        )
+        assert "match 39, mismatch 1, missing online 0, extra online 0, equal but wrong 0" in out
 
     def test_the_smallest_possible_change(self, ready):
         plant(ready, 1, Value(double_val=95.32000000000001))
         out = self.skew(ready)
-        assert f"user 1: {AVERAGE} is 95.32 in training, 95.32000000000001 in serving (mismatch)" in out
+        assert (
+            f"user 1: {AVERAGE} is 95.32 in training, 95.32000000000001 in serving, 95.32 by the oracle (mismatch: tampered)"
+            in out
+        )
         assert "$95.32000000000001" in out
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -95.32])
@@ -88,16 +93,22 @@ class TestSkew:
     def test_a_key_deleted_from_redis(self, ready):
         ready.client.delete(hashes(ready)[20])
         out = self.skew(ready)
-        assert re.search(rf"user 20: {TOTAL} is \d in training, null in serving \(missing online\)", out)
-        assert "match 38, mismatch 0, missing online 2, extra online 0" in out
+        assert re.search(
+            rf"user 20: {TOTAL} is \d in training, null in serving, \d by the oracle \(missing online: never materialized\)",
+            out,
+        )
+        assert "match 38, mismatch 0, missing online 2, extra online 0, equal but wrong 0" in out
 
     def test_an_extra_key_in_redis(self, ready):
         keys = hashes(ready)
         extra = keys[1].replace((1).to_bytes(8, "little"), (777).to_bytes(8, "little"))
         ready.client.hset(extra, mapping=ready.client.hgetall(keys[1]))
         out = self.skew(ready)
-        assert f"user 777: {AVERAGE} is null in training, 95.32 in serving (extra online)" in out
-        assert "match 40, mismatch 0, missing online 0, extra online 2" in out
+        assert (
+            f"user 777: {AVERAGE} is null in training, 95.32 in serving, null by the oracle (extra online: row deleted)"
+            in out
+        )
+        assert "match 40, mismatch 0, missing online 0, extra online 2, equal but wrong 0" in out
 
     def test_a_parquet_that_changed_after_it_was_materialized(self, ready):
         table = pq.read_table(ready.features)
@@ -122,6 +133,8 @@ def test_integers_beyond_2_to_the_53_are_compared_exactly(ready):
         table.set_column(table.schema.get_field_index(TOTAL), table.schema.field(TOTAL), totals), ready.features
     )
     ready.succeed("materialize_to_online.py")
-    assert ready.succeed("demo_fixed.py").count(str(2**53 + 1)) == 2
+    assert "mismatch 0, missing online 0, extra online 0, equal but wrong 20" in ready.run("demo_fixed.py").out
     plant(ready, 5, Value(int64_val=2**53))
-    assert ready.run("demo_fixed.py").status == 1
+    out = ready.run("demo_fixed.py").out
+    assert "mismatch 1, missing online 0, extra online 0, equal but wrong 19" in out
+    assert f"user 5: {TOTAL} is {2**53 + 1} in training, {2**53} in serving" in out

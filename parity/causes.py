@@ -1,0 +1,166 @@
+"""Why two sides differ: a cause for a difference, from what is on file about its user.
+
+The evidence is the user's raw purchases, the user's rows in the offline store, and the row in Redis as it is stored,
+before age or the future hide it. Each cause is a claim about them; the first that holds is the one that is named.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+from feast.aggregation import Aggregation
+
+from parity.oracle import Purchase, evaluate
+
+EXPIRED = "expired"
+LATE_ROW = "late row"
+CORRECTION = "correction not propagated"
+TIME_ZONE = "time-zone shift"
+COERCION = "rounding or type coercion"
+WINDOW_EDGE = "window edge"
+TIE = "tie"
+DELETED = "row deleted"
+NEVER = "never materialized"
+FUTURE = "from the future"
+TAMPERED = "tampered"
+
+MEANING = {
+    EXPIRED: "both hold the same event, and only one still serves it: the age against the ttl is at odds",
+    LATE_ROW: "an event that the earlier side has and the later side has not seen yet",
+    CORRECTION: "the same event, recomputed since the later side last took it over",
+    TIME_ZONE: "the same value under an event time that is off by a whole number of quarters of an hour",
+    COERCION: "the same value, rounded, cut off, or of another type",
+    WINDOW_EDGE: "the value of a window that takes in or leaves out what lies exactly on its bound",
+    TIE: "the value with only some of several purchases at one instant",
+    DELETED: "an event that the later side still has and the earlier side has no longer",
+    NEVER: "nothing of this feature was ever written online, or all of it was lost",
+    FUTURE: "the stored event lies after the instant of the check, so it is not served",
+    TAMPERED: "the same event, another value, and no known cause",
+}
+"""Every cause, in words. The sides in the order of the data: transactions, offline, online."""
+
+QUARTER = timedelta(minutes=15)
+FARTHEST_ZONES = timedelta(hours=26)
+MICROSECOND = timedelta(microseconds=1)
+
+
+class Evidence(NamedTuple):
+    """What is on file about one user, up to the instant of the check, except what is stored online, which is all."""
+
+    purchases: list[Purchase]
+    history: dict[datetime, dict[str, Any]]
+    stored_at: datetime | None
+    stored: dict[str, Any]
+
+
+class Freshness(NamedTuple):
+    """When each side last took over from the one before it."""
+
+    transactions: datetime
+    computed: datetime
+    materialized: datetime | None
+
+
+def online_cause(feature: str, aggregation: Aggregation, e: Evidence, at: datetime, fresh: Freshness) -> str:
+    """Say why serving differs from training."""
+    if e.stored_at is None or feature not in e.stored:
+        return NEVER
+    if e.stored_at not in e.history:
+        if any(e.stored == e.history[event] for event in _zones_away(e.stored_at, e.history)):
+            return TIME_ZONE
+        return FUTURE if e.stored_at > at else DELETED
+    if e.stored_at < max(e.history):
+        return LATE_ROW
+    computed, stored = e.history[e.stored_at][feature], e.stored[feature]
+    if same(stored, computed):
+        return EXPIRED
+    if known := _arithmetic(stored, computed, aggregation, e.purchases, e.stored_at):
+        return known
+    return CORRECTION if not fresh.materialized or fresh.materialized < fresh.computed else TAMPERED
+
+
+def offline_cause(feature: str, aggregation: Aggregation, e: Evidence, right: Any, fresh: Freshness) -> str:
+    """Say why training differs from the raw transactions, which give ``right``."""
+    events = {purchase.time for purchase in e.purchases}
+    missing, surplus = events - e.history.keys(), e.history.keys() - events
+    if _is_shift(e.history, events):
+        return TIME_ZONE
+    if surplus or e.stored_at in missing:  # what is online has once been offline
+        return DELETED
+    if missing:
+        return LATE_ROW
+    event = max(e.history)
+    wrong = e.history[event][feature]
+    if right is None or same(wrong, right):
+        return EXPIRED
+    if known := _arithmetic(wrong, right, aggregation, e.purchases, event):
+        return known
+    return CORRECTION if fresh.computed < fresh.transactions else TAMPERED
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equality of values: of type and value, null equal to null."""
+    return type(a) is type(b) and a == b
+
+
+def _zones_away(instant: datetime, events: Iterable[datetime]) -> Iterator[datetime]:
+    return (
+        event
+        for event in events
+        if event != instant and abs(event - instant) <= FARTHEST_ZONES and (event - instant) % QUARTER == timedelta()
+    )
+
+
+def _is_shift(history: dict[datetime, dict], events: set[datetime]) -> bool:
+    """Whether every event offline is a raw one, moved by one and the same distance between two time zones."""
+    if not history or history.keys() <= events:
+        return False
+    first = min(history)
+    return any({event + (raw - first) for event in history} <= events for raw in _zones_away(first, events))
+
+
+def _arithmetic(
+    wrong: Any, right: Any, aggregation: Aggregation, purchases: list[Purchase], event: datetime
+) -> str | None:
+    """Name the mistake in computing or storing that turns ``right`` into ``wrong``, if one is known to."""
+    if _is_coerced(wrong, right):
+        return COERCION
+    for cause, window, some in _mistaken_windows(aggregation, purchases, event):
+        if same(wrong, evaluate(_with_window(aggregation, window), some, event)):
+            return cause
+    return None
+
+
+def _is_coerced(wrong: Any, right: Any) -> bool:
+    if isinstance(wrong, str):
+        return wrong == str(right)
+    if not isinstance(wrong, int | float) or not isinstance(right, int | float):
+        return False
+    if wrong == right:
+        return True  # and of another type
+    with np.errstate(over="ignore"):
+        single = float(np.float32(right))
+    return wrong in (single, int(right), *(round(right, places) for places in range(7))) or wrong == int(float(right))
+
+
+def _mistaken_windows(
+    aggregation: Aggregation, purchases: list[Purchase], event: datetime
+) -> Iterator[tuple[str, timedelta | None, list[Purchase]]]:
+    """Go through (cause, window, purchases) of windows as they are commonly got wrong at ``event``."""
+    window = aggregation.time_window
+    tied = [purchase for purchase in purchases if purchase.time == event]
+    others = [purchase for purchase in purchases if purchase.time != event]
+    for count in range(1, len(tied)):
+        yield TIE, window, others + tied[:count]
+        yield TIE, window, others + tied[-count:]
+    yield WINDOW_EDGE, window, others
+    if window:
+        inside = [purchase for purchase in purchases if purchase.time != event - window]
+        yield WINDOW_EDGE, window, inside
+        yield WINDOW_EDGE, window, [purchase for purchase in inside if purchase.time != event]
+        yield WINDOW_EDGE, window + MICROSECOND, purchases
+
+
+def _with_window(aggregation: Aggregation, window: timedelta | None) -> Aggregation:
+    return Aggregation(column=aggregation.column, function=aggregation.function, time_window=window)
