@@ -22,6 +22,8 @@ def main() -> None:
     parser.add_argument("--input", type=Path, default=Path(__file__).parent / "user_transactions.csv")
     parser.add_argument("--output", type=Path, default=Path(user_features_source.path))
     args = parser.parse_args()
+    if args.output.resolve() == args.input.resolve():
+        parser.error("--output is the same file as --input")
 
     transactions = read_transactions(args.input, user.join_key, {a.column for a in AGGREGATIONS})
     history = feature_history(transactions, TIMESTAMP, AGGREGATIONS, user_purchase_features)

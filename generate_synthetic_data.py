@@ -39,7 +39,7 @@ def draw_transactions(rows: int, users: int, days: int, seed: int, end: datetime
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=whole_number(1), default=100, help="purchases to draw (default: 100)")
+    parser.add_argument("--rows", type=whole_number(1, 10**12), default=100, help="purchases to draw (default: 100)")
     parser.add_argument("--users", type=whole_number(1, 2**62), default=20, help="ids run from 1 to this (default: 20)")
     parser.add_argument("--days", type=whole_number(1), default=30, help="days before --end they span (default: 30)")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=42, help="of the random draws (default: 42)")

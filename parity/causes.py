@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from feast.aggregation import Aggregation
 
+from parity.online_store import UNREADABLE
 from parity.oracle import Purchase, evaluate
 
 EXPIRED = "expired"
@@ -46,16 +47,20 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 class Evidence(NamedTuple):
-    """What is on file about one user, up to the instant of the check, except what is stored online, which is all."""
+    """What is on file about one user, up to the instant of the check; what is stored online, whatever its instant.
+
+    ``tied`` are the instants at which the offline store has several rows, of which ``history`` has one.
+    """
 
     purchases: list[Purchase]
     history: dict[datetime, dict[str, Any]]
+    tied: set[datetime]
     stored_at: datetime | None
     stored: dict[str, Any]
 
 
 class Freshness(NamedTuple):
-    """When each side last took over from the one before it."""
+    """When the files were last written, and since when the online store may hold what it holds."""
 
     transactions: datetime
     computed: datetime
@@ -66,6 +71,10 @@ def online_cause(feature: str, aggregation: Aggregation, e: Evidence, at: dateti
     """Say why serving differs from training."""
     if e.stored_at is None or feature not in e.stored:
         return NEVER
+    if e.stored_at == UNREADABLE:
+        return TAMPERED
+    if e.stored_at in e.tied:
+        return TIE
     if e.stored_at not in e.history:
         if any(e.stored == e.history[event] for event in _zones_away(e.stored_at, e.history)):
             return TIME_ZONE
@@ -91,6 +100,8 @@ def offline_cause(feature: str, aggregation: Aggregation, e: Evidence, right: An
     if missing:
         return LATE_ROW
     event = max(e.history)
+    if event in e.tied:
+        return TIE
     wrong = e.history[event][feature]
     if right is None or same(wrong, right):
         return EXPIRED

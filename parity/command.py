@@ -17,9 +17,12 @@ class UserError(Exception):
 
 def run(main: Callable[[], int | None]) -> None:
     """Run a script's ``main`` and exit: with its status, or with 2 and one line on stderr for a `UserError`."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no text
     try:
         status = main()
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except UserError as error:
         status = fail(str(error))
     except KeyboardInterrupt:
@@ -27,6 +30,8 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
+    except MemoryError:
+        status = fail("there is not enough memory for this much data.")
     except OSError as error:
         status = fail(f"{error.filename or 'input/output'}: {error.strerror or error}")
     sys.exit(status)

@@ -30,6 +30,8 @@ def is_parquet(path: Path) -> bool:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it, atomically, if the block succeeds."""
+    if path.is_dir():
+        raise UserError(f"{path}: this is a directory; name a file to write.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

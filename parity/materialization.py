@@ -75,6 +75,6 @@ def _retract(
         for entity_key, stored in online.stored(store.config, view)
         if (ids is None or id_of(entity_key) in ids)
         and (stored <= end or stored > now)
-        and stored > latest_event.get(id_of(entity_key), EVER)
+        and (id_of(entity_key) not in latest_event or stored > latest_event[id_of(entity_key)])
     )
     online.retract(store.config, view, gone)

@@ -17,6 +17,9 @@ from parity.aggregation import aggregate
 from parity.command import UserError
 from parity.transactions import UTC_MICROSECONDS
 
+ROW_DROPPED = "no row"
+"""What training gets for a user whose row the offline store drops: less than a null."""
+
 
 def history_schema(view: FeatureView) -> pa.Schema:
     """The strict schema of a view's offline table: its join keys, its event timestamp, its features, and no nulls."""
@@ -61,20 +64,29 @@ def training_values(
 ) -> dict[str, list]:
     """Ask Feast for the features of ``ids`` at the instant ``at``, as for training: point-in-time correct.
 
-    ``ids`` is int64, distinct and ascending; the result has, per feature, one value per id, in their order.
+    ``ids`` is int64, distinct and ascending; the result has, per feature, one value per id, in their order. It is
+    `ROW_DROPPED` where the offline store leaves out the row of an id.
     """
     [key] = view.join_keys
     entities = pd.DataFrame({key: ids, "event_timestamp": pd.Timestamp(at)})
     found = store.get_historical_features(entities, service).to_arrow().sort_by(key)  # Feast keeps no order
-    if not np.array_equal(found[key].to_numpy(), ids):
-        raise UserError("the offline store did not answer with one row per requested key, so nothing can be compared.")
-    return {feature.name: nan_as_null(found[feature.name].to_pylist()) for feature in view.features}
+    answered = found[key].to_numpy()
+    if np.array_equal(answered, ids):
+        return {feature.name: nan_as_null(found[feature.name].to_pylist()) for feature in view.features}
+    if len(np.unique(answered)) != len(answered) or not np.isin(answered, ids).all():
+        raise UserError("the offline store answered with rows that nobody asked for, so nothing can be compared.")
+    # Feast's `file` offline store drops the rows of users of whom it knows nothing, or nothing fresh.
+    values = {}
+    for feature in view.features:
+        by_id = dict(zip(answered.tolist(), nan_as_null(found[feature.name].to_pylist()), strict=True))
+        values[feature.name] = [by_id.get(user, ROW_DROPPED) for user in ids.tolist()]
+    return values
 
 
 def history_of(
     store: FeatureStore, view: FeatureView, ids: Sequence[int], until: datetime
-) -> dict[int, dict[datetime, dict[str, Any]]]:
-    """Read every row of the users ``ids`` up to ``until`` from the offline store: user, event, feature, value."""
+) -> dict[int, list[tuple[datetime, dict[str, Any]]]]:
+    """Read every row of the users ``ids`` up to ``until`` from the offline store: per user, (event, features)."""
     source, [key] = view.batch_source, view.join_keys
     names = [feature.name for feature in view.features]
     job = get_offline_store_from_config(store.config.offline_store).pull_all_from_table_or_query(
@@ -88,19 +100,14 @@ def history_of(
     )
     rows = job.to_arrow()
     rows = rows.filter(pc.is_in(rows[key], pa.array(ids, pa.int64())))
-    columns = {name: nan_as_null(rows[name].to_pylist()) for name in names}
-    history: dict[int, dict[datetime, dict[str, Any]]] = {}
-    for user, event, *values in zip(
-        rows[key].to_pylist(), rows[source.timestamp_field].to_pylist(), *columns.values(), strict=True
-    ):
-        history.setdefault(user, {})[_utc(event)] = dict(zip(names, values, strict=True))
+    events = rows[source.timestamp_field].cast(UTC_MICROSECONDS).to_pylist()
+    columns = [nan_as_null(rows[name].to_pylist()) for name in names]
+    history: dict[int, list[tuple[datetime, dict[str, Any]]]] = {}
+    for user, event, *values in zip(rows[key].to_pylist(), events, *columns, strict=True):
+        history.setdefault(user, []).append((event.replace(tzinfo=UTC), dict(zip(names, values, strict=True))))
     return history
 
 
 def nan_as_null(values: list) -> list:
     """The same values, with None for NaN: the two are one thing to everybody here."""
     return [None if value != value else value for value in values]
-
-
-def _utc(event: datetime) -> datetime:
-    return event.replace(tzinfo=UTC) if event.tzinfo is None else event.astimezone(UTC)

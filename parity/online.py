@@ -34,11 +34,11 @@ def online_store_of(store: FeatureStore) -> ParityRedisOnlineStore:
 def clock_of(store: FeatureStore, at: datetime) -> Iterator[None]:
     """Let the online store take ``at`` for the present, so that it answers for that instant."""
     online = online_store_of(store)
-    online.now = lambda: at
+    before, online.now = online.now, lambda: at
     try:
         yield
     finally:
-        del online.now
+        online.now = before
 
 
 def serving_values(store: FeatureStore, service: FeatureService, view: FeatureView, ids: np.ndarray) -> dict[str, list]:

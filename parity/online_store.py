@@ -48,7 +48,8 @@ TIMEOUTS = {"socket_timeout": 2, "socket_connect_timeout": 2}
 RETRIES = 1
 KEYS_PER_ROUND_TRIP = 1000
 NOTHING = Value()
-NEVER = datetime.min.replace(tzinfo=UTC)
+UNREADABLE = datetime.min.replace(tzinfo=UTC)
+"""Stands for a stored event timestamp that can't be read."""
 
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 
@@ -261,7 +262,7 @@ class ParityRedisOnlineStore(RedisOnlineStore):
     ) -> list[tuple[datetime | None, dict[str, Value]]]:
         """Read (event timestamp, values) per entity key as they are stored, whether or not they are fit to be served.
 
-        What is stored and not readable has no event timestamp, or a value of no kind.
+        What is stored and not readable comes as `UNREADABLE`, or as a value of no kind.
         """
         read = _Read(config, table, entity_keys, None)
         return [read.stored(reply) for reply in self._read_hash_fields(config, read.commands)]
@@ -269,7 +270,7 @@ class ParityRedisOnlineStore(RedisOnlineStore):
     def stored(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[EntityKey, datetime]]:
         """Go through every entity that has a row of ``table`` in Redis, fit to be served or not, in no order.
 
-        One whose event timestamp is not readable comes with `NEVER`.
+        One whose event timestamp is not readable comes with `UNREADABLE`.
         The other keys of the same Redis, also those of a project whose name ends like this one's, are passed over.
         """
         client, timestamp_field = self._get_client(config.online_store), _Fields(config, table).timestamp
@@ -279,7 +280,7 @@ class ParityRedisOnlineStore(RedisOnlineStore):
                     pipeline.hget(key, timestamp_field)
                 for (_, entity_key), timestamp in zip(batch, pipeline.execute(), strict=True):
                     if timestamp is not None:
-                        yield entity_key, _datetime(timestamp) or NEVER
+                        yield entity_key, _datetime(timestamp)
 
     def _keys(self, config: RepoConfig, join_keys: list[str]) -> Iterator[tuple[bytes, EntityKey]]:
         project = config.project.encode()
@@ -353,7 +354,7 @@ class _Read:
 
     def _row(self, reply: list, now: datetime) -> tuple[datetime | None, dict[str, Value] | None]:
         event_timestamp, values = self.stored(reply)
-        if event_timestamp is None or event_timestamp > now:
+        if event_timestamp in (None, UNREADABLE) or event_timestamp > now:
             return None, None
         if self.table.ttl and now - event_timestamp > self.table.ttl:
             return event_timestamp, None
@@ -399,12 +400,12 @@ def _timestamp_bytes(instant: datetime) -> bytes:
 
 
 def _datetime(timestamp_bytes: bytes | None) -> datetime | None:
-    """Read a stored timestamp; None where there is none, or none that can be read."""
+    """Read a stored timestamp; None where there is none."""
     try:
         return None if timestamp_bytes is None else Timestamp.FromString(timestamp_bytes).ToDatetime(UTC)
     except (DecodeError, ValueError, OverflowError):
         logger.error("a stored event timestamp is not readable: %r", timestamp_bytes)
-        return None
+        return UNREADABLE
 
 
 def _value(value_bytes: bytes) -> Value:

@@ -20,12 +20,13 @@ import numpy as np
 from feast import FeatureService, FeatureStore, FeatureView
 from feast.aggregation import Aggregation
 
-from parity.causes import Evidence, Freshness, offline_cause, online_cause, same
+from parity.causes import EXPIRED, NEVER, Evidence, Freshness, offline_cause, online_cause, same
 from parity.command import UserError
 from parity.files import modified, progress
 from parity.materialization import EVER
-from parity.offline import history_of, latest_events, training_values
+from parity.offline import ROW_DROPPED, history_of, latest_events, training_values
 from parity.online import clock_of, serving_values, stored_events, stored_rows
+from parity.online_store import ParityRedisOnlineStore
 from parity.oracle import Purchase, RawTransactions, expected
 from parity.repository import COMPUTE, MATERIALIZE
 
@@ -151,7 +152,7 @@ def compare(subject: Subject, raw: RawTransactions, transactions: Path, ids: np.
     fresh = Freshness(
         modified(transactions),
         modified(Path(subject.view.batch_source.path)),
-        subject.store.get_feature_view(subject.view.name).most_recent_end_time,
+        _online_since(subject),
     )
     with progress("compare", len(ids), "user") as bar:
         for part in range(len(raw)):
@@ -200,7 +201,9 @@ def _compare_batch(
     evidence = _gather(subject, purchases, {user for user, *_ in different}, found.at)
     declared = {aggregation.name: aggregation for aggregation in subject.aggregations}
     for user, feature, kind, training, serving, oracle in different:
-        if same(training, oracle):
+        if training is ROW_DROPPED:
+            cause = EXPIRED if evidence[user].history else NEVER
+        elif same(training, oracle):
             cause = online_cause(feature, declared[feature], evidence[user], found.at, fresh)
         elif same(training, serving) or same(serving, oracle):
             cause = offline_cause(feature, declared[feature], evidence[user], oracle, fresh)
@@ -209,7 +212,17 @@ def _compare_batch(
         found.differences.append(Difference(user, feature, kind, cause, training, serving, oracle))
 
 
+def _online_since(subject: Subject) -> datetime | None:
+    """Since when the online store may hold what it holds: the last materialization, unless corrections are not let in,
+    as in Feast's stock store; then the first."""
+    ends = [end for _, end in subject.store.get_feature_view(subject.view.name).materialization_intervals]
+    lets_in = isinstance(subject.store._get_provider().online_store, ParityRedisOnlineStore)
+    return max(ends) if ends and lets_in else min(ends, default=None)
+
+
 def _kind(training: Any, serving: Any, oracle: Any) -> str:
+    if training is ROW_DROPPED:
+        return EXTRA
     if not same(training, serving):
         return MISSING if serving is None else EXTRA if training is None else MISMATCH
     return MATCH if same(training, oracle) else WRONG
@@ -221,7 +234,14 @@ def _gather(
     ids = sorted(users)
     history = history_of(subject.store, subject.view, ids, at)
     stored = stored_rows(subject.store, subject.view, ids)
-    return {
-        user: Evidence([p for p in purchases.get(user, []) if p.time <= at], history.get(user, {}), *row)
-        for user, row in zip(ids, stored, strict=True)
-    }
+    evidence = {}
+    for user, (stored_at, values) in zip(ids, stored, strict=True):
+        events = Counter(event for event, _ in history.get(user, []))
+        evidence[user] = Evidence(
+            purchases=[purchase for purchase in purchases.get(user, []) if purchase.time <= at],
+            history=dict(history.get(user, [])),
+            tied={event for event, rows in events.items() if rows > 1},
+            stored_at=stored_at,
+            stored=values,
+        )
+    return evidence

@@ -24,6 +24,7 @@ from parity.command import UserError, run
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".redis"
+STARTED = HOME / "started"
 SECONDS_TO_START = 10
 
 
@@ -79,33 +80,35 @@ def start() -> None:
     if host not in ("localhost", "127.0.0.1"):
         raise UserError(f"no Redis answers at {host}:{port}, and one can only be started on localhost.")
     process = launch(require_server(), port, HOME)
-    (HOME / "redis.pid").write_text(str(process.pid))
+    STARTED.write_text(f"{process.pid} {port}")
     print(f"Redis: started one at {host}:{port}; stop it with: make redis-stop")
 
 
 def stop() -> None:
-    host, port = _address()
-    pid_file = HOME / "redis.pid"
+    """Stop the server that `start` left a note of, wherever the configuration points by now."""
     try:
-        started = int(pid_file.read_text())
-        client = _client(host, port)
-        if client.info("server")["process_id"] == started:
+        pid, port = map(int, STARTED.read_text().split())
+        client = _client("127.0.0.1", port)
+        ours = client.info("server")["process_id"] == pid
+        if ours:
             client.shutdown(nosave=True)
-            print(f"Redis: stopped the one at {host}:{port}")
-            return
-    except (FileNotFoundError, redis.RedisError):
-        pass
-    finally:
-        pid_file.unlink(missing_ok=True)
-    print("Redis: none that was started here is running")
+    except redis.TimeoutError:
+        raise UserError(f"the Redis at localhost:{port} does not answer. Stop it with: kill {pid}") from None
+    except (FileNotFoundError, ValueError, redis.RedisError):
+        ours = False
+    STARTED.unlink(missing_ok=True)
+    print(f"Redis: stopped the one at localhost:{port}" if ours else "Redis: none that was started here is running")
 
 
 def _address() -> tuple[str, int]:
     """Read host and port of the first node in the connection string of the configuration that Feast would use."""
     path = Path(os.environ.get("FEAST_FS_YAML_FILE_PATH") or ROOT / "feature_repo" / "feature_store.yaml")
-    config = yaml.safe_load(os.path.expandvars(path.read_text()))
-    host, _, port = config["online_store"]["connection_string"].split(",")[0].partition(":")
-    return host, int(port or 6379)
+    try:
+        config = yaml.safe_load(os.path.expandvars(path.read_text()))
+        host, port = config["online_store"]["connection_string"].split(",")[0].split(":")
+        return host, int(port)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValueError):
+        raise UserError(f"{path}: it names no Redis as HOST:PORT in connection_string of online_store.") from None
 
 
 def _client(host: str, port: int) -> redis.Redis:

@@ -4,12 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
+import yaml
 from feast import FeatureService, FeatureStore, FeatureView
 from feast.errors import FeastError, FeastObjectNotFoundException
 from feast.repo_config import FeastConfigError
+from google.protobuf.message import DecodeError
 
 from parity.command import UserError
 from parity.offline import history_schema
@@ -17,6 +20,7 @@ from parity.online import online_store_of
 
 APPLY = "Run: cd feature_repo && feast apply"
 COMPUTE = "Run: python compute_features.py"
+YAML = "feature_store.yaml"
 MATERIALIZE = "Run: python materialize_to_online.py"
 
 
@@ -27,18 +31,43 @@ def opened(path: Path, service: FeatureService, view: FeatureView) -> Iterator[F
     ``service`` and ``view`` are the definitions as declared; the registry must hold the same. What Feast or Redis
     raise inside the block becomes a `UserError` too.
     """
+    store = _open(path)
     try:
-        store = FeatureStore(repo_path=str(path))
         _require_applied(store, service, view)
         _require_computed(view)
-        online_store_of(store).ping(store.config)
+        _connect(store)
         yield store
     except redis.AuthenticationError as error:
-        raise UserError(f"{_redis(store)} refuses the password: {error}. Mend connection_string in {path}.") from None
+        reason = str(error).rstrip(".")
+        raise UserError(f"{_redis(store)} refuses the password: {reason}. Mend connection_string in {YAML}.") from None
+    except redis.ResponseError as error:
+        raise UserError(f"{_redis(store)} refuses a command: {error!s:.300}") from None
     except redis.RedisError as error:
-        raise UserError(f"{_redis(store)} does not answer: {error}. Start one with: make redis") from None
+        raise UserError(
+            f"{_redis(store)} does not answer: {str(error).rstrip('.')}. Start one with: make redis"
+        ) from None
+    except duckdb.Error as error:
+        raise UserError(f"{view.batch_source.path}: it can't be read: {error!s:.300}. {COMPUTE}") from None
+    except DecodeError:
+        raise UserError(f"the registry of {path} is damaged. Delete data/registry.db. {APPLY}") from None
+    except FeastError as error:
+        raise UserError(str(error)) from None
+
+
+def _open(path: Path) -> FeatureStore:
+    try:
+        return FeatureStore(repo_path=str(path))
     except (FeastError, FeastConfigError) as error:
         raise UserError(str(error)) from None
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path / YAML}: it can't be read: {error}") from None
+
+
+def _connect(store: FeatureStore) -> None:
+    try:
+        online_store_of(store).ping(store.config)
+    except (TypeError, ValueError, KeyError, AttributeError, redis.RedisClusterException) as error:
+        raise UserError(f"{YAML}: its online_store is not a Redis that can be reached: {error!r}") from None
 
 
 def _require_applied(store: FeatureStore, service: FeatureService, view: FeatureView) -> None:
@@ -62,12 +91,22 @@ def _require_computed(view: FeatureView) -> None:
     if not path.exists():
         raise UserError(f"{path}: there is no such file. {COMPUTE}")
     try:
-        found = pq.read_schema(path)
-    except pa.ArrowInvalid:
+        metadata = pq.read_metadata(path)
+    except (pa.ArrowInvalid, OSError):
         raise UserError(f"{path}: this is not a Parquet file. {COMPUTE}") from None
+    found = metadata.schema.to_arrow_schema()
     for field in expected:
         if field.name not in found.names or found.field(field.name).type != field.type:
             raise UserError(f"{path}: it has no column {field.name} of type {field.type}. {COMPUTE}")
+    _require_no_nulls(path, metadata, expected.names)
+
+
+def _require_no_nulls(path: Path, metadata: pq.FileMetaData, names: list[str]) -> None:
+    for group in range(metadata.num_row_groups):
+        for place in range(metadata.num_columns):
+            column = metadata.row_group(group).column(place)
+            if column.path_in_schema in names and column.statistics and column.statistics.null_count:
+                raise UserError(f"{path}: the column {column.path_in_schema} has nulls. {COMPUTE}")
 
 
 def _redis(store: FeatureStore) -> str:

@@ -21,6 +21,7 @@ from tqdm.utils import CallbackIOWrapper
 from parity.command import UserError
 from parity.files import is_parquet, progress
 
+BLOCK = 1 << 24
 TIMESTAMP = "timestamp"
 UTC_MICROSECONDS = pa.timestamp("us", tz="UTC")
 SCHEMA = pa.schema(
@@ -53,6 +54,8 @@ def read_transactions(path: Path, key: str, amounts: Iterable[str]) -> pa.Table:
             *(pa.field(amount, pa.float64(), nullable=False) for amount in sorted(amounts)),
         ]
     )
+    if path.is_dir():
+        raise UserError(f"{path}: this is a directory; name a CSV or Parquet file.")
     if not path.is_file():
         hint = " Make one with: python generate_synthetic_data.py" if path.suffix.lower() == ".csv" else ""
         raise UserError(f"{path}: there is no such file.{hint}")
@@ -63,43 +66,50 @@ def read_transactions(path: Path, key: str, amounts: Iterable[str]) -> pa.Table:
 
 
 def _read_csv(path: Path, schema: pa.Schema) -> pa.Table:
-    _require_utf8(path)
+    quoted = _require_utf8(path)
     _require_columns(path, _csv_header(path), schema)
     for timestamp in (UTC_MICROSECONDS, pa.timestamp("us")):
         types = {f.name: timestamp if pa.types.is_timestamp(f.type) else f.type for f in schema}
         try:
-            table = _parse_csv(path, types)
+            table = _parse_csv(path, types, quoted)
         except pa.ArrowInvalid:
             continue  # another way of writing timestamps, or a bad value: the next reading tells
         if all(_is_clean(column) for column in table.columns):
             return table.cast(schema)
-    return _read_csv_as_text(path, schema)
+    return _read_csv_as_text(path, schema, quoted)
 
 
-def _read_csv_as_text(path: Path, schema: pa.Schema) -> pa.Table:
+def _read_csv_as_text(path: Path, schema: pa.Schema, quoted: bool) -> pa.Table:
     """Read every value as text first: slower, but mixed offsets are understood and a bad value can be shown."""
     try:
-        text = _parse_csv(path, {name: pa.string() for name in schema.names}, null_values=[], use_threads=False)
+        types = {name: pa.string() for name in schema.names}
+        text = _parse_csv(path, types, quoted, null_values=[], use_threads=False)
     except pa.ArrowInvalid as error:
         raise UserError(f"{path}: {error}") from None
     return _convert(path, text, schema, _cast_text)
 
 
-def _parse_csv(path: Path, types: dict[str, pa.DataType], use_threads: bool = True, **convert) -> pa.Table:
+def _parse_csv(
+    path: Path, types: dict[str, pa.DataType], quoted: bool, use_threads: bool = True, **convert
+) -> pa.Table:
     with progress(f"read {path.name}", path.stat().st_size, "B") as bar, open(path, "rb") as file:
         # The bar looks on only where it is shown: reading through Python costs a little.
         return pacsv.read_csv(
             str(path) if bar.disable else CallbackIOWrapper(bar.update, file, "read"),
-            read_options=pacsv.ReadOptions(use_threads=use_threads),
+            read_options=pacsv.ReadOptions(use_threads=use_threads, block_size=BLOCK),
+            parse_options=pacsv.ParseOptions(newlines_in_values=quoted),
             convert_options=pacsv.ConvertOptions(column_types=types, include_columns=list(types), **convert),
         )
 
 
-def _require_utf8(path: Path) -> None:
+def _require_utf8(path: Path) -> bool:
+    """Refuse what is not UTF-8. Tell whether there is a quote, as then a value may hold the end of a line."""
+    quoted = False
     decoder = codecs.getincrementaldecoder("utf-8")()
     read = 0
     with open(path, "rb") as file:
-        while block := file.read(1 << 24):
+        while block := file.read(BLOCK):
+            quoted = quoted or b'"' in block
             try:
                 decoder.decode(block)
             except UnicodeDecodeError as error:
@@ -107,6 +117,7 @@ def _require_utf8(path: Path) -> None:
                 held_back = len(error.object) - len(block)
                 _refuse_byte(path, read - held_back + error.start, error.object[error.start])
             read += len(block)
+    return quoted
 
 
 def _refuse_byte(path: Path, position: int, byte: int) -> NoReturn:
@@ -117,9 +128,12 @@ def _refuse_byte(path: Path, position: int, byte: int) -> NoReturn:
 
 def _csv_header(path: Path) -> list[str]:
     with open(path, encoding="utf-8-sig", newline="") as file:
-        for names in csv.reader(file):
-            if names:
-                return names
+        try:
+            for names in csv.reader(file):
+                if names:
+                    return names
+        except csv.Error as error:
+            raise UserError(f"{path}: the header can't be read: {error}. Is this a CSV file?") from None
     raise UserError(f"{path}: the file is empty.")
 
 
@@ -134,7 +148,7 @@ def _read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         _require_columns(path, pq.read_schema(path).names, schema)
         table = pq.read_table(path, columns=schema.names, partitioning=None)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: this is not a Parquet file that can be read: {error}") from None
     for field in schema:
         if not _ACCEPTED[field.type](table.schema.field(field.name).type):
@@ -214,9 +228,10 @@ def _place(path: Path, row: int) -> str:
     """Say where row number ``row`` (from 0, without the header) is to be found, for a person: both count from 1."""
     if is_parquet(path):
         return f"row {row + 1}"
-    with open(path, encoding="utf-8-sig") as file:
-        lines = (number for number, line in enumerate(file, start=1) if line.strip("\r\n"))
-        return f"row {row + 1} (line {next(itertools.islice(lines, row + 1, None), row + 2)})"
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        rows = (reader.line_num for values in reader if values)  # a value may hold the end of a line
+        return f"row {row + 1} (line {next(itertools.islice(rows, row + 1, None), row + 2)})"
 
 
 def _shown(value: pa.Scalar) -> str:
@@ -224,14 +239,14 @@ def _shown(value: pa.Scalar) -> str:
         return "null"
     try:
         return repr(value.as_py()) if pa.types.is_string(value.type) else str(value)
-    except OverflowError:  # a timestamp that Python has no date for
+    except Exception:  # a timestamp that Python has no date or no time zone for
         return str(value.value)
 
 
 _FIRST, _LAST = pa.array([FIRST_INSTANT, LAST_INSTANT], UTC_MICROSECONDS).cast(pa.int64()).to_pylist()
 _EXPECTED = {
     pa.int64(): "a whole number that fits in 64 bits",
-    pa.float64(): "a finite number",
+    pa.float64(): "a finite number that a float64 can hold",
     UTC_MICROSECONDS: "an ISO 8601 date and time, years 1 to 9999, no finer than a microsecond",
 }
 _ACCEPTED = {

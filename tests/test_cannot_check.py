@@ -5,10 +5,13 @@ import socket
 import threading
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from parity.redis_server import find_server, launch
 from tests.conftest import free_port
+from tests.test_demo import hashes
 
 BOTH = pytest.mark.parametrize("script", ["materialize_to_online.py", "demo_fixed.py"])
 
@@ -129,3 +132,57 @@ def test_the_right_password_opens(computed, locked_redis):
     computed.configure(online_store__connection_string=f"localhost:{locked_redis},password=open-sesame")
     computed.succeed("materialize_to_online.py")
     computed.succeed("demo_fixed.py")
+
+
+@BOTH
+def test_a_parquet_with_nulls_is_refused_and_redis_left_alone(computed, script):
+    computed.succeed("materialize_to_online.py")
+    table = pq.read_table(computed.features)
+    ids = pa.array([None if user > 10 else user for user in table["user_id"].to_pylist()], pa.int64())
+    schema = pa.schema([field.with_nullable(True) for field in table.schema])
+    pq.write_table(table.set_column(0, "user_id", ids).cast(schema), computed.features)
+    before = computed.client.dbsize()
+    assert "the column user_id has nulls. Run: python compute_features.py" in computed.fail(script)
+    assert computed.client.dbsize() == before
+
+
+@BOTH
+def test_a_parquet_damaged_in_its_pages(computed, script):
+    content = computed.features.read_bytes()
+    computed.features.write_bytes(content[:200] + b"\xff" * 200 + content[400:])
+    assert "it can't be read" in computed.fail(script)
+
+
+@BOTH
+def test_a_damaged_registry(computed, script):
+    (computed.root / "data" / "registry.db").write_bytes(b"\xff" * 200)
+    assert "is damaged. Delete data/registry.db. Run: cd feature_repo && feast apply" in computed.fail(script)
+
+
+@pytest.mark.parametrize("content", ["", "- a list", "text", "[}{", "project: p\nprovider: local\nregistry: r.db\n"])
+@BOTH
+def test_a_configuration_that_is_none(project, script, content):
+    (project.root / "feature_repo" / "feature_store.yaml").write_text(content)
+    project.fail(script)
+
+
+@pytest.mark.parametrize("connection", ["localhost:abc", "localhost", "", "localhost:6379,nonsense=1"])
+@BOTH
+def test_a_connection_string_that_is_none(computed, script, connection):
+    computed.configure(online_store__connection_string=connection)
+    assert "feature_store.yaml" in computed.fail(script)
+
+
+@BOTH
+def test_an_online_store_that_is_no_redis(computed, script):
+    computed.configure(online_store={"type": "sqlite", "path": "online.db"})
+    assert "is not a Redis that can be reached" in computed.fail(script)
+
+
+@BOTH
+def test_a_key_of_ours_that_is_of_another_type(computed, script):
+    computed.succeed("materialize_to_online.py")
+    key = next(iter(hashes(computed).values()))
+    computed.client.delete(key)
+    computed.client.set(key, "text")
+    assert "refuses a command" in computed.fail(script)

@@ -79,10 +79,7 @@ class TestSkew:
     def test_the_smallest_possible_change(self, ready):
         plant(ready, 1, Value(double_val=95.32000000000001))
         out = self.skew(ready)
-        assert (
-            f"user 1: {AVERAGE} is 95.32 in training, 95.32000000000001 in serving, 95.32 by the oracle (mismatch: tampered)"
-            in out
-        )
+        assert f"user 1: {AVERAGE} is 95.32 in training, 95.32000000000001 in serving, 95.32 by the oracle" in out
         assert "$95.32000000000001" in out
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -95.32])
@@ -93,10 +90,8 @@ class TestSkew:
     def test_a_key_deleted_from_redis(self, ready):
         ready.client.delete(hashes(ready)[20])
         out = self.skew(ready)
-        assert re.search(
-            rf"user 20: {TOTAL} is \d in training, null in serving, \d by the oracle \(missing online: never materialized\)",
-            out,
-        )
+        assert re.search(rf"user 20: {TOTAL} is \d in training, null in serving, \d by the oracle", out)
+        assert "(missing online: never materialized)" in out
         assert "match 38, mismatch 0, missing online 2, extra online 0, equal but wrong 0" in out
 
     def test_an_extra_key_in_redis(self, ready):

@@ -1,5 +1,6 @@
 """What compute_features.py accepts as a transaction file, and what it refuses, and how."""
 
+import os
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
@@ -235,3 +236,38 @@ def test_local_time_of_the_machine_plays_no_part(project, monkeypatch):
     project.write_transactions("1,100,2026-03-08 02:30:00,1")  # an hour that Los Angeles skips
     monkeypatch.setenv("TZ", "America/Los_Angeles")
     assert computed(project)[0][1] == datetime(2026, 3, 8, 2, 30, tzinfo=UTC)
+
+
+def test_quoted_values_may_hold_line_ends_in_a_file_of_many_blocks(project):
+    at = "2026-01-01T00:00:00Z"
+    note = "x" * 40_000
+    rows = [f'{user},100,{at},1,"a\n7,100,{at},9,{note}"' for user in range(1000)]
+    project.write_transactions(*rows, header="user_id,product_id,timestamp,purchase_amount,note")
+    assert project.succeed("compute_features.py").startswith("1,000 feature rows of 1,000 users")
+
+
+def test_the_line_of_a_bad_value_is_right_below_quoted_line_ends(project):
+    project.write_transactions('1,"1\n\n",2026-01-01,5', "x,1,2026-01-01,5")
+    assert "row 2 (line 5): user_id 'x'" in project.fail("compute_features.py")
+
+
+def test_the_output_must_not_be_the_input(project):
+    project.write_transactions("1,100,2026-01-01,5")
+    before = project.transactions.read_bytes()
+    outcome = project.run("compute_features.py", "--output", project.transactions)
+    assert outcome.status == 2
+    assert "--output is the same file as --input" in outcome.err
+    assert project.transactions.read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["--input", "--output"])
+def test_a_directory_in_place_of_a_file(project, option):
+    project.write_transactions("1,100,2026-01-01,5")
+    folder = project.root / "folder.csv"
+    folder.mkdir()
+    assert f"{folder}: this is a directory" in project.fail("compute_features.py", option, folder)
+
+
+def test_a_file_name_that_is_no_text(project):
+    name = os.fsdecode(b"\xff.csv")
+    assert "there is no such file" in project.fail("compute_features.py", "--input", name)
