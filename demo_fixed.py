@@ -1,6 +1,7 @@
 """Prove that serving equals training equals what the transactions say, for every user and every feature.
 
-    python demo_fixed.py [--user ID] [--at INSTANT] [--explain ID] [--repair] [--sample N] [--certificate FILE]
+    python demo_fixed.py [--user ID] [--at INSTANT] [--explain ID] [--repair] [--sample N]
+        [--report FILE] [--certificate FILE]
 
 Exit status 0: all equal. 1: skew, each differing value named. 2: it could not be checked.
 """
@@ -18,6 +19,7 @@ from parity.command import instant, run, utc_now, whole_number
 from parity.materialization import repair
 from parity.online import online_latency
 from parity.oracle import raw_transactions
+from parity.page import Gallery, write_page
 from parity.proof import Subject, compare, known_users, three_sides
 from parity.replay import store_at
 from parity.repository import opened
@@ -47,16 +49,24 @@ def main() -> int:
         print(report.one_user(shown, user_purchase_features, sides))
 
         ids, sample = users.sampled(args.sample, args.seed)
-        found = compare(subject, raw, args.input, ids, at)
+        gallery = Gallery(len(ids))
+        found = compare(subject, raw, args.input, ids, at, gallery.look)
         print(report.every_user(found))
         if args.repair and found.differences:
             repair(store, user_purchase_features, found.users_skewed, at, now)
-            found = compare(subject, raw, args.input, ids, at)
+            gallery = Gallery(len(ids))
+            found = compare(subject, raw, args.input, ids, at, gallery.look)
             print("Repaired, and compared again:")
             print(report.every_user(found))
-        print(report.latency(online_latency(store, user_features, user_purchase_features, shown)))
+        milliseconds = online_latency(store, user_features, user_purchase_features, shown)
+        print(report.latency(milliseconds))
+
+        if args.certificate or args.report:
+            proof = certificate(subject, found, sample, args.input, now)
         if args.certificate:
-            write_certificate(certificate(subject, found, sample, args.input, now), args.certificate)
+            write_certificate(proof, args.certificate)
+        if args.report:
+            write_page(args.report, subject, found, gallery, milliseconds, proof)
     return 1 if found.differences else 0
 
 
@@ -68,6 +78,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repair", action="store_true", help="put right the users that differ, then compare again")
     parser.add_argument("--sample", type=whole_number(1), help="compare this many users, drawn at random")
     parser.add_argument("--seed", type=whole_number(0), default=secrets.randbits(32), help="of that draw")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page that shows what was found")
     parser.add_argument("--certificate", type=Path, metavar="FILE", help="write down as JSON what was proven, and how")
     parser.add_argument("--input", type=Path, default=Path(__file__).parent / "user_transactions.csv")
     args = parser.parse_args()

@@ -10,7 +10,7 @@ Equal means equal: of the same type and value, no tolerance, null equal to null,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -143,10 +143,21 @@ def known_users(subject: Subject, raw: RawTransactions, at: datetime) -> Users:
     return Users(offline, np.unique(online), raw.users)
 
 
-def compare(subject: Subject, raw: RawTransactions, transactions: Path, ids: np.ndarray, at: datetime) -> Comparison:
+Look = Callable[[list[int], dict[str, Values], dict[int, list[Purchase]]], Any]
+
+
+def compare(
+    subject: Subject,
+    raw: RawTransactions,
+    transactions: Path,
+    ids: np.ndarray,
+    at: datetime,
+    look: Look = lambda *_: None,
+) -> Comparison:
     """Compare every feature of ``ids`` (int64, distinct) on the three sides at the instant ``at``.
 
-    ``raw`` was read from the file ``transactions``. Holds the values of some thousand users at a time.
+    ``raw`` was read from the file ``transactions``. Holds the values of some thousand users at a time; ``look`` is
+    called with those (users, the three sides of each feature, purchases of each user) to draw a picture, say.
     """
     found = Comparison(at, [feature.name for feature in subject.view.features])
     fresh = Freshness(
@@ -160,7 +171,9 @@ def compare(subject: Subject, raw: RawTransactions, transactions: Path, ids: np.
             purchases = raw.part(part) if len(of_part) else {}
             for start in range(0, len(of_part), USERS_PER_BATCH):
                 batch = of_part[start : start + USERS_PER_BATCH]
-                _compare_batch(subject, purchases, batch, fresh, found)
+                sides = three_sides(subject, purchases, batch, at)
+                look(batch.tolist(), sides, purchases)
+                _count(subject, purchases, batch, sides, fresh, found)
                 bar.update(len(batch))
     found.differences.sort(key=lambda d: (d.user, found.features.index(d.feature)))
     return found
@@ -184,10 +197,14 @@ def three_sides(
     }
 
 
-def _compare_batch(
-    subject: Subject, purchases: dict[int, list[Purchase]], ids: np.ndarray, fresh: Freshness, found: Comparison
+def _count(
+    subject: Subject,
+    purchases: dict[int, list[Purchase]],
+    ids: np.ndarray,
+    sides: dict[str, Values],
+    fresh: Freshness,
+    found: Comparison,
 ) -> None:
-    sides = three_sides(subject, purchases, ids, found.at)
     different = []
     for feature, values in sides.items():
         for user, training, serving, oracle in zip(ids.tolist(), *values, strict=True):
