@@ -135,6 +135,8 @@ def _arithmetic(
     wrong: Any, right: Any, aggregation: Aggregation, purchases: list[Purchase], event: datetime
 ) -> str | None:
     """Name the mistake in computing or storing that turns ``right`` into ``wrong``, if one is known to."""
+    if wrong is None:
+        return None
     if _is_coerced(wrong, right):
         return COERCION
     for cause, window, some in _mistaken_windows(aggregation, purchases, event):

@@ -39,7 +39,9 @@ Row = tuple[int, datetime, str]
 class World:
     """A feature store of its own in a real Redis, with a clock that starts at T and moves by steps of a minute."""
 
-    def __init__(self, folder: Path, port: int, seed: int, online: str = OURS, offline: str = "duckdb"):
+    def __init__(
+        self, folder: Path, port: int, seed: int, online: str = OURS, offline: str = "duckdb", users: int = USERS
+    ):
         self.random = random.Random(seed)
         self.now = T
         self.transactions = folder / "transactions.csv"
@@ -50,26 +52,26 @@ class World:
             path=str(self.features),
             timestamp_field=self.view.batch_source.timestamp_field,
         )
-        config = RepoConfig(
-            project=f"zoo_{uuid.uuid4().hex}",
-            provider="local",
-            registry=str(folder / "registry.db"),
-            offline_store={"type": offline},
-            online_store={"type": online, "connection_string": f"localhost:{port}"},
-            entity_key_serialization_version=3,
-        )
-        self.store = FeatureStore(config=config)
-        self.rows = self.draw()
+        self.options = {
+            "project": f"zoo_{uuid.uuid4().hex}",
+            "provider": "local",
+            "registry": str(folder / "registry.db"),
+            "offline_store": {"type": offline},
+            "online_store": {"type": online, "connection_string": f"localhost:{port}"},
+            "entity_key_serialization_version": 3,
+        }
+        self.store = FeatureStore(config=RepoConfig(**self.options))
+        self.rows = self.draw(users)
         self.write()
         self.compute()
         self.store.apply([user, self.view, user_features])
         online_store_of(self.store).now = lambda: self.now
         self.materialize()
 
-    def draw(self) -> list[Row]:
+    def draw(self, users: int) -> list[Row]:
         """Purchases with ties, with window edges and ttl bounds hit exactly or missed by a microsecond."""
         rows = []
-        for user_id in range(1, USERS + 1):
+        for user_id in range(1, users + 1):
             draw = self.random
             last = T - draw.choice([TTL, TTL + MICROSECOND, TTL - MICROSECOND, *[draw.random() * 35 * DAY] * 4])
             times = [last] * draw.choice([1, 1, 2, 3])
