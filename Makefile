@@ -1,12 +1,13 @@
 # make demo   the whole pipeline, from nothing: environment, Redis, data, features, proof
 # make test   the tests
+# make zoo    how good the checker is: planted faults found, causes named, false alarms
 
 # The first Python that is new enough; or say which: make demo PYTHON=/path/to/python
 PYTHON := $(shell for p in python3 python3.12 python3.11 python3.13 python3.14; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test lint redis redis-stop clean
+.PHONY: demo test zoo lint redis redis-stop clean
 .DELETE_ON_ERROR:
 
 demo: redis
@@ -19,6 +20,9 @@ demo: redis
 test: .venv/tests-installed
 	$(BIN)/python -c 'from parity.redis_server import require_server; require_server()'
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+zoo: .venv/tests-installed
+	@$(BIN)/python -m tests.zoo
 
 lint: .venv/tests-installed
 	$(BIN)/ruff check .

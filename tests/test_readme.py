@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from feature_repo.features import AGGREGATIONS, user_purchase_features
+from parity.causes import MEANING
 from tests.conftest import ROOT, free_port
+from tests.faults import FAULTS
 
 README = (ROOT / "README.md").read_text()
 CONSOLE = re.findall(r"^```console\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -63,6 +65,21 @@ def test_its_definitions_are_those_of_the_code():
         window = aggregation.time_window
         assert not window or f"[T - {window // timedelta(days=1)} days, T]" in row[aggregation.name]
     assert f"**A value lives for {user_purchase_features.ttl.days} days**" in README
+
+
+def test_its_figures_of_the_checker_are_of_these_faults():
+    [found, planted, kinds] = map(int, re.search(r"detection: (\d+) of (\d+) faults of (\d+) kinds", README).groups())
+    assert kinds == len(FAULTS)
+    assert f"plants {kinds} kinds of faults" in README
+    assert (found, planted) == (10 * kinds, 10 * kinds)
+
+
+def test_it_names_every_kind_and_cause_and_option():
+    words = " ".join(README.split())
+    for name in MEANING:
+        assert name in words
+    for option in re.findall(r'add_argument\("(--\w+)"', (ROOT / "demo_fixed.py").read_text()):
+        assert option in README or option == "--seed"
 
 
 def test_every_file_that_it_names_is_there():
