@@ -186,3 +186,21 @@ def test_a_key_of_ours_that_is_of_another_type(computed, script):
     computed.client.delete(key)
     computed.client.set(key, "text")
     assert "refuses a command" in computed.fail(script)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("column", "type"),
+    [
+        ("event_timestamp", pa.timestamp("ns", "UTC")),  # DuckDB fails on it
+        ("event_timestamp", pa.timestamp("us")),
+        ("user_total_transactions", pa.float64()),  # serving would cut off what training keeps
+        ("user_avg_3day_purchase_amount", pa.decimal128(38, 18)),
+        ("user_id", pa.string()),
+    ],
+)
+def test_a_parquet_column_of_a_type_that_breaks_parity(computed, script, column, type):
+    table = pq.read_table(computed.features)
+    values = table[column].cast(type, safe=False)
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, values), computed.features)
+    assert f"it has no column {column} of type" in computed.fail(script)

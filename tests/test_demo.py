@@ -113,6 +113,13 @@ class TestSkew:
         )
         assert "mismatch 20" in self.skew(ready)
 
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Feast's, of version 2
+    def test_keys_written_under_another_serialization_version(self, ready):
+        ready.configure(entity_key_serialization_version=2)
+        out = self.skew(ready)
+        assert "missing online 40" in out
+        assert "Causes: never materialized 40." in out
+
     def test_every_differing_user_is_named(self, ready):
         for user in (2, 4, 6):
             plant(ready, user, Value(int64_val=99))
