@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from feature_repo.features import AGGREGATIONS, user, user_features_source, user_purchase_features
 from parity.command import run, shown
 from parity.files import write_table
-from parity.offline import feature_history
+from parity.offline import feature_history, note_origin
 from parity.transactions import TIMESTAMP, read_transactions
 
 
@@ -28,6 +28,7 @@ def main() -> None:
     transactions = read_transactions(args.input, user.join_key, {a.column for a in AGGREGATIONS})
     history = feature_history(transactions, TIMESTAMP, AGGREGATIONS, user_purchase_features)
     write_table(history, args.output)
+    note_origin(user_purchase_features, args.output, args.input)
     users = pc.count_distinct(history[user.join_key]).as_py()
     print(f"{history.num_rows:,} feature rows of {users:,} users -> {shown(args.output)}")
 

@@ -17,6 +17,7 @@ from parity import report
 from parity.certificate import certificate, write_certificate
 from parity.command import instant, run, utc_now, whole_number
 from parity.materialization import repair
+from parity.offline import origin_of
 from parity.online import online_latency
 from parity.oracle import raw_transactions
 from parity.page import Gallery, write_page
@@ -80,8 +81,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=whole_number(0), default=secrets.randbits(32), help="of that draw")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page that shows what was found")
     parser.add_argument("--certificate", type=Path, metavar="FILE", help="write down as JSON what was proven, and how")
-    parser.add_argument("--input", type=Path, default=Path(__file__).parent / "user_transactions.csv")
+    parser.add_argument("--input", type=Path, help="the transactions (default: those that were computed from)")
     args = parser.parse_args()
+    args.input = args.input or origin_of(user_purchase_features) or Path(__file__).parent / "user_transactions.csv"
     if args.repair and args.at:
         parser.error("--repair puts the present right; it does not go with --at")
     return args

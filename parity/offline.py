@@ -1,7 +1,9 @@
 """The offline store's side: the feature history that is written, and what training reads of it through Feast."""
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from feast.types import from_feast_to_pyarrow_type
 
 from parity.aggregation import aggregate
 from parity.command import UserError
+from parity.files import replacing
 from parity.transactions import UTC_MICROSECONDS
 
 ROW_DROPPED = "no row"
@@ -36,6 +39,22 @@ def feature_history(
     [key] = view.join_keys
     rows = aggregate(transactions, key, timestamp, aggregations)
     return rows.rename_columns({timestamp: view.batch_source.timestamp_field}).cast(history_schema(view))
+
+
+def note_origin(view: FeatureView, output: Path, transactions: Path) -> None:
+    """Note which transactions the offline table of ``view`` was computed from, if ``output`` is that table."""
+    if output.resolve() == Path(view.batch_source.path):
+        with replacing(_note(view)) as temporary:
+            temporary.write_bytes(os.fsencode(transactions.resolve()))
+
+
+def origin_of(view: FeatureView) -> Path | None:
+    """The transactions that the offline table of ``view`` was computed from; None if that is not noted."""
+    return Path(os.fsdecode(_note(view).read_bytes())) if _note(view).exists() else None
+
+
+def _note(view: FeatureView) -> Path:
+    return Path(view.batch_source.path).with_suffix(".origin")
 
 
 def latest_events(

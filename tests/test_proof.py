@@ -191,6 +191,8 @@ class TestOracle:
         ready.succeed("generate_synthetic_data.py", "--output", parquet)
         ready.succeed("compute_features.py", "--input", parquet)
         ready.succeed("materialize_to_online.py")
+        ready.transactions.unlink()
+        ready.succeed("demo_fixed.py")
         ready.succeed("demo_fixed.py", "--input", parquet)
 
     def test_without_the_transactions_nothing_can_be_proven(self, ready):
