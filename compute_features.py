@@ -16,10 +16,12 @@ from parity.files import write_table
 from parity.offline import feature_history, note_origin
 from parity.transactions import TIMESTAMP, read_transactions
 
+TRANSACTIONS = Path(__file__).parent / "user_transactions.csv"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--input", type=Path, default=Path(__file__).parent / "user_transactions.csv")
+    parser.add_argument("--input", type=Path, default=TRANSACTIONS)
     parser.add_argument("--output", type=Path, default=Path(user_features_source.path))
     args = parser.parse_args()
     if args.output.resolve() == args.input.resolve():
@@ -28,7 +30,7 @@ def main() -> None:
     transactions = read_transactions(args.input, user.join_key, {a.column for a in AGGREGATIONS})
     history = feature_history(transactions, TIMESTAMP, AGGREGATIONS, user_purchase_features)
     write_table(history, args.output)
-    note_origin(user_purchase_features, args.output, args.input)
+    note_origin(user_purchase_features, args.output, args.input, TRANSACTIONS)
     users = pc.count_distinct(history[user.join_key]).as_py()
     print(f"{history.num_rows:,} feature rows of {users:,} users -> {shown(args.output)}")
 

@@ -41,15 +41,22 @@ def feature_history(
     return rows.rename_columns({timestamp: view.batch_source.timestamp_field}).cast(history_schema(view))
 
 
-def note_origin(view: FeatureView, output: Path, transactions: Path) -> None:
-    """Note which transactions the offline table of ``view`` was computed from, if ``output`` is that table."""
-    if output.resolve() == Path(view.batch_source.path):
+def note_origin(view: FeatureView, output: Path, transactions: Path, usual: Path) -> None:
+    """Note from which ``transactions``, other than the ``usual``, the offline table of ``view`` was computed.
+
+    An ``output`` that is not that table is nobody's concern.
+    """
+    if output.resolve() != Path(view.batch_source.path):
+        return
+    if transactions.resolve() == usual.resolve():
+        _note(view).unlink(missing_ok=True)
+    else:
         with replacing(_note(view)) as temporary:
             temporary.write_bytes(os.fsencode(transactions.resolve()))
 
 
 def origin_of(view: FeatureView) -> Path | None:
-    """The transactions that the offline table of ``view`` was computed from; None if that is not noted."""
+    """The transactions that the offline table of ``view`` was computed from; None for the usual ones."""
     return Path(os.fsdecode(_note(view).read_bytes())) if _note(view).exists() else None
 
 

@@ -50,14 +50,6 @@ def test_the_whole_pipeline_is_the_same_in_every_time_zone_and_from_another_dire
     assert list(elsewhere.iterdir()) == []
 
 
-def test_the_steps_run_from_the_folders_that_the_readme_names(project):
-    project.succeed("generate_synthetic_data.py")
-    assert project.shell("feast apply", cwd=project.root / "feature_repo").status == 0
-    project.succeed("compute_features.py")
-    project.succeed("materialize_to_online.py")
-    project.succeed("demo_fixed.py")
-
-
 class TestStockCommands:
     """What Feast's own command line does with this repository. An instant needs its offset: Feast reads a bare one in
     the machine's time zone."""

@@ -191,8 +191,14 @@ class TestOracle:
         ready.succeed("generate_synthetic_data.py", "--output", parquet)
         ready.succeed("compute_features.py", "--input", parquet)
         ready.succeed("materialize_to_online.py")
+        usual = ready.transactions.read_bytes()
         ready.transactions.unlink()
         ready.succeed("demo_fixed.py")
+        ready.transactions.write_bytes(usual)
+        ready.succeed("compute_features.py")
+        parquet.unlink()
+        ready.succeed("demo_fixed.py")
+        ready.succeed("generate_synthetic_data.py", "--output", parquet)
         ready.succeed("demo_fixed.py", "--input", parquet)
 
     def test_without_the_transactions_nothing_can_be_proven(self, ready):

@@ -46,15 +46,24 @@ def checkout(project):
     project.shell("make redis-stop")
 
 
-def test_its_commands_print_what_it_shows(checkout):
-    project, port = checkout
-    assert commands(CONSOLE[0]) == ["make demo"]
-    script = "\n".join(f"{line}\necho ----" for block in CONSOLE for line in commands(block))
+def run_as_printed(blocks: list[str], project, port: int) -> None:
+    script = "\n".join(f"{line}\necho ----" for block in blocks for line in commands(block))
     outcome = project.shell(f"set -e\n{script}", MAKELEVEL="", MAKEFLAGS="")  # make may run the tests
     assert outcome.status == 0, outcome
-    shown = [normalised(text) for block in CONSOLE for text in re.split(r"^\$ .*\n", block, flags=re.MULTILINE)[1:]]
+    shown = [normalised(text) for block in blocks for text in re.split(r"^\$ .*\n", block, flags=re.MULTILINE)[1:]]
     seen = normalised(outcome.out.replace(f":{port}", ":6379")).split("----\n")[:-1]
     assert seen == shown
+
+
+def test_make_demo_prints_what_it_shows(checkout):
+    assert commands(CONSOLE[0]) == ["make demo"]
+    run_as_printed(CONSOLE[:1], *checkout)
+
+
+def test_the_single_steps_print_what_it_shows(checkout):
+    project, port = checkout
+    assert project.shell("make redis").status == 0
+    run_as_printed(CONSOLE[1:], project, port)
 
 
 def test_its_definitions_are_those_of_the_code():
