@@ -32,7 +32,7 @@ from feast.infra.online_stores.helpers import _mmh3, _redis_key
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, _versioned_fv_name
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
+from feast.protos.feast.types.Value_pb2 import Value, ValueType
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -47,6 +47,7 @@ TIMEOUTS = {"socket_timeout": 2, "socket_connect_timeout": 2}
 """Seconds that one attempt may take, unless the connection string says otherwise."""
 RETRIES = 1
 KEYS_PER_ROUND_TRIP = 1000
+INT64_HEADER = struct.pack("<II", ValueType.INT64, 8)  # before the eight bytes of an int64 in an entity key
 NOTHING = Value()
 UNREADABLE = datetime.min.replace(tzinfo=UTC)
 """Stands for a stored event timestamp that can't be read."""
@@ -287,7 +288,7 @@ class ParityRedisOnlineStore(RedisOnlineStore):
         prefix = serialize_entity_key_prefix(join_keys)
         pattern = b"".join([_GLOB.sub(rb"\\\g<0>", prefix), b"*", _GLOB.sub(rb"\\\g<0>", project)])
         for key in self._get_client(config.online_store).scan_iter(pattern, count=KEYS_PER_ROUND_TRIP):
-            if entity_key := _entity_key(key[: -len(project)]):
+            if entity_key := _entity_key(key[: -len(project)], join_keys, prefix):
                 yield key, entity_key
 
     def retract(self, config: RepoConfig, table: FeatureView, rows: Iterable[tuple[EntityKey, datetime]]) -> int:
@@ -384,8 +385,13 @@ def _answer(
                 vector.statuses[i] = FieldStatus.OUTSIDE_MAX_AGE
 
 
-def _entity_key(serialized: bytes) -> EntityKey | None:
-    """Read an entity key back; None for bytes that are not exactly one."""
+def _entity_key(serialized: bytes, join_keys: list[str], prefix: bytes) -> EntityKey | None:
+    """Read an entity key back, whose serialization begins with ``prefix``; None for bytes that are not exactly one."""
+    if len(join_keys) == 1 and len(serialized) == len(prefix) + len(INT64_HEADER) + 8:
+        head, number = serialized[:-8], serialized[-8:]
+        if head == prefix + INT64_HEADER:  # by far the most common, and read many times faster than by Feast
+            value = Value(int64_val=int.from_bytes(number, "little", signed=True))
+            return EntityKey(join_keys=join_keys, entity_values=[value])
     try:
         entity_key = deserialize_entity_key(serialized)
     except (ValueError, struct.error):

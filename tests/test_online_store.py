@@ -7,10 +7,15 @@ import pandas as pd
 import pytest
 import redis
 from feast import FeatureStore
+from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key, serialize_entity_key_prefix
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from hypothesis import given
+from hypothesis import strategies as st
 
 from parity.online import online_store_of, stored_events
-from parity.online_store import ParityRedisOnlineStore
+from parity.online_store import ParityRedisOnlineStore, _entity_key
 
 VIEW, SERVICE = "user_purchase_features", "user_features"
 AVERAGE, TOTAL = "user_avg_3day_purchase_amount", "user_total_transactions"
@@ -282,3 +287,12 @@ def test_a_lost_redis_raises(project, store):
     online_store_of(store)._client = None
     with pytest.raises(redis.ConnectionError):
         read(store)
+
+
+@given(st.integers(-(2**63), 2**63 - 1) | st.text(), st.sampled_from(["user_id", "id", "ü"]))
+def test_an_entity_key_is_read_back_as_feast_reads_it(value, join_key):
+    entity_value = Value(string_val=value) if isinstance(value, str) else Value(int64_val=value)
+    entity_key = EntityKey(join_keys=[join_key], entity_values=[entity_value])
+    serialized, prefix = serialize_entity_key(entity_key), serialize_entity_key_prefix([join_key])
+    assert _entity_key(serialized, [join_key], prefix) == entity_key == deserialize_entity_key(serialized)
+    assert _entity_key(serialized + b"x", [join_key], prefix) is None
