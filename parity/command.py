@@ -5,6 +5,7 @@ Every script ends in ``run(main)``. Status 0 is success, 1 is skew, 2 is "this c
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ def run(main: Callable[[], int | None]) -> None:
     """Run a script's ``main`` and exit: with its status, or with 2 and one line on stderr for a `UserError`."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no text
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an orderly end: what is temporary is taken away
     try:
         status = main()
         if sys.stdout:
@@ -30,6 +32,8 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
+    except UnicodeEncodeError as error:
+        status = fail(f"the name {error.object!r} holds bytes that are no text. Rename the file.")
     except MemoryError:
         status = fail("there is not enough memory for this much data.")
     except OSError as error:

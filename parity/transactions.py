@@ -22,6 +22,7 @@ from parity.command import UserError
 from parity.files import is_parquet, progress
 
 BLOCK = 1 << 24
+csv.field_size_limit(2**31 - 1)  # a column that nobody asks for may hold anything
 TIMESTAMP = "timestamp"
 UTC_MICROSECONDS = pa.timestamp("us", tz="UTC")
 SCHEMA = pa.schema(
@@ -66,9 +67,9 @@ def read_transactions(path: Path, key: str, amounts: Iterable[str]) -> pa.Table:
 
 
 def _read_csv(path: Path, schema: pa.Schema) -> pa.Table:
-    quoted = _require_utf8(path)
+    quoted, hexadecimal = _require_utf8(path)
     _require_columns(path, _csv_header(path), schema)
-    for timestamp in (UTC_MICROSECONDS, pa.timestamp("us")):
+    for timestamp in () if hexadecimal else (UTC_MICROSECONDS, pa.timestamp("us")):
         types = {f.name: timestamp if pa.types.is_timestamp(f.type) else f.type for f in schema}
         try:
             table = _parse_csv(path, types, quoted)
@@ -102,14 +103,19 @@ def _parse_csv(
         )
 
 
-def _require_utf8(path: Path) -> bool:
-    """Refuse what is not UTF-8. Tell whether there is a quote, as then a value may hold the end of a line."""
-    quoted = False
+def _require_utf8(path: Path) -> tuple[bool, bool]:
+    """Refuse what is not UTF-8.
+
+    Tell whether there is a quote, as then a value may hold the end of a line, and whether there may be a number in
+    hexadecimal, which Arrow takes for a whole number.
+    """
+    quoted = hexadecimal = False
     decoder = codecs.getincrementaldecoder("utf-8")()
     read = 0
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
             quoted = quoted or b'"' in block
+            hexadecimal = hexadecimal or b"0x" in block or b"0X" in block
             try:
                 decoder.decode(block)
             except UnicodeDecodeError as error:
@@ -117,7 +123,7 @@ def _require_utf8(path: Path) -> bool:
                 held_back = len(error.object) - len(block)
                 _refuse_byte(path, read - held_back + error.start, error.object[error.start])
             read += len(block)
-    return quoted
+    return quoted, hexadecimal
 
 
 def _refuse_byte(path: Path, position: int, byte: int) -> NoReturn:
@@ -204,7 +210,8 @@ def _cast(values: pa.ChunkedArray, to: pa.DataType) -> pa.ChunkedArray:
 
 def _cast_text(values: pa.ChunkedArray, to: pa.DataType) -> pa.ChunkedArray:
     if not pa.types.is_timestamp(to):
-        return values.cast(to)
+        decimal = pc.invert(pc.match_substring_regex(values, "0[xX]"))
+        return pc.utf8_trim_whitespace(pc.if_else(decimal, values, "none")).cast(to)
     values = pc.replace_substring_regex(values, r"(\.\d{6})0+", r"\1")
     has_offset = pc.match_substring_regex(values, r"[T ]\d\d.*(Z|[+-]\d\d(:?\d\d)?)$")
     nothing = pa.scalar(None, pa.string())
