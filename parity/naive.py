@@ -58,7 +58,12 @@ IMPLEMENTATIONS: dict[str, Callable[[Purchases, Aggregation], dict[int, float]]]
 
 
 def _frame(purchases: Purchases, aggregation: Aggregation) -> pd.DataFrame:
-    rows = [(user, p.time, float(p.amounts[aggregation.column])) for user, some in purchases.items() for p in some]
+    rows = [
+        (user, p.time, float(p.amounts[aggregation.column]))
+        for user, some in purchases.items()
+        for p in some
+        if 1 < p.time.year < 9999  # at the very ends of the calendar there is not a local time everywhere
+    ]
     frame = pd.DataFrame(rows, columns=["user", "time", "amount"])
-    frame["time"] = pd.to_datetime(frame["time"], utc=True)
+    frame["time"] = pd.array(frame["time"], dtype="datetime64[us, UTC]")  # nanoseconds do not reach every year
     return frame.sort_values(["user", "time"], kind="stable")

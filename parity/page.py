@@ -17,6 +17,7 @@ from parity.report import PROMISED_MILLISECONDS
 
 USERS_DRAWN = 1000
 DIFFERENCES_LISTED = 50
+LARGEST_DRAWN = 1e300
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
@@ -103,6 +104,6 @@ def _unless_close(value: float | None, right: float) -> float | None:
 
 
 def _drawable(points: list[tuple[Any, Any]]) -> list[tuple[float, float]]:
-    """Points as numbers, null as 0; what is infinite or no number has no place in a drawing."""
+    """Points as numbers, null as 0; what is huge, infinite or no number has no place in a drawing."""
     numbers = [(0.0 if a is None else a, 0.0 if b is None else b) for a, b in points]
-    return [pair for pair in numbers if all(isinstance(n, int | float) and math.isfinite(n) for n in pair)]
+    return [pair for pair in numbers if all(isinstance(n, int | float) and abs(n) < LARGEST_DRAWN for n in pair)]
