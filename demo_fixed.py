@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from feature_repo.features import AGGREGATIONS, user, user_features, user_purchase_features
+from feature_repo.features import AGGREGATIONS, user, user_features, user_features_source, user_purchase_features
 from parity import report
 from parity.certificate import certificate, write_certificate
 from parity.command import instant, run, utc_now, whole_number
@@ -51,12 +51,12 @@ def main() -> int:
 
         ids, sample = users.sampled(args.sample, args.seed)
         gallery = Gallery(len(ids))
-        found = compare(subject, raw, args.input, ids, at, gallery.look)
+        found = compare(subject, raw, args.input, ids, at, users.events_at_odds, gallery.look)
         print(report.every_user(found))
         if args.repair and found.differences:
             repair(store, user_purchase_features, found.users_skewed, at, now)
             gallery = Gallery(len(ids))
-            found = compare(subject, raw, args.input, ids, at, gallery.look)
+            found = compare(subject, raw, args.input, ids, at, users.events_at_odds, gallery.look)
             print("Repaired, and compared again:")
             print(report.every_user(found))
         milliseconds = online_latency(store, user_features, user_purchase_features, shown)
@@ -86,6 +86,11 @@ def arguments() -> argparse.Namespace:
     args.input = args.input or origin_of(user_purchase_features) or Path(__file__).parent / "user_transactions.csv"
     if args.repair and args.at:
         parser.error("--repair puts the present right; it does not go with --at")
+    if args.explain is not None and (args.repair or args.sample or args.report or args.certificate):
+        parser.error("--explain shows one user and does nothing else; of the other options it takes --at and --input")
+    files = [path.resolve() for path in (args.input, args.report, args.certificate) if path]
+    if len(set(files)) < len(files) or Path(user_features_source.path) in files:
+        parser.error("--input, --report and --certificate must be different files, and none the offline store's")
     return args
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from feast.aggregation import Aggregation
 
+from parity.online import Coerced
 from parity.online_store import UNREADABLE
 from parity.oracle import Purchase, evaluate
 
@@ -71,6 +72,18 @@ def online_cause(feature: str, aggregation: Aggregation, e: Evidence, at: dateti
     """Say why serving differs from training."""
     if e.stored_at is None or feature not in e.stored:
         return NEVER
+    if cause := event_cause(e, at):
+        return cause
+    computed, stored = e.history[e.stored_at][feature], e.stored[feature]
+    if same(stored, computed):
+        return EXPIRED
+    if known := _arithmetic(stored, computed, aggregation, e.purchases, e.stored_at):
+        return known
+    return CORRECTION if not fresh.materialized or fresh.materialized < fresh.computed else TAMPERED
+
+
+def event_cause(e: Evidence, at: datetime) -> str | None:
+    """Say why the event that is stored online is not the last one of the history; None if it is."""
     if e.stored_at == UNREADABLE:
         return TAMPERED
     if e.stored_at in e.tied:
@@ -81,12 +94,7 @@ def online_cause(feature: str, aggregation: Aggregation, e: Evidence, at: dateti
         return FUTURE if e.stored_at > at else DELETED
     if e.stored_at < max(e.history):
         return LATE_ROW
-    computed, stored = e.history[e.stored_at][feature], e.stored[feature]
-    if same(stored, computed):
-        return EXPIRED
-    if known := _arithmetic(stored, computed, aggregation, e.purchases, e.stored_at):
-        return known
-    return CORRECTION if not fresh.materialized or fresh.materialized < fresh.computed else TAMPERED
+    return None
 
 
 def offline_cause(feature: str, aggregation: Aggregation, e: Evidence, right: Any, fresh: Freshness) -> str:
@@ -146,6 +154,8 @@ def _arithmetic(
 
 
 def _is_coerced(wrong: Any, right: Any) -> bool:
+    if isinstance(wrong, Coerced):
+        wrong = wrong.value
     if isinstance(wrong, str):
         return wrong == str(right)
     if not isinstance(wrong, int | float) or not isinstance(right, int | float):
@@ -169,7 +179,7 @@ def _mistaken_windows(
         yield TIE, window, others + tied[-count:]
     yield WINDOW_EDGE, window, others
     if window:
-        inside = [purchase for purchase in purchases if purchase.time != event - window]
+        inside = [purchase for purchase in purchases if event - purchase.time != window]
         yield WINDOW_EDGE, window, inside
         yield WINDOW_EDGE, window, [purchase for purchase in inside if purchase.time != event]
         yield WINDOW_EDGE, window + MICROSECOND, purchases

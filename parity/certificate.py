@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import platform
 import shlex
 from datetime import datetime
@@ -9,11 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from parity.command import shown
 from parity.files import replacing
-from parity.online import online_store_of
+from parity.online import Coerced, online_store_of
 from parity.proof import Comparison, Sample, Subject
 
+ROOT = Path(__file__).resolve().parent.parent
 LISTED = 1000
 CONFIDENCE = 0.95
 
@@ -36,7 +37,9 @@ def certificate(
         "differences_not_listed": max(0, len(found.differences) - LISTED),
         "sample": sample and _bound(sample, found),
         "definition_sha256": definition_hash(subject),
-        "data_sha256": {shown(path): file_hash(path) for path in (transactions, Path(subject.view.batch_source.path))},
+        "data_sha256": {
+            _from_root(path): file_hash(path) for path in (transactions, Path(subject.view.batch_source.path))
+        },
         "versions": _versions(subject),
         "replay": _replay_command(found, sample, transactions),
     }
@@ -44,7 +47,16 @@ def certificate(
 
 def write_certificate(content: dict[str, Any], path: Path) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(_plain(content), indent=2, allow_nan=False, default=str) + "\n")
+
+
+def _plain(content: Any) -> Any:
+    """The same, with what JSON has no number for as text."""
+    if isinstance(content, Coerced) or (isinstance(content, float) and not math.isfinite(content)):
+        return str(content)
+    if isinstance(content, dict):
+        return {name: _plain(value) for name, value in content.items()}
+    return [_plain(value) for value in content] if isinstance(content, list) else content
 
 
 def definition_hash(subject: Subject) -> str:
@@ -96,8 +108,15 @@ def _versions(subject: Subject) -> dict[str, str]:
     }
 
 
+def _from_root(path: Path) -> str:
+    """Name a file as from the project's folder, where the command is to be run."""
+    path = path.resolve()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
 def _replay_command(found: Comparison, sample: Sample | None, transactions: Path) -> str:
-    command = ["python", "demo_fixed.py", "--at", found.at.isoformat(), "--input", shown(transactions)]
+    """The command that compares the same again, with an online side materialized anew up to the same instant."""
+    command = ["python", "demo_fixed.py", "--at", found.at.isoformat(), "--input", _from_root(transactions)]
     if sample:
         command += ["--sample", str(sample.size), "--seed", str(sample.seed)]
     return shlex.join(command)

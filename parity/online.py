@@ -1,13 +1,13 @@
 """The online store's side: what serving reads of it through Feast, and what is stored in it, served or not."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from feast import FeatureService, FeatureStore, FeatureView
+from feast import FeatureService, FeatureStore, FeatureView, Field
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
@@ -45,7 +45,7 @@ def serving_values(store: FeatureStore, service: FeatureService, view: FeatureVi
     """Ask Feast for the features of ``ids`` (int64) as a model server does: per feature, one value per id."""
     response = store.get_online_features(service, {view.join_keys[0]: ids.tolist()}).proto
     vectors = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
-    return {feature.name: nan_as_null(list(map(_python, vectors[feature.name].values))) for feature in view.features}
+    return {feature.name: _python(feature, vectors[feature.name].values) for feature in view.features}
 
 
 def stored_events(store: FeatureStore, view: FeatureView) -> Iterator[tuple[int, datetime]]:
@@ -60,10 +60,8 @@ def stored_rows(
     """Read the rows of the users ``ids`` as they are stored, fit to be served or not: event timestamp and features."""
     keys = [key_of(view, user) for user in ids]
     rows = online_store_of(store).inspect(store.config, view, keys)
-    return [
-        (event, dict(zip(values, nan_as_null(list(map(_python, values.values()))), strict=True)))
-        for event, values in rows
-    ]
+    features = {feature.name: feature for feature in view.features}
+    return [(event, {name: _python(features[name], [value])[0] for name, value in row.items()}) for event, row in rows]
 
 
 def key_of(view: FeatureView, user: int) -> EntityKey:
@@ -74,8 +72,29 @@ def id_of(entity_key: EntityKey) -> int:
     return entity_key.entity_values[0].int64_val
 
 
-def _python(value: Value) -> Any:
-    return getattr(value, kind) if (kind := value.WhichOneof("val")) else None
+class Coerced(NamedTuple):
+    """A value that is stored as another type than its feature's: equal to nothing that is of the right one."""
+
+    value: Any
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.value!r} as {self.kind}"
+
+
+def _python(feature: Field, values: Iterable[Value]) -> list:
+    """What the values of a feature are in Python; None for null, and for NaN, which is null by another name."""
+    declared = f"{feature.dtype.to_value_type().name.lower()}_val"
+    found = []
+    for value in values:
+        kind = value.WhichOneof("val")
+        if kind == declared:
+            found.append(getattr(value, kind))
+        elif kind in (None, "null_val"):
+            found.append(None)
+        else:
+            found.append(Coerced(getattr(value, kind), kind))
+    return nan_as_null(found)
 
 
 def online_latency(store: FeatureStore, service: FeatureService, view: FeatureView, user: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from feast.aggregation import Aggregation
 
@@ -23,6 +24,7 @@ from parity.files import is_parquet, progress
 
 BYTES_PER_PART = 8 << 20
 MOST_PARTS = 200
+csv.field_size_limit(2**31 - 1)  # a column that nobody asks for may hold anything
 
 
 class Purchase(NamedTuple):
@@ -105,27 +107,33 @@ class RawTransactions:
 @contextmanager
 def raw_transactions(path: Path, key: str, timestamp: str, amounts: Sequence[str]) -> Iterator[RawTransactions]:
     """Read a CSV or Parquet file of purchases, of which ``amounts`` are columns. `UserError` if it can't be read."""
+    size = path.stat().st_size if path.exists() else 0
+    with ExitStack() as stack:
+        count = min(MOST_PARTS, 1 + size // BYTES_PER_PART)
+        yield _read(
+            path, key, timestamp, amounts, [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
+        )
+
+
+def _read(path: Path, key: str, timestamp: str, amounts: Sequence[str], parts: list) -> RawTransactions:
     try:
-        count = min(MOST_PARTS, 1 + path.stat().st_size // BYTES_PER_PART)
-        with ExitStack() as stack:
-            parts = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
-            users: set[int] = set()
-            for rows in _blocks(path, (key, timestamp, *amounts)):
-                by_part: list[list] = [[] for _ in parts]
-                for user, when, *values in rows:
-                    by_part[int(user) % count].append(
-                        (int(user), _utc(when), dict(zip(amounts, map(str, values), strict=True)))
-                    )
-                    users.add(int(user))
-                for part, rows_of_part in zip(parts, by_part, strict=True):
-                    pickle.dump(rows_of_part, part, pickle.HIGHEST_PROTOCOL)
-            yield RawTransactions(parts, np.array(sorted(users), np.int64))
+        users: set[int] = set()
+        for rows in _blocks(path, (key, timestamp, *amounts)):
+            by_part: list[list] = [[] for _ in parts]
+            for user, when, *values in rows:
+                by_part[int(user) % len(parts)].append(
+                    (int(user), _utc(when), dict(zip(amounts, map(str, values), strict=True)))
+                )
+                users.add(int(user))
+            for part, rows_of_part in zip(parts, by_part, strict=True):
+                pickle.dump(rows_of_part, part, pickle.HIGHEST_PROTOCOL)
+        return RawTransactions(parts, np.array(sorted(users), np.int64))
     except FileNotFoundError:
         raise UserError(
             f"{path}: there is no such file, and without the raw transactions nothing can be proven. "
             "Name the file that the features were computed from: --input FILE"
         ) from None
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, OverflowError, csv.Error, pa.ArrowException) as error:
         raise UserError(
             f"{path}: the oracle can't read it: {error}. Run compute_features.py on it to see where."
         ) from None
@@ -136,7 +144,7 @@ def _blocks(path: Path, columns: Sequence[str]) -> Iterator[list[tuple]]:
     if is_parquet(path):
         with pq.ParquetFile(path) as file, progress(f"read {path.name}", file.metadata.num_rows, "row") as bar:
             for batch in file.iter_batches(columns=list(columns)):
-                yield list(zip(*(batch.column(name).to_pylist() for name in columns), strict=True))
+                yield list(zip(*(_in_utc(batch.column(name)).to_pylist() for name in columns), strict=True))
                 bar.update(batch.num_rows)
         return
     with open(path, encoding="utf-8-sig", newline="") as file, progress(f"read {path.name}", None, "row") as bar:
@@ -151,6 +159,12 @@ def _blocks(path: Path, columns: Sequence[str]) -> Iterator[list[tuple]]:
                 bar.update(len(block))
                 block = []
         yield block
+
+
+def _in_utc(values: pa.Array) -> pa.Array:
+    """The same instants, told in UTC: Python does not know every time zone, nor every instant in each."""
+    aware = pa.types.is_timestamp(values.type) and values.type.tz
+    return values.cast(pa.timestamp(values.type.unit, "UTC")) if aware else values
 
 
 def _utc(value: Any) -> datetime:

@@ -10,7 +10,7 @@ Equal means equal: of the same type and value, no tolerance, null equal to null,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from feast import FeatureService, FeatureStore, FeatureView
 from feast.aggregation import Aggregation
 
-from parity.causes import EXPIRED, NEVER, Evidence, Freshness, offline_cause, online_cause, same
+from parity.causes import EXPIRED, NEVER, TAMPERED, Evidence, Freshness, event_cause, offline_cause, online_cause, same
 from parity.command import UserError
 from parity.files import modified, progress
 from parity.materialization import EVER
@@ -109,6 +109,8 @@ class Users:
     offline: np.ndarray
     online: np.ndarray
     raw: np.ndarray
+    events_at_odds: frozenset[int] = frozenset()
+    """The users of whom the offline store knows another last event than the online store holds."""
 
     @property
     def all(self) -> np.ndarray:
@@ -134,13 +136,20 @@ class Users:
 def known_users(subject: Subject, raw: RawTransactions, at: datetime) -> Users:
     """Find the users that each side knows; `UserError` if there are none offline, or none online."""
     store, view = subject.store, subject.view
-    offline = latest_events(store, view, EVER, at)[view.join_keys[0]].to_numpy()
+    latest = latest_events(store, view, EVER, at)
+    offline, events = (latest[name].to_numpy() for name in latest.column_names)
     if not len(offline):
         raise UserError(f"{view.batch_source.path} has no rows up to {at.isoformat()}. {COMPUTE}")
-    online = np.fromiter((key for key, _ in stored_events(store, view)), np.int64)
+    stored = np.fromiter(
+        ((user, event.replace(tzinfo=None)) for user, event in stored_events(store, view)),
+        [("id", np.int64), ("event", "datetime64[us]")],
+    )
+    online = stored["id"]
     if not len(online):
         raise UserError(f"Redis holds nothing of {view.name}. {MATERIALIZE}")
-    return Users(offline, np.unique(online), raw.users)
+    _, here, there = np.intersect1d(offline, online, return_indices=True)
+    odd = offline[here][events[here].astype("datetime64[us]") != stored["event"][there]]
+    return Users(offline, np.unique(online), raw.users, frozenset(odd.tolist()))
 
 
 Look = Callable[[list[int], dict[str, Values], dict[int, list[Purchase]]], Any]
@@ -152,9 +161,13 @@ def compare(
     transactions: Path,
     ids: np.ndarray,
     at: datetime,
+    events_at_odds: Container[int] = (),
     look: Look = lambda *_: None,
 ) -> Comparison:
     """Compare every feature of ``ids`` (int64, distinct) on the three sides at the instant ``at``.
+
+    Of users in ``events_at_odds`` the event timestamp is a difference too, even if all their values are equal: they
+    would not expire together.
 
     ``raw`` was read from the file ``transactions``. Holds the values of some thousand users at a time; ``look`` is
     called with those (users, the three sides of each feature, purchases of each user) to draw a picture, say.
@@ -174,8 +187,10 @@ def compare(
                 sides = three_sides(subject, purchases, batch, at)
                 look(batch.tolist(), sides, purchases)
                 _count(subject, purchases, batch, sides, fresh, found)
+                _count_events(subject, purchases, [user for user in batch.tolist() if user in events_at_odds], found)
                 bar.update(len(batch))
-    found.differences.sort(key=lambda d: (d.user, found.features.index(d.feature)))
+    order = {feature: place for place, feature in enumerate(found.features)}
+    found.differences.sort(key=lambda d: (d.user, order.get(d.feature, -1)))
     return found
 
 
@@ -227,6 +242,21 @@ def _count(
         else:
             cause = online_cause(feature, declared[feature], evidence[user], found.at, fresh)
         found.differences.append(Difference(user, feature, kind, cause, training, serving, oracle))
+
+
+def _count_events(subject: Subject, purchases: dict[int, list[Purchase]], users: list[int], found: Comparison) -> None:
+    """Count the event timestamps that differ, of users in whose values nothing does."""
+    counted = {difference.user for difference in found.differences}
+    evidence = _gather(subject, purchases, set(users) - counted, found.at) if users else {}
+    for user, e in evidence.items():
+        offline, oracle = max(e.history, default=None), max((p.time for p in e.purchases), default=None)
+        ttl = subject.view.ttl
+        if offline == e.stored_at or not offline or (ttl and found.at - max(offline, e.stored_at) > ttl):
+            continue  # in step by now, or null on both sides for good
+        found.counts[MISMATCH] += 1
+        cause = event_cause(e, found.at) or TAMPERED
+        event = subject.view.batch_source.timestamp_field
+        found.differences.append(Difference(user, event, MISMATCH, cause, offline, e.stored_at, oracle))
 
 
 def _online_since(subject: Subject) -> datetime | None:

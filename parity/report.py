@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from feast import FeatureView
 from feast.aggregation import Aggregation
 
+from parity.materialization import EVER
 from parity.oracle import Purchase, evaluate
 from parity.proof import Comparison, Values
 
@@ -62,8 +64,9 @@ def explanation(
     event = known[-1].time
     lines.append(f"  last purchase {event.isoformat()}, {at - event} ago, {_against(view.ttl, at - event)}")
     for aggregation in aggregations:
-        start = event - aggregation.time_window if aggregation.time_window else known[0].time
-        inside = [purchase for purchase in known if purchase.time >= start]
+        window = aggregation.time_window
+        inside = [purchase for purchase in known if not window or event - purchase.time <= window]
+        start = event - window if window and event - EVER >= window else inside[0].time
         lines.append(f"{aggregation.name}: {aggregation.function} of {aggregation.column} in [{start}, {event}]")
         lines += _purchases("outside", aggregation.column, known[: len(known) - len(inside)])
         lines += _purchases("inside", aggregation.column, inside)
@@ -106,7 +109,7 @@ def _against(ttl: timedelta | None, age: timedelta) -> str:
 
 
 def _decimal(value: Fraction | int) -> str:
-    return str(float(value))
+    return str(Decimal(value.numerator) / Decimal(value.denominator))
 
 
 def _aligned(lines: list[tuple[str, ...]]) -> list[str]:
@@ -117,4 +120,7 @@ def _aligned(lines: list[tuple[str, ...]]) -> list[str]:
 
 
 def _shown(value: Any, unit: str = "") -> str:
-    return "null" if value is None else f"{unit}{value}"
+    if isinstance(value, datetime):
+        return value.isoformat()
+    text = "null" if value is None else f"{unit}{value}"
+    return text if text.isprintable() else repr(text)  # a tampered value may try to steer the terminal

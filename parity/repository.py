@@ -41,7 +41,8 @@ def opened(path: Path, service: FeatureService, view: FeatureView) -> Iterator[F
         reason = str(error).rstrip(".")
         raise UserError(f"{_redis(store)} refuses the password: {reason}. Mend connection_string in {YAML}.") from None
     except redis.ResponseError as error:
-        raise UserError(f"{_redis(store)} refuses a command: {error!s:.300}") from None
+        hint = " Delete that key, and materialize again." if "WRONGTYPE" in str(error) else ""
+        raise UserError(f"{_redis(store)} refuses a command: {str(error)[:300]!r}.{hint}") from None
     except redis.RedisError as error:
         raise UserError(
             f"{_redis(store)} does not answer: {str(error).rstrip('.')}. Start one with: make redis"
@@ -110,5 +111,7 @@ def _require_no_nulls(path: Path, metadata: pq.FileMetaData, names: list[str]) -
 
 
 def _redis(store: FeatureStore) -> str:
-    """Name the Redis without its password."""
-    return f"Redis at {store.config.online_store.connection_string.split(',')[0]}"
+    """Name the Redis by its addresses, and by nothing else that a connection string may hold."""
+    parts = str(store.config.online_store.connection_string).split(",")
+    addresses = [part.rpartition("@")[2] for part in parts if "=" not in part]
+    return f"Redis at {', '.join(addresses)}"

@@ -168,6 +168,21 @@ def a_writer_takes_utc_for_local_time_west(world: World) -> Planted:
     return both(who)
 
 
+@fault(MISMATCH, causes.TIME_ZONE)
+def an_event_time_is_shifted_and_no_value_differs_yet(world: World) -> Planted:
+    who = world.fresh()
+    row = world.row(who)
+    world.push(who, row["event_timestamp"] - timedelta(hours=5), row)
+    return {(who, world.view.batch_source.timestamp_field)}
+
+
+@fault(MISMATCH, causes.COERCION)
+def the_total_is_stored_as_an_instant(world: World) -> Planted:
+    who = world.fresh()
+    world.put(who, TOTAL, Value(unix_timestamp_val=world.row(who)[TOTAL]))
+    return {(who, TOTAL)}
+
+
 @fault(MISSING, causes.TIME_ZONE)
 def a_writer_takes_utc_for_local_time_east_into_the_future(world: World) -> Planted:
     who = world.fresh()

@@ -4,10 +4,16 @@ import csv
 import json
 import re
 import shlex
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import redis
+from feast.infra.online_stores.helpers import _mmh3
+from feast.protos.feast.types.Value_pb2 import Value
 
 from feature_repo.features import AGGREGATIONS
 from parity.materialization import repair
@@ -223,3 +229,106 @@ class TestOracle:
         ages = {"1": timedelta(), "2": window, "4": window + timedelta(microseconds=1)}
         bought = [Purchase(event - age, {"purchase_amount": amount}) for amount, age in ages.items()]
         assert [evaluate(a, bought, event) for a in AGGREGATIONS] == [1.5, 3]
+
+
+class TestOptionsThatDoNotGoTogether:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            ["--explain", "1", "--repair"],
+            ["--explain", "1", "--report", "r.html"],
+            ["--report", "same", "--certificate", "same"],
+            ["--input", "same.csv", "--certificate", "same.csv"],
+        ],
+    )
+    def test_they_are_refused_before_anything_is_read(self, project, options):
+        assert project.run("demo_fixed.py", *options).status == 2
+
+    def test_a_report_never_replaces_the_offline_store(self, ready):
+        before = ready.features.read_bytes()
+        assert ready.run("demo_fixed.py", "--report", ready.features).status == 2
+        assert ready.features.read_bytes() == before
+
+
+class TestHostileValues:
+    def test_the_whole_calendar_and_the_largest_amounts(self, project, tmp_path):
+        project.apply()
+        now = datetime.now(UTC)
+        project.write_transactions(
+            "1,100,0001-01-02,5",
+            "2,100,0001-01-01,5",
+            "3,100,1500-01-01,5",
+            *[
+                f"4,100,{(now - timedelta(hours=hours)).isoformat()},{sign}1.7e308"
+                for hours, sign in [(1, ""), (2, "-")]
+            ],
+            f"4,100,{(now - timedelta(hours=3)).isoformat()},1.7e308",
+            f"5,{'x' * 200_000},{now.isoformat()}, 7 ",
+        )
+        project.succeed("compute_features.py")
+        project.succeed("materialize_to_online.py")
+        options = ["--report", tmp_path / "r.html", "--certificate", tmp_path / "c.json"]
+        project.succeed("demo_fixed.py", *options)
+        for user in range(1, 6):
+            project.succeed("demo_fixed.py", "--explain", user)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            Value(double_val=float("inf")),
+            Value(double_val=-1.7e308),
+            Value(string_val="\x1b[31m\nred <b>"),
+            Value(bytes_val=b"\xff"),
+            Value(int32_val=5),
+            Value(int64_list_val={"val": [1, 2]}),
+        ],
+        ids=str,
+    )
+    def test_what_is_planted_in_redis_is_found_shown_and_certified(self, ready, tmp_path, value):
+        key = hashes(ready)[1]
+        ready.client.hset(key, _mmh3(f"user_purchase_features:{AVERAGE}"), value.SerializeToString())
+        outcome = ready.run("demo_fixed.py", "--report", tmp_path / "r.html", "--certificate", tmp_path / "c.json")
+        assert outcome.status == 1
+        assert "\x1b" not in outcome.out
+        assert len(json.loads((tmp_path / "c.json").read_text())["differences"]) == 1
+        assert "<b>" not in re.findall(r"<td>1</td>.*?</tr>", (tmp_path / "r.html").read_text(), re.DOTALL)[0]
+
+    def test_a_report_that_can_not_be_written_is_not_blamed_on_the_transactions(self, ready):
+        error = ready.fail("demo_fixed.py", "--report", "/dev/null/report.html")
+        assert "report.html" in error or "/dev/null" in error
+        assert "oracle" not in error
+
+
+class TestEveryAcceptedFile:
+    @pytest.mark.parametrize("zone", ["+05:30", "Asia/Tokyo", "America/New_York"])
+    @pytest.mark.parametrize("instant", ["0001-01-01T00:00:00", "9999-12-31T23:59:59", "2026-03-08T07:30:00"])
+    def test_parquet_instants_at_the_ends_of_the_calendar(self, project, zone, instant):
+        path = project.root / "transactions.parquet"
+        times = pa.array([datetime.fromisoformat(instant).replace(tzinfo=UTC)], pa.timestamp("us", "UTC"))
+        columns = {"user_id": [1], "timestamp": times.cast(pa.timestamp("us", zone)), "purchase_amount": [1.5]}
+        pq.write_table(pa.table(columns), path)
+        project.succeed("compute_features.py", "--input", path)
+        with raw_transactions(path, "user_id", "timestamp", ["purchase_amount"]) as raw:
+            assert [purchase.time for purchase in raw.of(1)] == times.to_pylist()
+
+
+def test_a_terminated_replay_leaves_nothing_in_redis(ready):
+    before = set(ready.client.keys())
+    process = subprocess.Popen(
+        [sys.executable, "-c", TERMINATED, "--at", purchases(ready)[50][1].isoformat()], cwd=ready.root
+    )
+    assert process.wait(60) == 143
+    assert set(ready.client.keys()) - before == set()
+
+
+TERMINATED = """
+import os, runpy, signal, sys
+sys.path.insert(0, os.getcwd())
+import parity.proof
+seen = parity.proof.latest_events
+def stop(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return seen(*arguments)
+parity.proof.latest_events = stop  # by then the replay is in Redis
+runpy.run_path("demo_fixed.py", run_name="__main__")
+"""

@@ -116,7 +116,8 @@ class World:
         subject = Subject(self.store, user_features, self.view, AGGREGATIONS)
         columns = sorted({aggregation.column for aggregation in AGGREGATIONS})
         with raw_transactions(self.transactions, user.join_key, TIMESTAMP, columns) as raw:
-            return compare(subject, raw, self.transactions, known_users(subject, raw, self.now).all, self.now)
+            users = known_users(subject, raw, self.now)
+            return compare(subject, raw, self.transactions, users.all, self.now, users.events_at_odds)
 
     # What faults are made with
 
