@@ -12,7 +12,9 @@ tenth. ``mean`` and ``sum`` are the float64 nearest to the exact decimal result 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 MICROSECOND = timedelta(microseconds=1)
 FUNCTIONS = {"mean": pa.float64(), "sum": pa.float64(), "count": pa.int64()}
+ROWS_AT_A_TIME = 1 << 17
+"""So many rows are worked on at a time by a core, and stay in its cache."""
 
 
 def aggregate(rows: pa.Table, key: str, timestamp: str, aggregations: Sequence[Aggregation]) -> pa.Table:
@@ -39,76 +43,145 @@ def aggregate(rows: pa.Table, key: str, timestamp: str, aggregations: Sequence[A
     for aggregation in aggregations:
         if aggregation.function not in FUNCTIONS:
             raise ValueError(f"{aggregation.name}: {aggregation.function!r} is not one of {', '.join(FUNCTIONS)}")
-    instants = _Instants(rows[key].to_numpy(), rows[timestamp].cast(pa.int64()).to_numpy())
-    sums = {
-        column: _ExactSums(rows[column].to_numpy()[instants.order])
-        for column in {a.column for a in aggregations if a.function != "count"}
-    }
-    columns = {
-        key: pa.array(instants.keys[instants.last]),
-        timestamp: pa.array(instants.times[instants.last]).cast(rows.schema.field(timestamp).type),
-    }
-    for aggregation in aggregations:
-        start, end = instants.windows(aggregation.time_window), instants.last + 1
-        match aggregation.function:
-            case "count":
-                result = end - start
-            case "sum":
-                result = sums[aggregation.column].quotients(start, end, np.ones(len(end), np.int64))
-            case "mean":
-                result = sums[aggregation.column].quotients(start, end, end - start)
-        columns[aggregation.name] = pa.array(result, FUNCTIONS[aggregation.function])
-    return pa.table(columns)
+    keys, times = rows[key].to_numpy(), rows[timestamp].cast(pa.int64()).to_numpy()
+    summed = {a.column for a in aggregations if a.function != "count"}
+    amounts = {column: rows[column].to_numpy() for column in summed}
+    schema = pa.schema(
+        [
+            pa.field(key, pa.int64()),
+            pa.field(timestamp, rows.schema.field(timestamp).type),
+            *(pa.field(a.name, FUNCTIONS[a.function]) for a in aggregations),
+        ]
+    )
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of Python's lock, so the cores share the work
+        batches = []
+        for some in _packs(keys, times):
+            part = {column: values[some] for column, values in amounts.items()}
+            batches += _aggregate(keys[some], times[some], part, aggregations, schema, pool)
+    return pa.Table.from_batches(batches, schema)
 
 
-class _Instants:
-    """Rows sorted by (key, time), and where in them each distinct instant of a key, its past and its windows lie."""
+def _aggregate(
+    keys: np.ndarray,
+    times: np.ndarray,
+    amounts: dict[str, np.ndarray],
+    aggregations: Sequence[Aggregation],
+    schema: pa.Schema,
+    pool: ThreadPoolExecutor,
+) -> Iterator[pa.RecordBatch]:
+    timeline = _Timeline(keys, times, pool)
+    sums = {column: _ExactSums(values, timeline.order, pool) for column, values in amounts.items()}
 
-    def __init__(self, keys: np.ndarray, times: np.ndarray):
-        self.order = _order(keys, times)
-        self.keys, self.times = keys[self.order], times[self.order]
-        new_key = np.ones(len(keys), bool)
-        np.not_equal(self.keys[1:], self.keys[:-1], out=new_key[1:])
-        new_instant = new_key.copy()
-        new_instant[1:] |= self.times[1:] != self.times[:-1]
-        self.last = np.flatnonzero(np.append(new_instant[1:], True))
-        """Position of the last row of each instant; it closes every window that ends there."""
-        self._key_start = np.flatnonzero(new_key)
-        self._key_number = np.cumsum(new_key)[self.last] - 1
+    def features(chunk: slice) -> pa.RecordBatch:
+        last, past = timeline.instants(chunk)
+        row, end = timeline.order[last], last + 1
+        columns = [pa.array(keys[row]), pa.array(times[row]).cast(schema.types[1])]
+        for aggregation, type in zip(aggregations, schema.types[2:], strict=True):
+            start = timeline.window_starts(last, past, aggregation.time_window)
+            match aggregation.function:
+                case "count":
+                    result = end - start
+                case "sum":
+                    result = sums[aggregation.column].quotients(start, end, np.ones_like(end))
+                case "mean":
+                    result = sums[aggregation.column].quotients(start, end, end - start)
+            columns.append(pa.array(result, type))
+        return pa.record_batch(columns, schema=schema)
 
-    def windows(self, window: timedelta | None) -> np.ndarray:
+    return pool.map(features, _chunks(len(keys)))
+
+
+def _chunks(length: int) -> Iterator[slice]:
+    return (slice(start, min(start + ROWS_AT_A_TIME, length)) for start in range(0, length, ROWS_AT_A_TIME))
+
+
+def _packs(keys: np.ndarray, times: np.ndarray) -> list:
+    """Split the rows by ranges of keys so that in each part one int64 holds (key, time). Nearly always, one does."""
+    if not len(keys) or _fit(keys, times):
+        return [slice(None)]
+    ranks = np.unique(keys, return_inverse=True)[1]
+    pack = ranks // (2**62 // _span(times))
+    return np.split(np.argsort(pack, kind="stable"), np.cumsum(np.bincount(pack))[:-1])
+
+
+def _fit(keys: np.ndarray, times: np.ndarray) -> bool:
+    return _span(keys) * _span(times) < 2**63
+
+
+def _span(values: np.ndarray) -> int:
+    return int(values.max()) - int(values.min()) + 1
+
+
+class _Timeline:
+    """Rows sorted by (key, time), and where in them the instants of each key, their past and their windows lie."""
+
+    def __init__(self, keys: np.ndarray, times: np.ndarray, pool: ThreadPoolExecutor):
+        # One int64 holds (key, time): one sort orders the rows, one search finds the window starts of many keys.
+        ranks = keys if not len(keys) or _fit(keys, times) else np.unique(keys, return_inverse=True)[1]
+        first_key, first_time = ranks.min(initial=2**63 - 1), times.min(initial=2**63 - 1)
+        span = _span(times) if len(times) else 1
+        places = np.empty(len(keys), np.int64)
+
+        def place(chunk: slice) -> None:
+            places[chunk] = (ranks[chunk] - first_key) * span + (times[chunk] - first_time)
+
+        def key_starts(chunk: slice) -> np.ndarray:
+            before = max(chunk.start - 1, 0)
+            found = keys[self.order[before : chunk.stop]]
+            return np.flatnonzero(found[1:] != found[:-1]) + before + 1
+
+        list(pool.map(place, _chunks(len(keys))))
+        self.order, self._places = _sorted(places, pool)
+        self._key_starts = np.concatenate([[0], *pool.map(key_starts, _chunks(len(keys)))])
+
+    def instants(self, chunk: slice) -> tuple[np.ndarray, np.ndarray]:
+        """For each instant of a key whose last row is in this chunk, the positions of that row and of the key's first.
+
+        The last row of an instant closes every window that ends there.
+        """
+        places = self._places[chunk.start : chunk.stop + 1]
+        last = np.flatnonzero(places[1:] != places[:-1]) + chunk.start
+        if chunk.stop == len(self._places):
+            last = np.append(last, chunk.stop - 1)
+        return last, self._key_starts[np.searchsorted(self._key_starts, last, side="right") - 1]
+
+    def window_starts(self, last: np.ndarray, past: np.ndarray, window: timedelta | None) -> np.ndarray:
         """For each instant T, the position of its key's first row at or after T - window; without one, of its first."""
-        past = self._key_start[self._key_number]
-        if window is None:
+        if window is None or not len(last):
             return past
-        start = np.empty_like(past)
-        span = int(self.times.max()) - int(self.times.min()) + 1
-        keys_per_pack = 2**62 // span
-        for pack in range(0, len(self._key_start), keys_per_pack):
-            # One int64 holds (key, time), so that one search finds the window starts of many keys at once. It never
-            # runs past a key's first row, which bounds it from below.
-            low, high = np.searchsorted(self._key_number, [pack, pack + keys_per_pack])
-            rows = slice(past[low], self.last[high - 1] + 1)
-            numbers = np.repeat(
-                np.arange(len(self._key_start[pack : pack + keys_per_pack])),
-                np.diff(np.append(self._key_start[pack : pack + keys_per_pack], rows.stop)),
-            )
-            packed = numbers * span + (self.times[rows] - self.times.min())
-            earliest = np.maximum(
-                packed[self.last[low:high] - rows.start] - window // MICROSECOND,
-                packed[past[low:high] - rows.start],
-            )
-            start[low:high] = np.searchsorted(packed, earliest) + rows.start
-        return start
+        earliest = self._places[last] - min(window // MICROSECOND, 2**62)
+        begin = np.searchsorted(self._places, earliest[0])
+        # The search may run into the rows of the key before; the key's first row bounds it from below.
+        return np.maximum(np.searchsorted(self._places[begin : last[-1] + 1], earliest) + begin, past)
 
 
-def _order(keys: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Positions that sort by (key, time). Ties may come in any order: exact sums do not see it."""
-    first_key, first_time = int(keys.min()), int(times.min())
-    span = int(times.max()) - first_time + 1
-    if (int(keys.max()) - first_key + 1) * span < 2**63:
-        return np.argsort((keys - first_key) * span + (times - first_time))
-    return np.lexsort((times, keys))
+def _sorted(values: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
+    """Sort int64 values, none negative: their positions in that order, ties in any, and the values in that order.
+
+    They are dealt into buckets by their leading bits, each with about as many as a core can sort within its cache.
+    """
+    shift = max(0, int(values.max(initial=0)).bit_length() - 16)
+    leading = np.empty(len(values), np.uint16)
+
+    def lead(chunk: slice) -> np.ndarray:
+        leading[chunk] = values[chunk] >> shift
+        return np.bincount(leading[chunk], minlength=2**16)
+
+    up_to = np.cumsum(sum(pool.map(lead, _chunks(len(values))), np.zeros(2**16, np.int64)))
+    buckets = min(256, 1 + 4 * len(values) // ROWS_AT_A_TIME)
+    bucket_of = (np.maximum(up_to - 1, 0) * buckets // max(len(values), 1)).astype(np.uint8)
+    dealt = np.argsort(bucket_of[leading], kind="stable")  # of bytes: a radix sort
+    ends = up_to[np.flatnonzero(np.append(bucket_of[1:] != bucket_of[:-1], True))]
+
+    order, in_order = np.empty(len(values), np.int64), np.empty_like(values)
+
+    def sort(bucket: slice) -> None:
+        found = values[dealt[bucket]]
+        by_value = np.argsort(found)
+        order[bucket], in_order[bucket] = dealt[bucket][by_value], found[by_value]
+
+    list(pool.map(sort, map(slice, np.append(0, ends[:-1]), ends)))
+    return order, in_order
 
 
 class _ExactSums:
@@ -118,28 +191,37 @@ class _ExactSums:
     adds up as Python integers of a smaller unit, in arrays of its own, so it costs only the windows that hold some.
     """
 
-    def __init__(self, amounts: np.ndarray):
-        with np.errstate(over="ignore"):
-            cents = np.rint(amounts * 100.0)
-        whole = (np.abs(cents) < 1e15) & (cents / 100.0 == amounts)
-        cents = np.where(whole, cents, 0.0).astype(np.int64)
-        fits = np.abs(cents).sum(dtype=np.float64) < 2**62
-        self._cents = _prefix_sums(cents if fits else cents.astype(object))
-        self._fine_at = np.flatnonzero(~whole)
-        fine = [Decimal(repr(amount)) for amount in amounts[self._fine_at].tolist()]
+    def __init__(self, amounts: np.ndarray, order: np.ndarray, pool: ThreadPoolExecutor):
+        cents = np.empty(len(amounts), np.int64)
+
+        def whole_cents(chunk: slice) -> tuple[np.ndarray, float]:
+            some = amounts[order[chunk]]
+            with np.errstate(over="ignore"):
+                rounded = np.rint(some * 100.0)
+            whole = (np.abs(rounded) < 1e15) & (rounded / 100.0 == some)
+            cents[chunk] = rounded = np.where(whole, rounded, 0.0)
+            return np.flatnonzero(~whole) + chunk.start, np.abs(rounded).sum()
+
+        fine_at, totals = zip(*pool.map(whole_cents, _chunks(len(amounts))), strict=True) if len(amounts) else ([], [])
+        self._cents = _prefix_sums(cents if sum(totals) < 2**62 else cents.astype(object))
+        self._fine_at = np.concatenate([np.empty(0, np.int64), *fine_at])
+        fine = [Decimal(repr(amount)) for amount in amounts[order[self._fine_at]].tolist()]
         self._places = max([2, *(-amount.as_tuple().exponent for amount in fine)])
         self._fine = _prefix_sums(np.array([int(amount.scaleb(self._places)) for amount in fine], dtype=object))
 
     def quotients(self, start: np.ndarray, end: np.ndarray, divisor: np.ndarray) -> np.ndarray:
         """Sum the amounts at positions start <= i < end, divide by ``divisor``, and round once, to float64."""
         cents = self._cents[end] - self._cents[start]
-        fine_start, fine_end = np.searchsorted(self._fine_at, start), np.searchsorted(self._fine_at, end)
-        large = (fine_end > fine_start) | (np.abs(cents) > 2**53).astype(bool)
+        large = (np.abs(cents) > 2**53).astype(bool)
+        if len(self._fine_at):
+            fine_start, fine_end = np.searchsorted(self._fine_at, start), np.searchsorted(self._fine_at, end)
+            large |= fine_end > fine_start
         # Both operands are whole numbers that float64 holds, so IEEE division rounds the true quotient once.
         result = np.where(large, 0, cents).astype(np.float64) / (divisor * 100.0)
         if large.any():
-            fine = self._fine[fine_end[large]] - self._fine[fine_start[large]]
-            total = cents[large].astype(object) * 10 ** (self._places - 2) + fine
+            total = cents[large].astype(object) * 10 ** (self._places - 2)
+            if len(self._fine_at):
+                total += self._fine[fine_end[large]] - self._fine[fine_start[large]]
             # Python divides integers of any size and rounds the true quotient once.
             result[large] = total / (divisor[large].astype(object) * 10**self._places)
         return result

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo.features import AGGREGATIONS
+from parity import aggregation
 from parity.aggregation import aggregate
 from parity.oracle import Purchase, evaluate
 
@@ -115,6 +117,7 @@ more_aggregations = [
     Aggregation(name="sum", function="sum", column="purchase_amount", time_window=timedelta(days=30)),
     Aggregation(name="recent", function="count", column="purchase_amount", time_window=MICROSECOND),
     Aggregation(name="mean", function="mean", column="purchase_amount"),
+    Aggregation(name="ever", function="count", column="purchase_amount", time_window=timedelta.max),
 ]
 
 
@@ -140,6 +143,13 @@ def test_neither_the_order_of_rows_nor_their_partition_changes_a_bit(rows, rando
     for row in rows:
         parts.setdefault(row[0] % 2, []).append(row)
     assert {key: value for part in parts.values() for key, value in features(part).items()} == whole
+
+
+@settings(max_examples=200, deadline=None)
+@given(purchases, st.integers(1, 8))
+def test_how_many_rows_are_worked_on_at_a_time_does_not_change_a_bit(rows, at_a_time):
+    with patch.object(aggregation, "ROWS_AT_A_TIME", at_a_time):
+        assert features(rows, more_aggregations) == expected(rows, more_aggregations)
 
 
 @settings(max_examples=200, deadline=None)
