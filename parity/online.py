@@ -12,7 +12,8 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from parity.offline import nan_as_null
-from parity.online_store import ParityRedisOnlineStore
+from parity.online_read import key_prefix
+from parity.online_store import ParityRedisOnlineStore, read_timestamp
 
 WARM_UP_CALLS, LATENCY_CALLS = 100, 1000
 
@@ -48,10 +49,36 @@ def serving_values(store: FeatureStore, service: FeatureService, view: FeatureVi
     return {feature.name: _python(feature, vectors[feature.name].values) for feature in view.features}
 
 
-def stored_events(store: FeatureStore, view: FeatureView) -> Iterator[tuple[int, datetime]]:
-    """Go through each key that has a row of ``view`` online, fit to be served or not, with its event timestamp."""
-    for entity_key, event_timestamp in online_store_of(store).stored(store.config, view):
-        yield id_of(entity_key), event_timestamp
+class Stored(NamedTuple):
+    """The rows of a feature view that are online, fit to be served or not: one per user, by ascending id."""
+
+    ids: np.ndarray
+    """int64"""
+    events: np.ndarray
+    """Event timestamps, datetime64[us] in UTC; that of `UNREADABLE` for one that can't be read."""
+    found: list[tuple[bytes, bytes]]
+    """Redis keys, and event timestamps as they are stored."""
+
+    def __getitem__(self, where: np.ndarray) -> "Stored":
+        """Those ``where`` this is true."""
+        return Stored(self.ids[where], self.events[where], [self.found[place] for place in np.flatnonzero(where)])
+
+
+def stored_events(store: FeatureStore, view: FeatureView) -> Stored:
+    """Find each user that has a row of ``view`` online, and its event."""
+    before, after = key_prefix(view.join_keys[0]), store.config.project.encode()
+    size = len(before) + 8 + len(after)
+    found = {key: event for key, event in online_store_of(store).scan(store.config, view) if len(key) == size}
+    ids = np.frombuffer(b"".join(key[len(before) : -len(after)] for key in found), "<i8")
+    events = np.array([read_timestamp(bytes).replace(tzinfo=None) for bytes in found.values()], "datetime64[us]")
+    order = np.argsort(ids)
+    rows = list(found.items())
+    return Stored(ids[order], events[order], [rows[place] for place in order])
+
+
+def retract(store: FeatureStore, view: FeatureView, rows: Stored) -> int:
+    """Delete ``rows`` online, each only while it is as it was found; return how many were deleted."""
+    return online_store_of(store).retract(store.config, view, rows.found)
 
 
 def stored_rows(
@@ -66,10 +93,6 @@ def stored_rows(
 
 def key_of(view: FeatureView, user: int) -> EntityKey:
     return EntityKey(join_keys=view.join_keys, entity_values=[Value(int64_val=user)])
-
-
-def id_of(entity_key: EntityKey) -> int:
-    return entity_key.entity_values[0].int64_val
 
 
 class Coerced(NamedTuple):

@@ -140,16 +140,12 @@ def known_users(subject: Subject, raw: RawTransactions, at: datetime) -> Users:
     offline, events = (latest[name].to_numpy() for name in latest.column_names)
     if not len(offline):
         raise UserError(f"{view.batch_source.path} has no rows up to {at.isoformat()}. {COMPUTE}")
-    stored = np.fromiter(
-        ((user, event.replace(tzinfo=None)) for user, event in stored_events(store, view)),
-        [("id", np.int64), ("event", "datetime64[us]")],
-    )
-    online = stored["id"]
-    if not len(online):
+    stored = stored_events(store, view)
+    if not len(stored.ids):
         raise UserError(f"Redis holds nothing of {view.name}. {MATERIALIZE}")
-    _, here, there = np.intersect1d(offline, online, return_indices=True)
-    odd = offline[here][events[here].astype("datetime64[us]") != stored["event"][there]]
-    return Users(offline, np.unique(online), raw.users, frozenset(odd.tolist()))
+    _, here, there = np.intersect1d(offline, stored.ids, assume_unique=True, return_indices=True)
+    odd = offline[here][events[here].astype("datetime64[us]") != stored.events[there]]
+    return Users(offline, stored.ids, raw.users, frozenset(odd.tolist()))
 
 
 Look = Callable[[list[int], dict[str, Values], dict[int, list[Purchase]]], Any]

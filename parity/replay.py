@@ -52,8 +52,10 @@ def _beside(config: RepoConfig, registry: Path) -> RepoConfig:
         provider=config.provider,
         registry=str(registry),
         offline_store=config.offline_store.model_dump(),
+        batch_engine=config.batch_engine_config,
         online_store=config.online_store.model_dump() | {"key_ttl_seconds": SECONDS_TO_LIVE},
         entity_key_serialization_version=config.entity_key_serialization_version,
+        materialization_config=config.materialization_config.model_dump(),
     )
     beside.repo_path = config.repo_path
     return beside

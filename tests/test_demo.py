@@ -8,7 +8,7 @@ import pytest
 from feast import FeatureStore
 from feast.protos.feast.types.Value_pb2 import Value
 
-from parity.online import online_store_of
+from parity.online import stored_events
 
 AVERAGE, TOTAL = "user_avg_3day_purchase_amount", "user_total_transactions"
 
@@ -23,9 +23,8 @@ def hashes(project) -> dict[int, bytes]:
     """The Redis key of each user."""
     store = FeatureStore(repo_path=str(project.root / "feature_repo"))
     view = store.get_feature_view("user_purchase_features")
-    return {
-        key.entity_values[0].int64_val: name for name, key in online_store_of(store)._keys(store.config, view.join_keys)
-    }
+    stored = stored_events(store, view)
+    return {user: key for user, (key, _) in zip(stored.ids.tolist(), stored.found, strict=True)}
 
 
 def plant(project, user: int, feature_value: Value) -> None:

@@ -21,7 +21,10 @@ def purchase(user: int, hours: float, amount: float) -> str:
 def online(project) -> dict[int, datetime]:
     """Who is in Redis, and with which event."""
     store = FeatureStore(repo_path=str(project.root / "feature_repo"))
-    return dict(stored_events(store, store.get_feature_view("user_purchase_features")))
+    stored = stored_events(store, store.get_feature_view("user_purchase_features"))
+    return {
+        user: event.replace(tzinfo=UTC) for user, event in zip(stored.ids.tolist(), stored.events.tolist(), strict=True)
+    }
 
 
 def compute(project, *purchases: str) -> None:

@@ -30,6 +30,7 @@ AVERAGE, TOTAL = (aggregation.name for aggregation in AGGREGATIONS)
 WINDOW, TTL = AGGREGATIONS[0].time_window, user_purchase_features.ttl
 MICROSECOND = timedelta(microseconds=1)
 OURS, STOCK = "parity.online_store.ParityRedisOnlineStore", "redis"
+ENGINE = "parity.engine.ParityComputeEngine"
 USERS = 25
 DAY = timedelta(days=1)
 
@@ -57,6 +58,7 @@ class World:
             "provider": "local",
             "registry": str(folder / "registry.db"),
             "offline_store": {"type": offline},
+            "batch_engine": {"type": ENGINE},
             "online_store": {"type": online, "connection_string": f"localhost:{port}"},
             "entity_key_serialization_version": 3,
         }
