@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from feature_repo.features import AGGREGATIONS, user, user_features, user_features_source, user_purchase_features
+from feature_repo.features import AGGREGATIONS, user, user_features, user_purchase_features
 from parity import report
 from parity.certificate import certificate, write_certificate
-from parity.command import instant, run, utc_now, whole_number
+from parity.command import file_named, instant, run, utc_now, whole_number
 from parity.materialization import repair
 from parity.offline import origin_of
 from parity.online import online_latency
@@ -46,7 +46,9 @@ def main() -> int:
         sides = three_sides(subject, {shown: purchases}, np.array([shown]), at)
         if args.explain is not None:
             print(report.explanation(shown, user_purchase_features, AGGREGATIONS, purchases, sides, at))
-            return 0 if all(values.agree for values in sides.values()) else 1
+            found = compare(subject, raw, args.input, np.array([shown]), at, users.events_at_odds)
+            print("\n".join(report.differences(found)) or "  All sides agree.")
+            return 1 if found.differences else 0
         print(report.one_user(shown, user_purchase_features, sides))
 
         ids, sample = users.sampled(args.sample, args.seed)
@@ -79,8 +81,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repair", action="store_true", help="put right the users that differ, then compare again")
     parser.add_argument("--sample", type=whole_number(1), help="compare this many users, drawn at random")
     parser.add_argument("--seed", type=whole_number(0), default=secrets.randbits(32), help="of that draw")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page that shows what was found")
-    parser.add_argument("--certificate", type=Path, metavar="FILE", help="write down as JSON what was proven, and how")
+    parser.add_argument(
+        "--report", type=file_named(".html"), metavar="FILE.html", help="write an HTML page that shows what was found"
+    )
+    parser.add_argument(
+        "--certificate",
+        type=file_named(".json"),
+        metavar="FILE.json",
+        help="write down as JSON what was proven, and how",
+    )
     parser.add_argument("--input", type=Path, help="the transactions (default: those that were computed from)")
     args = parser.parse_args()
     args.input = args.input or origin_of(user_purchase_features) or Path(__file__).parent / "user_transactions.csv"
@@ -88,9 +97,6 @@ def arguments() -> argparse.Namespace:
         parser.error("--repair puts the present right; it does not go with --at")
     if args.explain is not None and (args.repair or args.sample or args.report or args.certificate):
         parser.error("--explain shows one user and does nothing else; of the other options it takes --at and --input")
-    files = [path.resolve() for path in (args.input, args.report, args.certificate) if path]
-    if len(set(files)) < len(files) or Path(user_features_source.path) in files:
-        parser.error("--input, --report and --certificate must be different files, and none the offline store's")
     return args
 
 

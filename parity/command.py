@@ -34,6 +34,10 @@ def run(main: Callable[[], int | None]) -> None:
         status = 141
     except UnicodeEncodeError as error:
         status = fail(f"the name {error.object!r} holds bytes that are no text. Rename the file.")
+    except RuntimeError as error:
+        if "Symlink loop" not in str(error):
+            raise
+        status = fail(f"{error}. Name another file.")
     except MemoryError:
         status = fail("there is not enough memory for this much data.")
     except OSError as error:
@@ -71,6 +75,18 @@ def whole_number(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
         return value
 
     read.__name__ = "whole number"  # argparse names it in its error
+    return read
+
+
+def file_named(suffix: str) -> Callable[[str], Path]:
+    """Make a reader of file names with this suffix for argparse: an output can't fall on a file of another kind."""
+
+    def read(text: str) -> Path:
+        path = Path(text)
+        if path.suffix.lower() != suffix:
+            raise argparse.ArgumentTypeError(f"{text!r} does not end in {suffix}")
+        return path
+
     return read
 
 

@@ -11,10 +11,8 @@ import pyarrow.compute as pc
 from feast import FeatureStore, FeatureView
 
 from parity.command import UserError
-from parity.offline import latest_events
+from parity.offline import EVER, latest_events
 from parity.online import Stored, retract, stored_events
-
-EVER = datetime(1, 1, 1, tzinfo=UTC)
 
 
 def materialize(store: FeatureStore, view: FeatureView, start: datetime | None, end: datetime, now: datetime) -> int:

@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import ibis
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureService, FeatureStore, FeatureView
 from feast.aggregation import Aggregation
+from feast.infra.offline_stores.ibis import IbisRetrievalJob
 from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
 from feast.types import from_feast_to_pyarrow_type
 
@@ -20,6 +22,7 @@ from parity.command import UserError
 from parity.files import replacing
 from parity.transactions import UTC_MICROSECONDS
 
+EVER = datetime(1, 1, 1, tzinfo=UTC)
 ROW_DROPPED = "no row"
 """What training gets for a user whose row the offline store drops: less than a null."""
 
@@ -85,6 +88,23 @@ def latest_events(
     return job.to_arrow().select([*view.join_keys, source.timestamp_field, *features]).sort_by(view.join_keys[0])
 
 
+def tied_events(store: FeatureStore, view: FeatureView, until: datetime) -> pa.Table:
+    """Find the events, up to ``until``, of which the offline store has several rows: join key and event timestamp."""
+    source, columns = view.batch_source, [view.join_keys[0], view.batch_source.timestamp_field]
+    job = get_offline_store_from_config(store.config.offline_store).pull_all_from_table_or_query(
+        config=store.config,
+        data_source=source,
+        join_key_columns=view.join_keys,
+        feature_name_columns=[],
+        timestamp_field=source.timestamp_field,
+        start_date=EVER,
+        end_date=until,
+    )
+    rows = job.table if isinstance(job, IbisRetrievalJob) else ibis.memtable(job.to_arrow())
+    counted = rows.group_by(columns).agg(rows=ibis._.count())
+    return counted.filter(counted.rows > 1).select(columns).to_pyarrow()
+
+
 def training_values(
     store: FeatureStore, service: FeatureService, view: FeatureView, ids: np.ndarray, at: datetime
 ) -> dict[str, list]:
@@ -122,6 +142,7 @@ def history_of(
         feature_name_columns=names,
         timestamp_field=source.timestamp_field,
         created_timestamp_column=source.created_timestamp_column,
+        start_date=EVER,
         end_date=until,
     )
     rows = job.to_arrow()

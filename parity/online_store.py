@@ -68,7 +68,8 @@ Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 
 # A stored timestamp is a protobuf Timestamp: seconds (field 1) and nanoseconds (field 2), as varints, zeros left out.
 # Seconds before 1970 are a negative int64: ten bytes in two's complement, read here by their complement because a
-# number in Lua is exact up to 2^53 only. Bytes that are no timestamp are older than none, so a write mends them.
+# number in Lua is exact up to 2^53 only. What is less than a microsecond is left aside, as everywhere. Bytes that are
+# no timestamp are older than none, so a write mends them.
 _READ_TIMESTAMP = """
 local function varint(bytes, at)
   local value, complement, scale, length = 0, 0, 1, 0
@@ -91,8 +92,8 @@ local function timestamp(bytes)
   while at <= #bytes do
     local tag, value = string.byte(bytes, at), nil
     value, at = varint(bytes, at + 1)
-    if tag == 8 then seconds = value elseif tag == 16 then nanos = value else return nil end
     if not value then return nil end
+    if tag == 8 then seconds = value elseif tag == 16 then nanos = value - value % 1000 else return nil end
   end
   return seconds, nanos
 end
@@ -171,7 +172,7 @@ class ParityRedisOnlineStore(RedisOnlineStore):
     @staticmethod
     def _parse_connection_string(connection_string: str) -> tuple[list[dict], dict[str, Any]]:
         nodes, options = RedisOnlineStore._parse_connection_string(connection_string)
-        return nodes, TIMEOUTS | options
+        return nodes, TIMEOUTS | options | {"decode_responses": False}
 
     def _get_client(self, online_store_config: RedisOnlineStoreConfig):
         if not self._client:

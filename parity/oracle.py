@@ -5,6 +5,7 @@ fractions and Python's own calendar. What it knows of the features it reads in t
 """
 
 import csv
+import math
 import pickle
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -121,10 +122,12 @@ def _read(path: Path, key: str, timestamp: str, amounts: Sequence[str], parts: l
         for rows in _blocks(path, (key, timestamp, *amounts)):
             by_part: list[list] = [[] for _ in parts]
             for user, when, *values in rows:
-                by_part[int(user) % len(parts)].append(
-                    (int(user), _utc(when), dict(zip(amounts, map(str, values), strict=True)))
-                )
-                users.add(int(user))
+                number = _number(int, user)
+                if not all(math.isfinite(_number(float, value)) for value in values):
+                    raise ValueError(f"an amount of user {number} is not finite")
+                shown = dict(zip(amounts, map(str, values), strict=True))
+                by_part[number % len(parts)].append((number, _utc(when), shown))
+                users.add(number)
             for part, rows_of_part in zip(parts, by_part, strict=True):
                 pickle.dump(rows_of_part, part, pickle.HIGHEST_PROTOCOL)
         return RawTransactions(parts, np.array(sorted(users), np.int64))
@@ -133,7 +136,7 @@ def _read(path: Path, key: str, timestamp: str, amounts: Sequence[str], parts: l
             f"{path}: there is no such file, and without the raw transactions nothing can be proven. "
             "Name the file that the features were computed from: --input FILE"
         ) from None
-    except (ValueError, KeyError, OSError, OverflowError, csv.Error, pa.ArrowException) as error:
+    except (ValueError, TypeError, KeyError, OSError, OverflowError, csv.Error, pa.ArrowException) as error:
         raise UserError(
             f"{path}: the oracle can't read it: {error}. Run compute_features.py on it to see where."
         ) from None
@@ -153,6 +156,8 @@ def _blocks(path: Path, columns: Sequence[str]) -> Iterator[list[tuple]]:
         places = [header.index(name) for name in columns]
         block = []
         for row in lines:
+            if len(row) != len(header):
+                raise ValueError(f"line {lines.line_num} has {len(row)} values, and the header {len(header)}")
             block.append(tuple(row[place] for place in places))
             if len(block) == 100_000:
                 yield block
@@ -165,6 +170,12 @@ def _in_utc(values: pa.Array) -> pa.Array:
     """The same instants, told in UTC: Python does not know every time zone, nor every instant in each."""
     aware = pa.types.is_timestamp(values.type) and values.type.tz
     return values.cast(pa.timestamp(values.type.unit, "UTC")) if aware else values
+
+
+def _number(kind: type, value: Any) -> Any:
+    if isinstance(value, str) and "_" in value:  # Python reads 1_0 as 10
+        raise ValueError(f"{value!r} is not a number")
+    return kind(value)
 
 
 def _utc(value: Any) -> datetime:

@@ -23,8 +23,7 @@ from feast.aggregation import Aggregation
 from parity.causes import EXPIRED, NEVER, TAMPERED, Evidence, Freshness, event_cause, offline_cause, online_cause, same
 from parity.command import UserError
 from parity.files import modified, progress
-from parity.materialization import EVER
-from parity.offline import ROW_DROPPED, history_of, latest_events, training_values
+from parity.offline import EVER, ROW_DROPPED, history_of, latest_events, tied_events, training_values
 from parity.online import clock_of, serving_values, stored_events, stored_rows
 from parity.online_store import ParityRedisOnlineStore
 from parity.oracle import Purchase, RawTransactions, expected
@@ -53,10 +52,6 @@ class Values(NamedTuple):
     training: list
     serving: list
     oracle: list
-
-    @property
-    def agree(self) -> bool:
-        return all(_kind(*values) == MATCH for values in zip(*self, strict=True))
 
 
 @dataclass
@@ -110,7 +105,7 @@ class Users:
     online: np.ndarray
     raw: np.ndarray
     events_at_odds: frozenset[int] = frozenset()
-    """The users of whom the offline store knows another last event than the online store holds."""
+    """The users of whom the offline store knows another last event than the online store holds, or several rows."""
 
     @property
     def all(self) -> np.ndarray:
@@ -144,8 +139,9 @@ def known_users(subject: Subject, raw: RawTransactions, at: datetime) -> Users:
     if not len(stored.ids):
         raise UserError(f"Redis holds nothing of {view.name}. {MATERIALIZE}")
     _, here, there = np.intersect1d(offline, stored.ids, assume_unique=True, return_indices=True)
-    odd = offline[here][events[here].astype("datetime64[us]") != stored.events[there]]
-    return Users(offline, stored.ids, raw.users, frozenset(odd.tolist()))
+    odd = offline[here][events[here].astype("datetime64[us]") != stored.events[there]].tolist()
+    tied = tied_events(store, view, at)[view.join_keys[0]].to_pylist()
+    return Users(offline, stored.ids, raw.users, frozenset([*odd, *tied]))
 
 
 Look = Callable[[list[int], dict[str, Values], dict[int, list[Purchase]]], Any]
@@ -241,14 +237,16 @@ def _count(
 
 
 def _count_events(subject: Subject, purchases: dict[int, list[Purchase]], users: list[int], found: Comparison) -> None:
-    """Count the event timestamps that differ, of users in whose values nothing does."""
+    """Count the event timestamps that differ, or are not unique, of users in whose values nothing differs."""
     counted = {difference.user for difference in found.differences}
     evidence = _gather(subject, purchases, set(users) - counted, found.at) if users else {}
     for user, e in evidence.items():
         offline, oracle = max(e.history, default=None), max((p.time for p in e.purchases), default=None)
-        ttl = subject.view.ttl
-        if offline == e.stored_at or not offline or (ttl and found.at - max(offline, e.stored_at) > ttl):
-            continue  # in step by now, or null on both sides for good
+        ttl, stored = subject.view.ttl, e.stored_at or EVER
+        if not offline or (ttl and found.at - max(offline, stored) > ttl):
+            continue  # null on both sides for good
+        if offline == stored and offline not in e.tied:
+            continue
         found.counts[MISMATCH] += 1
         cause = event_cause(e, found.at) or TAMPERED
         event = subject.view.batch_source.timestamp_field

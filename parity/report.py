@@ -34,11 +34,7 @@ def every_user(found: Comparison) -> str:
     """Show the counts of a comparison, each difference with its cause, and the verdict."""
     counts = ", ".join(f"{kind} {count:,}" for kind, count in found.counts.items())
     lines = [f"{found.users:,} users, {len(found.features)} features, at {found.at.isoformat()}", f"  {counts}"]
-    lines += [
-        f"  user {d.user}: {d.feature} is {_shown(d.training)} in training, {_shown(d.serving)} in serving, "
-        f"{_shown(d.oracle)} by the oracle ({d.kind}: {d.cause})"
-        for d in found.differences
-    ]
+    lines += differences(found)
     if found.differences:
         causes = ", ".join(f"{cause} {count:,}" for cause, count in found.causes.most_common())
         skewed = len(found.users_skewed)
@@ -46,6 +42,15 @@ def every_user(found: Comparison) -> str:
     else:
         lines.append("Training equals serving equals the oracle: every value of every user.")
     return "\n".join(lines)
+
+
+def differences(found: Comparison) -> list[str]:
+    """Name each difference: user, feature, the value on each side, kind and cause."""
+    return [
+        f"  user {d.user}: {d.feature} is {_shown(d.training)} in training, {_shown(d.serving)} in serving, "
+        f"{_shown(d.oracle)} by the oracle ({d.kind}: {d.cause})"
+        for d in found.differences
+    ]
 
 
 def explanation(

@@ -77,6 +77,10 @@ def _require_applied(store: FeatureStore, service: FeatureService, view: Feature
         registered = store.get_feature_view(view.name)
     except FeastObjectNotFoundException:
         raise UserError(f"the definitions in {store.repo_path} are not applied. {APPLY}") from None
+    except (DecodeError, FeastError):
+        raise
+    except Exception as error:  # of which there are as many kinds as there are registries
+        raise UserError(f"the registry of {store.repo_path} can't be read: {error!s:.300}") from None
     if _contract(registered) != _contract(view):
         raise UserError(f"{view.name} has changed since it was applied. {APPLY}")
 
@@ -92,22 +96,28 @@ def _require_computed(view: FeatureView) -> None:
     if not path.exists():
         raise UserError(f"{path}: there is no such file. {COMPUTE}")
     try:
-        metadata = pq.read_metadata(path)
+        with pq.ParquetFile(path) as file:
+            found = file.schema_arrow
+            for field in expected:
+                if found.names.count(field.name) != 1 or found.field(field.name).type != field.type:
+                    raise UserError(f"{path}: it has no column {field.name} of type {field.type}. {COMPUTE}")
+                if _has_nulls(file, found.names.index(field.name)):
+                    raise UserError(f"{path}: the column {field.name} has nulls. {COMPUTE}")
     except (pa.ArrowInvalid, OSError):
         raise UserError(f"{path}: this is not a Parquet file. {COMPUTE}") from None
-    found = metadata.schema.to_arrow_schema()
-    for field in expected:
-        if field.name not in found.names or found.field(field.name).type != field.type:
-            raise UserError(f"{path}: it has no column {field.name} of type {field.type}. {COMPUTE}")
-    _require_no_nulls(path, metadata, expected.names)
 
 
-def _require_no_nulls(path: Path, metadata: pq.FileMetaData, names: list[str]) -> None:
-    for group in range(metadata.num_row_groups):
-        for place in range(metadata.num_columns):
-            column = metadata.row_group(group).column(place)
-            if column.path_in_schema in names and column.statistics and column.statistics.null_count:
-                raise UserError(f"{path}: the column {column.path_in_schema} has nulls. {COMPUTE}")
+def _has_nulls(file: pq.ParquetFile, place: int) -> bool:
+    """Look at the statistics of a column, or at the column itself where it has none."""
+    for group in range(file.num_row_groups):
+        column = file.metadata.row_group(group).column(place)
+        if column.statistics and column.statistics.has_null_count:
+            nulls = column.statistics.null_count
+        else:
+            nulls = file.read_row_group(group, [column.path_in_schema]).column(0).null_count
+        if nulls:
+            return True
+    return False
 
 
 def _redis(store: FeatureStore) -> str:

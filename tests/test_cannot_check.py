@@ -134,16 +134,24 @@ def test_the_right_password_opens(computed, locked_redis):
     computed.succeed("demo_fixed.py")
 
 
+@pytest.mark.parametrize("statistics", [True, False])
 @BOTH
-def test_a_parquet_with_nulls_is_refused_and_redis_left_alone(computed, script):
+def test_a_parquet_with_nulls_is_refused_and_redis_left_alone(computed, script, statistics):
     computed.succeed("materialize_to_online.py")
     table = pq.read_table(computed.features)
     ids = pa.array([None if user > 10 else user for user in table["user_id"].to_pylist()], pa.int64())
     schema = pa.schema([field.with_nullable(True) for field in table.schema])
-    pq.write_table(table.set_column(0, "user_id", ids).cast(schema), computed.features)
+    pq.write_table(table.set_column(0, "user_id", ids).cast(schema), computed.features, write_statistics=statistics)
     before = computed.client.dbsize()
     assert "the column user_id has nulls. Run: python compute_features.py" in computed.fail(script)
     assert computed.client.dbsize() == before
+
+
+@BOTH
+def test_a_parquet_with_a_column_twice(computed, script):
+    table = pq.read_table(computed.features)
+    pq.write_table(table.append_column("user_total_transactions", table["user_total_transactions"]), computed.features)
+    assert "it has no column user_total_transactions of type" in computed.fail(script)
 
 
 @BOTH
@@ -164,6 +172,24 @@ def test_a_damaged_registry(computed, script):
 def test_a_configuration_that_is_none(project, script, content):
     (project.root / "feature_repo" / "feature_store.yaml").write_text(content)
     project.fail(script)
+
+
+@pytest.mark.parametrize("registry", [5, "sqlite:////nowhere/registry.db"])
+def test_a_registry_that_can_not_be_read(project, registry):
+    project.configure(registry=registry)
+    project.fail("materialize_to_online.py")
+
+
+def test_decoded_responses_are_of_no_use_and_not_asked_for(computed):
+    port = computed.port
+    computed.configure(online_store__connection_string=f"localhost:{port},decode_responses=true")
+    computed.succeed("materialize_to_online.py")
+    computed.succeed("demo_fixed.py")
+
+
+def test_a_link_to_itself_is_no_file(project):
+    (project.root / "loop.csv").symlink_to("loop.csv")
+    project.fail("compute_features.py", "--input", project.root / "loop.csv")
 
 
 @pytest.mark.parametrize("connection", ["localhost:abc", "localhost", "", "localhost:6379,nonsense=1"])

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from feast import FeatureStore
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from parity.online import stored_events
 
@@ -51,6 +52,28 @@ def materialized(project):
 def test_a_correction_of_an_amount_arrives(materialized):
     compute(materialized, purchase(1, 30, 10), purchase(1, 20, 21), purchase(2, 20, 30), purchase(3, 20, 40))
     bring_in_step(materialized)
+
+
+@pytest.mark.parametrize("nanoseconds", [1, 999])
+def test_a_stored_instant_that_is_finer_than_a_microsecond_is_mended(materialized, nanoseconds):
+    store = FeatureStore(repo_path=str(materialized.root / "feature_repo"))
+    view = store.get_feature_view("user_purchase_features")
+    for key, event in stored_events(store, view).found:
+        finer = Timestamp.FromString(event)
+        finer.nanos += nanoseconds
+        materialized.client.hset(key, f"_ts:{view.name}", finer.SerializeToString())
+    compute(materialized, purchase(1, 30, 10), purchase(1, 20, 21), purchase(2, 20, 30))
+    assert bring_in_step(materialized).startswith("2 users in Redis")
+
+
+@pytest.mark.parametrize("event", [b"\xff", b"", b"\x18\x01"])
+def test_a_row_whose_instant_can_not_be_read_is_mended_or_taken_out(materialized, event):
+    for key in materialized.client.scan_iter(
+        b"*" + FeatureStore(str(materialized.root / "feature_repo")).project.encode()
+    ):
+        materialized.client.hset(key, "_ts:user_purchase_features", event)
+    compute(materialized, purchase(1, 30, 10), purchase(2, 20, 30))
+    assert bring_in_step(materialized).startswith("2 users in Redis")
 
 
 def test_a_late_purchase_arrives(materialized):

@@ -14,6 +14,7 @@ import pytest
 import redis
 from feast.infra.online_stores.helpers import _mmh3
 from feast.protos.feast.types.Value_pb2 import Value
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from feature_repo.features import AGGREGATIONS
 from parity.materialization import repair
@@ -95,6 +96,15 @@ class TestExplain:
         outcome = ready.run("demo_fixed.py", "--explain", 3)
         assert outcome.status == 1
         assert re.search(rf"{TOTAL} +(\d+) +\1 +null$", outcome.out, re.MULTILINE)
+
+    def test_an_event_at_odds_is_told_though_all_values_agree(self, ready):
+        key, field = hashes(ready)[3], "_ts:user_purchase_features"
+        stored = Timestamp.FromString(ready.client.hget(key, field))
+        ready.client.hset(key, field, Timestamp(seconds=stored.seconds - 3600).SerializeToString())
+        assert ready.run("demo_fixed.py").status == 1
+        outcome = ready.run("demo_fixed.py", "--explain", 3)
+        assert outcome.status == 1
+        assert "user 3: event_timestamp is" in outcome.out
 
     def test_an_unknown_user_is_an_error(self, ready):
         assert "user 99 has no transactions" in ready.fail("demo_fixed.py", "--explain", 99)
@@ -237,8 +247,8 @@ class TestOptionsThatDoNotGoTogether:
         [
             ["--explain", "1", "--repair"],
             ["--explain", "1", "--report", "r.html"],
-            ["--report", "same", "--certificate", "same"],
-            ["--input", "same.csv", "--certificate", "same.csv"],
+            ["--report", "data/registry.db"],
+            ["--certificate", "user_transactions.csv"],
         ],
     )
     def test_they_are_refused_before_anything_is_read(self, project, options):
@@ -297,6 +307,34 @@ class TestHostileValues:
         error = ready.fail("demo_fixed.py", "--report", "/dev/null/report.html")
         assert "report.html" in error or "/dev/null" in error
         assert "oracle" not in error
+
+
+class TestUnreadableTransactions:
+    @pytest.mark.parametrize("amount", ["abc", "", "nan", "inf", "0x10", "1_0"])
+    def test_an_amount_is_refused_even_where_no_window_needs_it(self, ready, amount):
+        header, first, *rest = ready.transactions.read_text().splitlines()
+        ready.write_transactions(f"{first.rpartition(',')[0]},{amount}", *rest, header=header)
+        ready.fail("compute_features.py")
+        ready.fail("demo_fixed.py")
+        ready.fail("demo_fixed.py", "--explain", first.split(",")[0])
+
+    @pytest.mark.parametrize("row", ["1,2", "1,100,2026-01-01,5,6", " ", '""', '1,100,"2026-01-01,5'])
+    def test_a_row_of_another_length_is_refused(self, ready, row):
+        header, *rows = ready.transactions.read_text().splitlines()
+        ready.write_transactions(*rows, row, header=header)
+        ready.fail("demo_fixed.py")
+
+
+class TestRowsThatAreNotUnique:
+    @pytest.mark.parametrize("first", [True, False])
+    def test_two_rows_of_one_instant_are_skew_whichever_of_them_is_answered(self, ready, first):
+        rows = pq.read_table(ready.features)
+        last = max(range(rows.num_rows), key=lambda place: (rows["user_id"][place].as_py() == 3, place))
+        twin = rows.slice(last, 1).set_column(2, rows.schema.field(2), [[7.0]])
+        pq.write_table(pa.concat_tables([twin, rows] if first else [rows, twin]), ready.features)
+        outcome = ready.run("demo_fixed.py")
+        assert outcome.status == 1
+        assert "tie" in outcome.out
 
 
 class TestEveryAcceptedFile:

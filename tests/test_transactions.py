@@ -127,10 +127,19 @@ class TestRefused:
         project.transactions.rename(project.root / name)
         assert name in project.fail("compute_features.py", "--input", project.root / name)
 
-    @pytest.mark.parametrize("content", ["", "\n", HEADER, HEADER + "\n\n"])
-    def test_an_empty_file_and_a_header_alone(self, project, content):
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("", "is empty"),
+            ("\n", "is empty"),
+            (HEADER, "no rows"),
+            (HEADER + "\n", "no rows"),
+            (HEADER + "\n\n", "no rows"),
+        ],
+    )
+    def test_an_empty_file_and_a_header_alone(self, project, content, message):
         project.transactions.write_text(content)
-        assert "user_transactions.csv" in project.fail("compute_features.py")
+        assert message in project.fail("compute_features.py")
 
     @pytest.mark.parametrize("missing", ["user_id", "timestamp", "purchase_amount"])
     def test_a_missing_column(self, project, missing):
