@@ -13,7 +13,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from parity.offline import nan_as_null
 from parity.online_read import key_prefix
-from parity.online_store import ParityRedisOnlineStore, read_timestamp
+from parity.online_store import ParityRedisOnlineStore, read_timestamps
 
 WARM_UP_CALLS, LATENCY_CALLS = 100, 1000
 
@@ -50,7 +50,7 @@ def serving_values(store: FeatureStore, service: FeatureService, view: FeatureVi
 
 
 class Stored(NamedTuple):
-    """The rows of a feature view that are online, fit to be served or not: one per user, by ascending id."""
+    """The rows of a feature view that are online, fit to be served or not: one per user, in any order."""
 
     ids: np.ndarray
     """int64"""
@@ -67,13 +67,13 @@ class Stored(NamedTuple):
 def stored_events(store: FeatureStore, view: FeatureView) -> Stored:
     """Find each user that has a row of ``view`` online, and its event."""
     before, after = key_prefix(view.join_keys[0]), store.config.project.encode()
-    size = len(before) + 8 + len(after)
-    found = {key: event for key, event in online_store_of(store).scan(store.config, view) if len(key) == size}
-    ids = np.frombuffer(b"".join(key[len(before) : -len(after)] for key in found), "<i8")
-    events = np.array([read_timestamp(bytes).replace(tzinfo=None) for bytes in found.values()], "datetime64[us]")
-    order = np.argsort(ids)
-    rows = list(found.items())
-    return Stored(ids[order], events[order], [rows[place] for place in order])
+    size, number = len(before) + 8 + len(after), slice(len(before), len(before) + 8)
+    found = [row for row in online_store_of(store).scan(store.config, view) if len(row[0]) == size]
+    ids = np.frombuffer(b"".join([key[number] for key, _ in found]), "<i8")
+    rows = Stored(ids, read_timestamps([event for _, event in found]), found)
+    once = np.zeros(len(ids), bool)
+    once[np.unique(ids, return_index=True)[1]] = True
+    return rows if once.all() else rows[once]
 
 
 def retract(store: FeatureStore, view: FeatureView, rows: Stored) -> int:

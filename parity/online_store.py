@@ -21,7 +21,7 @@ what it lets in and in what it gives out:
 import logging
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import chain, islice
 from typing import Any, Literal
@@ -49,7 +49,16 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
 from parity.command import utc_now
-from parity.online_read import EPOCH, INT64_HEADER, MICROSECOND, FastRead, NotTaken, key_prefix
+from parity.online_read import (
+    EPOCH,
+    FIRST_SECOND,
+    INT64_HEADER,
+    LAST_SECOND,
+    MICROSECOND,
+    FastRead,
+    NotTaken,
+    key_prefix,
+)
 from parity.online_write import encode_keys, encode_timestamps, encode_values, takes
 
 logger = logging.getLogger(__name__)
@@ -133,13 +142,14 @@ return written
 """
 )
 
-# KEYS: entities. ARGV: a field. Returns it of each entity.
-GET_EACH = """
-local found = {}
-for i, key in ipairs(KEYS) do
-  found[i] = redis.call('HGET', key, ARGV[1])
+# ARGV: a cursor, a pattern, a count, and a field. Returns the next cursor, the keys, and that field of each.
+SCAN = """
+local cursor, keys = unpack(redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3]))
+local fields = {}
+for i, key in ipairs(keys) do
+  fields[i] = redis.call('HGET', key, ARGV[4])
 end
-return found
+return {cursor, keys, fields}
 """
 
 # KEYS: the entity. ARGV: the event timestamp's name, its bytes as last seen, the fields to delete.
@@ -416,28 +426,16 @@ class ParityRedisOnlineStore(RedisOnlineStore):
         same Redis, also those of a project whose name ends like this one's, are passed over.
         """
         client, timestamp_field = self._get_client(config.online_store), _Fields(config, table).timestamp
-        one_node = config.online_store.redis_type != RedisType.redis_cluster
-        get_each = client.register_script(GET_EACH)
-        for keys in _batches(self._keys(config, table.join_keys)):
-            if one_node:
-                timestamps = get_each(keys, [timestamp_field])
-            else:
-                timestamps = [
-                    found for [found] in self._read_hash_fields(config, [(k, [timestamp_field]) for k in keys])
-                ]
-            for key, timestamp in zip(keys, timestamps, strict=True):
-                if timestamp is not None:
-                    yield key, timestamp
-
-    def _keys(self, config: RepoConfig, join_keys: list[str]) -> Iterator[bytes]:
-        project, prefix = config.project.encode(), serialize_entity_key_prefix(join_keys)
-        pattern = b"".join([_GLOB.sub(rb"\\\g<0>", prefix), b"*", _GLOB.sub(rb"\\\g<0>", project)])
-        of_int64 = prefix + INT64_HEADER
-        for key in self._get_client(config.online_store).scan_iter(pattern, count=KEYS_PER_ROUND_TRIP):
-            if len(join_keys) == 1 and len(key) == len(of_int64) + 8 + len(project) and key.startswith(of_int64):
-                yield key  # by far the most common, and known many times faster than by Feast
-            elif _is_entity_key(key[: -len(project)]):
-                yield key
+        keys = _Keys(config, table.join_keys)
+        if config.online_store.redis_type == RedisType.redis_cluster:
+            for some in _batches(filter(keys.__contains__, client.scan_iter(keys.pattern, KEYS_PER_ROUND_TRIP))):
+                found = self._read_hash_fields(config, [(key, [timestamp_field]) for key in some])
+                yield from ((key, event) for key, [event] in zip(some, found, strict=True) if event is not None)
+            return
+        scan, cursor = client.register_script(SCAN), None
+        while cursor != b"0":
+            cursor, some, events = scan([], [cursor or 0, keys.pattern, KEYS_PER_ROUND_TRIP, timestamp_field])
+            yield from (row for row in zip(some, events, strict=True) if row[1] is not None and row[0] in keys)
 
     def retract(self, config: RepoConfig, table: FeatureView, rows: Iterable[tuple[bytes, bytes]]) -> int:
         """Delete the rows of ``table`` that `scan` found, each only while its event timestamp is still the one found.
@@ -461,8 +459,8 @@ class ParityRedisOnlineStore(RedisOnlineStore):
 
     def delete_entity_values(self, config: RepoConfig, join_keys: list[str]) -> None:
         """Delete every entity with these join keys (`feast teardown` asks), and none of another project."""
-        client = self._get_client(config.online_store)
-        for batch in _batches(self._keys(config, join_keys)):
+        client, keys = self._get_client(config.online_store), _Keys(config, join_keys)
+        for batch in _batches(filter(keys.__contains__, client.scan_iter(keys.pattern, KEYS_PER_ROUND_TRIP))):
             with client.pipeline(transaction=False) as pipeline:
                 for key in batch:
                     pipeline.delete(key)
@@ -542,6 +540,22 @@ def _answer(
                 vector.statuses[i] = FieldStatus.OUTSIDE_MAX_AGE
 
 
+class _Keys:
+    """The Redis keys of all entities with some join keys in a project: a pattern that finds them, and a closer look."""
+
+    def __init__(self, config: RepoConfig, join_keys: list[str]):
+        prefix, self._project = serialize_entity_key_prefix(join_keys), config.project.encode()
+        self.pattern = b"".join([_GLOB.sub(rb"\\\g<0>", prefix), b"*", _GLOB.sub(rb"\\\g<0>", self._project)])
+        self._int64 = prefix + INT64_HEADER
+        self._int64_size = len(self._int64) + 8 + len(self._project) if len(join_keys) == 1 else None
+
+    def __contains__(self, key: bytes) -> bool:
+        # That of an int64 is by far the most common, and known many times faster than by Feast.
+        if len(key) == self._int64_size and key.startswith(self._int64):
+            return True
+        return _is_entity_key(key[: -len(self._project)])
+
+
 def _is_entity_key(serialized: bytes) -> bool:
     """Tell whether these bytes are exactly one entity key, as Feast serializes it."""
     try:
@@ -554,6 +568,18 @@ def _timestamp_bytes(instant: datetime) -> bytes:
     timestamp = Timestamp()
     timestamp.FromDatetime(instant)
     return timestamp.SerializeToString()
+
+
+def read_timestamps(stored: Collection[bytes]) -> np.ndarray:
+    """Read many stored timestamps: datetime64[us] in UTC, `UNREADABLE` for those that can't be read."""
+    try:
+        read = [(timestamp.seconds, timestamp.nanos) for timestamp in map(Timestamp.FromString, stored)]
+        seconds, nanos = np.array(read, np.int64).reshape(-1, 2).T
+        if ((seconds >= FIRST_SECOND) & (seconds <= LAST_SECOND) & (nanos >= 0) & (nanos < 10**9)).all():
+            return (seconds * 1_000_000 + nanos // 1000).astype("datetime64[us]")
+    except DecodeError:
+        pass
+    return np.array([read_timestamp(one).replace(tzinfo=None) for one in stored], "datetime64[us]")
 
 
 def read_timestamp(timestamp_bytes: bytes | None) -> datetime | None:
