@@ -1,13 +1,15 @@
 # make demo   the whole pipeline, from nothing: environment, Redis, data, features, proof
 # make test   the tests
+# make bench  how fast, side by side with what one would pick instead; a tenth of it: make bench SIZE=0.1
 # make zoo    how good the checker is: planted faults found, causes named, false alarms
 
 # The first Python that is new enough; or say which: make demo PYTHON=/path/to/python
 PYTHON := $(shell for p in python3 python3.12 python3.11 python3.13 python3.14; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 BIN := .venv/bin
+SIZE := 1
 
-.PHONY: demo test zoo lint redis redis-stop clean
+.PHONY: demo test bench zoo lint redis redis-stop clean
 .DELETE_ON_ERROR:
 
 demo: redis
@@ -20,6 +22,9 @@ demo: redis
 test: .venv/tests-installed
 	$(BIN)/python -c 'from parity.redis_server import require_server; require_server()'
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+bench: .venv/bench-installed
+	@$(BIN)/python -m benchmarks --size $(SIZE)
 
 zoo: .venv/tests-installed
 	@$(BIN)/python -m tests.zoo
@@ -41,6 +46,10 @@ clean:
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; say where: make PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/bench-installed: .venv/installed benchmarks/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@touch $@
 
 .venv/tests-installed: .venv/installed tests/requirements.txt

@@ -9,6 +9,7 @@ listens on this machine only, keeps nothing on disk but its log, and lives in .r
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -47,6 +48,13 @@ def require_server() -> str:
         f"{' (is there a C compiler?)' if done.returncode else ''}. "
         "Install Redis (Debian: apt install redis-server; macOS: brew install redis) and run this again."
     )
+
+
+def free_port() -> int:
+    """Find a port of this machine on which nothing listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def launch(server: str, port: int, home: Path, *options: str) -> subprocess.Popen:

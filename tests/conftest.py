@@ -3,7 +3,6 @@
 import os
 import runpy
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -13,17 +12,11 @@ import pytest
 import redis
 import yaml
 
-from parity.redis_server import find_server, launch
+from parity.redis_server import find_server, free_port, launch
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ["generate_synthetic_data.py", "compute_features.py", "materialize_to_online.py", "demo_fixed.py", "parity"]
 BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

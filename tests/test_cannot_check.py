@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parity.redis_server import find_server, launch
-from tests.conftest import free_port
+from parity.redis_server import find_server, free_port, launch
 from tests.test_demo import hashes
 
 BOTH = pytest.mark.parametrize("script", ["materialize_to_online.py", "demo_fixed.py"])

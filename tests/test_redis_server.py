@@ -10,8 +10,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from parity.command import UserError
-from parity.redis_server import find_server, launch
-from tests.conftest import free_port
+from parity.redis_server import find_server, free_port, launch
 
 
 def server_command(project, action: str) -> subprocess.CompletedProcess:

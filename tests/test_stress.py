@@ -16,8 +16,7 @@ from feast import FeatureStore, FileSource, RepoConfig
 from feature_repo.features import user
 from parity.materialization import EVER, materialize
 from parity.online import clock_of, stored_rows
-from parity.redis_server import find_server, launch
-from tests.conftest import free_port
+from parity.redis_server import find_server, free_port, launch
 from tests.world import AVERAGE, TOTAL, World
 
 MANY = 5_000

@@ -15,8 +15,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from parity.command import run, whole_number
-from parity.redis_server import launch, require_server
-from tests.conftest import free_port
+from parity.redis_server import free_port, launch, require_server
 from tests.faults import FAULTS, Fault
 from tests.world import world
 
