@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+import parity.quick_feast  # noqa: F401
 from feature_repo.features import AGGREGATIONS, user, user_features_source, user_purchase_features
 from parity.command import run, shown
 from parity.files import write_table

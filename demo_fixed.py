@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+import parity.quick_feast  # noqa: F401
 from feature_repo.features import AGGREGATIONS, user, user_features, user_purchase_features
 from parity import report
 from parity.certificate import certificate, write_certificate

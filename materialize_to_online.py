@@ -8,6 +8,7 @@ Without --start, the whole history: rows that it no longer has are taken out of 
 import argparse
 from pathlib import Path
 
+import parity.quick_feast  # noqa: F401
 from feature_repo.features import user_features, user_purchase_features
 from parity.command import instant, run, utc_now
 from parity.materialization import materialize

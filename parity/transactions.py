@@ -118,6 +118,9 @@ def _require_utf8(path: Path) -> tuple[bool, bool]:
         while block := file.read(BLOCK):
             quoted = quoted or b'"' in block
             hexadecimal = hexadecimal or b"0x" in block or b"0X" in block
+            if block.isascii() and not decoder.getstate()[0]:
+                read += len(block)
+                continue
             try:
                 decoder.decode(block)
             except UnicodeDecodeError as error:

@@ -153,3 +153,26 @@ def test_long_work_shows_a_progress_bar_on_a_terminal_only(on_a_terminal):
     assert process.wait(60) == 0
     assert (b"write:" in seen) == on_a_terminal
     assert on_a_terminal or not seen
+
+
+@pytest.mark.parametrize("script", ["compute_features.py", "materialize_to_online.py", "demo_fixed.py"])
+def test_a_script_does_not_wait_for_typeguard_and_leaves_it_as_it_was(project, script):
+    code = f"""
+import runpy, sys, typeguard
+from typeguard import typechecked
+sys.argv = [{script!r}, "--help"]
+try:
+    runpy.run_path({script!r}, run_name="__main__")
+except SystemExit:
+    assert typeguard.typechecked is typechecked
+    print("feast" in sys.modules, file=sys.stderr)
+"""
+    outcome = project.shell(f"python - <<'E'{code}E")
+    assert outcome.status == 0, outcome
+    assert outcome.err.endswith("True\n")
+
+
+def test_the_generator_does_not_import_feast(project):
+    outcome = project.shell("python -X importtime generate_synthetic_data.py --help")
+    assert "pyarrow" in outcome.err
+    assert "feast" not in outcome.err
