@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import platform
 import shlex
 from datetime import datetime
@@ -77,6 +78,11 @@ def definition_hash(subject: Subject) -> str:
 
 
 def file_hash(path: Path) -> str:
+    """SHA-256 of a file, or of the names and hashes of the files in a folder."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        listed = "".join(f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
+        return hashlib.sha256(os.fsencode(listed)).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -61,8 +61,9 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def modified(path: Path) -> datetime:
-    """When the file at ``path`` was last written."""
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    """When the file at ``path`` was last written, or the last file in that folder."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return datetime.fromtimestamp(max((file.stat().st_mtime for file in files), default=0), UTC)
 
 
 def progress(what: str, total: int | None, unit: str) -> tqdm:

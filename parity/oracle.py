@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,8 +108,11 @@ class RawTransactions:
 
 @contextmanager
 def raw_transactions(path: Path, key: str, timestamp: str, amounts: Sequence[str]) -> Iterator[RawTransactions]:
-    """Read a CSV or Parquet file of purchases, of which ``amounts`` are columns. `UserError` if it can't be read."""
-    size = path.stat().st_size if path.exists() else 0
+    """Read a CSV or Parquet file of purchases, or a folder of them, of which ``amounts`` are columns.
+
+    `UserError` if it can't be read.
+    """
+    size = sum(file.stat().st_size for file in _files(path)) if path.exists() else 0
     with ExitStack() as stack:
         count = min(MOST_PARTS, 1 + size // BYTES_PER_PART)
         yield _read(
@@ -119,7 +123,7 @@ def raw_transactions(path: Path, key: str, timestamp: str, amounts: Sequence[str
 def _read(path: Path, key: str, timestamp: str, amounts: Sequence[str], parts: list) -> RawTransactions:
     try:
         users: set[int] = set()
-        for rows in _blocks(path, (key, timestamp, *amounts)):
+        for rows in chain.from_iterable(_blocks(file, (key, timestamp, *amounts)) for file in _files(path)):
             by_part: list[list] = [[] for _ in parts]
             for user, when, *values in rows:
                 number = _number(int, user)
@@ -140,6 +144,17 @@ def _read(path: Path, key: str, timestamp: str, amounts: Sequence[str], parts: l
         raise UserError(
             f"{path}: the oracle can't read it: {error}. Run compute_features.py on it to see where."
         ) from None
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, or those in a folder, but for the ones that are hidden."""
+    if not path.is_dir():
+        return [path]
+    return [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+    ]
 
 
 def _blocks(path: Path, columns: Sequence[str]) -> Iterator[list[tuple]]:

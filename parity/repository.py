@@ -95,6 +95,14 @@ def _require_computed(view: FeatureView) -> None:
     path, expected = Path(view.batch_source.path), history_schema(view)
     if not path.exists():
         raise UserError(f"{path}: there is no such file. {COMPUTE}")
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{path}: there is no Parquet file in this folder. {COMPUTE}")
+    for file in files:
+        _require_strict(file, expected)
+
+
+def _require_strict(path: Path, expected: pa.Schema) -> None:
     try:
         with pq.ParquetFile(path) as file:
             found = file.schema_arrow

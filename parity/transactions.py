@@ -48,6 +48,14 @@ def read_transactions(path: Path, key: str, amounts: Iterable[str]) -> pa.Table:
 
     Raises `UserError`, with the file, the row and the value, for what can't be read exactly as it stands.
     """
+    table = read_part(path, key, amounts)
+    if table.num_rows == 0:
+        raise UserError(f"{path}: it has a header but no rows, so there is nothing to compute.")
+    return table
+
+
+def read_part(path: Path, key: str, amounts: Iterable[str]) -> pa.Table:
+    """Read one of several files of transactions as `read_transactions` does; it may have no rows."""
     schema = pa.schema(
         [
             pa.field(key, pa.int64(), nullable=False),
@@ -60,10 +68,7 @@ def read_transactions(path: Path, key: str, amounts: Iterable[str]) -> pa.Table:
     if not path.is_file():
         hint = " Make one with: python generate_synthetic_data.py" if path.suffix.lower() == ".csv" else ""
         raise UserError(f"{path}: there is no such file.{hint}")
-    table = _read_parquet(path, schema) if is_parquet(path) else _read_csv(path, schema)
-    if table.num_rows == 0:
-        raise UserError(f"{path}: it has a header but no rows, so there is nothing to compute.")
-    return table
+    return _read_parquet(path, schema) if is_parquet(path) else _read_csv(path, schema)
 
 
 def _read_csv(path: Path, schema: pa.Schema) -> pa.Table:

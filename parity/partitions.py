@@ -1,0 +1,164 @@
+"""Tables that are folders: of transaction files, and of features by day. On a disk, or in a bucket (s3://, s3a://).
+
+Features lie in ``event_date=YYYY-MM-DD/features.parquet``, a file for each day (UTC) that has any. A run first writes
+all its days to a folder of their own, then puts each in its place, in one step a day. So a run that fails leaves the
+earlier table whole; one that is killed while it puts them in place leaves every day either old or new, and is mended by
+running it again.
+"""
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
+
+from parity.command import UserError
+from parity.files import ROWS_PER_WRITE, is_parquet
+
+MICROSECONDS_PER_DAY = 86_400_000_000
+STAGING = "_staging"
+
+Location = Path | str
+"""A path on a disk, or the URI of a bucket's folder or file."""
+
+
+def location(text: str) -> Location:
+    """Read a path or a URI for argparse."""
+    return text if "://" in text else Path(text)
+
+
+def filesystem_of(place: Location) -> tuple[FileSystem, str]:
+    """Give the file system that ``place`` is in, and its path there."""
+    if isinstance(place, Path):
+        return LocalFileSystem(), str(place.absolute())
+    try:
+        filesystem, path = FileSystem.from_uri(place.replace("s3a://", "s3://", 1))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{place}: {error}") from None
+    return filesystem, path.rstrip("/")
+
+
+def day_of(times: np.ndarray) -> np.ndarray:
+    """Number the UTC days of ``times``, in microseconds, from 1970-01-01."""
+    return times // MICROSECONDS_PER_DAY
+
+
+def split_by_day(rows: pa.Table, days: np.ndarray) -> Iterator[tuple[int, pa.Table]]:
+    """Split ``rows``, which lie in ``days``, ascending, into the rows of each day."""
+    starts = np.flatnonzero(np.append(True, days[1:] != days[:-1])) if len(days) else []
+    for start, end in zip(starts, [*starts[1:], len(days)], strict=True):
+        yield int(days[start]), rows.slice(start, end - start)
+
+
+def transaction_files(place: Location) -> list[str]:
+    """List the files of transactions at ``place``, itself one or a folder of them, as paths or URIs, sorted.
+
+    As in Spark and in Arrow, names that begin with ``.`` or ``_`` are not looked at.
+    """
+    filesystem, root = filesystem_of(place)
+    if filesystem.get_file_info(root).type != FileType.Directory:
+        return [str(place)]
+    found = [
+        info.path
+        for info in filesystem.get_file_info(FileSelector(root, recursive=True))
+        if info.is_file and not any(part[0] in "._" for part in PurePosixPath(info.path).relative_to(root).parts)
+    ]
+    if not found:
+        raise UserError(f"{place}: there is no CSV or Parquet file in this folder.")
+    files = [f"{place}{path.removeprefix(root)}" for path in sorted(found)]
+    for file in files:
+        is_parquet(Path(file))
+    return files
+
+
+@contextmanager
+def on_disk(file: str) -> Iterator[Path]:
+    """Yield ``file`` as a path on this machine: itself, or a copy for as long as the block lasts."""
+    if "://" not in file:
+        yield Path(file)
+        return
+    filesystem, path = filesystem_of(file)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / PurePosixPath(path).name
+        try:
+            copy_files(path, str(copy), source_filesystem=filesystem, destination_filesystem=LocalFileSystem())
+            yield copy
+        except FileNotFoundError:
+            raise UserError(f"{file}: there is no such file.") from None
+        except UserError as error:
+            raise UserError(str(error).replace(str(copy), file)) from None
+
+
+class Staged(NamedTuple):
+    """A day's features, written whole, and not yet in their place."""
+
+    day: int
+    file: str
+    rows: int
+
+
+class Partitions:
+    """A table of features, a file for each day."""
+
+    def __init__(self, place: Location):
+        self.place = place
+        self._filesystem, self._root = filesystem_of(place)
+        if self._filesystem.get_file_info(self._root).is_file:
+            raise UserError(f"{place}: this is a file, and features by day need a folder. Remove it first.")
+
+    def days(self) -> list[int]:
+        """The days that the table has, in order."""
+        found = self._filesystem.get_file_info(FileSelector(self._root, allow_not_found=True))
+        names = [info.base_name.removeprefix("event_date=") for info in found if "event_date=" in info.base_name]
+        return sorted(np.array(names, "datetime64[D]").astype(int).tolist())
+
+    def stage(self, tables: Iterable[pa.Table], day: int, schema: pa.Schema) -> Staged:
+        """Write the features of ``day``, to be put in their place by `replace`."""
+        path, rows = f"{self._root}/{STAGING}/{uuid.uuid4().hex}", 0
+        if isinstance(self._filesystem, LocalFileSystem):
+            self._filesystem.create_dir(f"{self._root}/{STAGING}")
+        with pq.ParquetWriter(path, schema, filesystem=self._filesystem) as writer:
+            for table in _of_size(tables, ROWS_PER_WRITE):
+                writer.write_table(table.cast(schema))
+                rows += table.num_rows
+        if isinstance(self._filesystem, LocalFileSystem):
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        return Staged(day, path, rows)
+
+    def replace(self, staged: Iterable[Staged], days: Iterable[int]) -> None:
+        """Put staged days in their places, and take out those of ``days`` that are not among them."""
+        new = {part.day: part.file for part in staged}
+        for day, file in sorted(new.items()):
+            if isinstance(self._filesystem, LocalFileSystem):
+                self._filesystem.create_dir(self._folder(day))
+            self._filesystem.move(file, f"{self._folder(day)}/features.parquet")
+        for day in set(days) - new.keys():
+            self._filesystem.delete_dir(self._folder(day))
+
+    def clear(self) -> None:
+        """Remove what a run has staged and not put in its place."""
+        if self._filesystem.get_file_info(f"{self._root}/{STAGING}").type == FileType.Directory:
+            self._filesystem.delete_dir(f"{self._root}/{STAGING}")
+
+    def _folder(self, day: int) -> str:
+        return f"{self._root}/event_date={np.datetime64(day, 'D')}"
+
+
+def _of_size(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of at least so many, but for the last."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(some.num_rows for some in held) >= rows:
+            yield pa.concat_tables(held).combine_chunks()
+            held = []
+    if held:
+        yield pa.concat_tables(held).combine_chunks()

@@ -1,0 +1,147 @@
+"""Folders in place of files: features by day as the offline table, and a folder of transaction files."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+from feature_repo.features import user_purchase_features
+from parity.command import UserError
+from parity.offline import history_schema
+from parity.partitions import Partitions, day_of, on_disk, split_by_day, transaction_files
+
+SCHEMA = history_schema(user_purchase_features)
+TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=1)
+
+
+def features(day: datetime, count: int = 1) -> pa.Table:
+    return pa.table(dict(zip(SCHEMA.names, [[1], [day], [2.0], [count]], strict=True)), schema=SCHEMA)
+
+
+def number(day: datetime) -> int:
+    return (day - datetime(1970, 1, 1, tzinfo=UTC)).days
+
+
+def read(folder: Path) -> dict[str, list]:
+    return {
+        file.parent.name: pq.read_table(file, partitioning=None)["user_total_transactions"].to_pylist()
+        for file in folder.rglob("*.parquet")
+    }
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A table that has the days 2026-01-01 and 2026-01-02."""
+    days = [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2)]
+    table = Partitions(tmp_path / "features.parquet")
+    table.replace([table.stage([features(day)], number(day), SCHEMA) for day in days], [])
+    table.clear()
+    return table
+
+
+def test_each_day_is_a_file_of_the_strict_schema(table):
+    assert read(table.place) == {"event_date=2026-01-01": [1], "event_date=2026-01-02": [1]}
+    for file in table.place.rglob("*.parquet"):
+        assert pq.read_schema(file).equals(SCHEMA)
+    assert table.days() == [number(datetime(2026, 1, day, tzinfo=UTC)) for day in (1, 2)]
+
+
+def test_days_change_only_when_all_are_written_and_those_that_are_gone_go_last(table):
+    third = datetime(2026, 1, 3, tzinfo=UTC)
+    before = read(table.place)
+    staged = [table.stage([features(third, 7)], number(third), SCHEMA)]
+    assert read(table.place) == before
+    table.replace(staged, table.days()[1:])
+    assert read(table.place) == {"event_date=2026-01-01": [1], "event_date=2026-01-03": [7]}
+
+
+def test_what_was_staged_and_not_put_in_place_is_no_part_of_the_table(table):
+    staged = table.stage([features(TODAY, 7)], number(TODAY), SCHEMA)
+    assert Path(staged.file).exists()
+    assert pq.read_table(table.place).num_rows == 2
+    table.clear()
+    assert sorted(path.name for path in table.place.iterdir()) == ["event_date=2026-01-01", "event_date=2026-01-02"]
+
+
+def test_a_file_is_not_made_a_folder_silently(tmp_path):
+    (tmp_path / "features.parquet").write_text("")
+    with pytest.raises(UserError, match="this is a file"):
+        Partitions(tmp_path / "features.parquet")
+
+
+def test_the_first_and_the_last_day_of_the_calendar_have_names(tmp_path):
+    ends = [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
+    table = Partitions(tmp_path / "features.parquet")
+    days = day_of(pa.array(ends, pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy())
+    table.replace([table.stage([features(end)], int(day), SCHEMA) for end, day in zip(ends, days, strict=True)], [])
+    assert set(read(table.place)) == {"event_date=0001-01-01", "event_date=9999-12-31"}
+    assert table.days() == days.tolist()
+
+
+def test_files_of_a_folder_are_all_but_the_hidden_ones_and_of_known_kinds(tmp_path):
+    for name in ["b.csv", "a=1/c.parquet", "_SUCCESS", ".a.csv.crc", "_old/d.csv"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert transaction_files(tmp_path) == [f"{tmp_path}/a=1/c.parquet", f"{tmp_path}/b.csv"]
+    (tmp_path / "e.csv.gz").write_text("")
+    with pytest.raises(UserError, match=r"e\.csv\.gz: the suffix must be"):
+        transaction_files(tmp_path)
+
+
+def test_a_file_on_a_disk_is_read_where_it_is(tmp_path):
+    with on_disk(f"{tmp_path}/a.csv") as path:
+        assert path == tmp_path / "a.csv"
+
+
+@pytest.fixture
+def folders(project):
+    """A project whose transactions are a folder of a CSV and a Parquet file, and its offline table one of days."""
+    project.succeed("generate_synthetic_data.py")
+    project.apply()
+    project.succeed("compute_features.py")
+    history = pq.read_table(project.features)
+    project.features.unlink()
+    times = history["event_timestamp"].cast(pa.int64()).to_numpy()
+    order = np.argsort(times)
+    table = Partitions(project.features)
+    days = split_by_day(history.take(order), day_of(times[order]))
+    table.replace([table.stage([rows], day, SCHEMA) for day, rows in days], [])
+    lines = project.transactions.read_text().splitlines()
+    folder = project.root / "transactions"
+    folder.mkdir()
+    project.transactions.unlink()
+    (folder / "first.csv").write_text("\n".join(lines[:50]))
+    (folder / "rest.csv").write_text("\n".join([lines[0], *lines[50:]]))
+    pq.write_table(pacsv.read_csv(folder / "rest.csv"), folder / "rest.parquet")
+    (folder / "rest.csv").unlink()
+    return project, folder
+
+
+def test_feast_trains_serves_and_proves_from_features_by_day(folders):
+    project, folder = folders
+    (project.features / "_staging").mkdir(exist_ok=True)
+    (project.features / "_staging" / "half-written").write_text("of a run that was killed")
+    assert "20 users in Redis" in project.succeed("materialize_to_online.py")
+    certificate = project.root / "certificate.json"
+    out = project.succeed("demo_fixed.py", "--input", folder, "--certificate", certificate)
+    assert "match 40, mismatch 0, missing online 0, extra online 0, equal but wrong 0" in out
+    assert json.loads(certificate.read_text())["data_sha256"].keys() == {str(folder), str(project.features)}
+
+
+def test_a_day_of_another_schema_is_told_before_anything_is_read(folders):
+    project, _ = folders
+    file = max(project.features.rglob("*.parquet"))
+    pq.write_table(pa.table({"user_id": [1]}), file)
+    assert f"{file}: it has no column" in project.fail("materialize_to_online.py")
+
+
+def test_a_folder_without_days_is_told(folders):
+    project, _ = folders
+    for file in project.features.rglob("*.parquet"):
+        file.unlink()
+    assert "there is no Parquet file in this folder" in project.fail("materialize_to_online.py")
