@@ -1,6 +1,7 @@
 # make demo   the whole pipeline, from nothing: environment, Redis, data, features, proof
 # make test   the tests
 # make bench  how fast, side by side with what one would pick instead; a tenth of it: make bench SIZE=0.1
+# make test-scale   the tests of what takes Spark and other extras, which it installs
 # make zoo    how good the checker is: planted faults found, causes named, false alarms
 
 # The first Python that is new enough; or say which: make demo PYTHON=/path/to/python
@@ -9,7 +10,7 @@ PYTHON := $(shell for p in python3 python3.12 python3.11 python3.13 python3.14; 
 BIN := .venv/bin
 SIZE := 1
 
-.PHONY: demo test bench zoo lint redis redis-stop clean
+.PHONY: demo test test-scale bench zoo lint redis redis-stop clean
 .DELETE_ON_ERROR:
 
 demo: redis
@@ -21,7 +22,11 @@ demo: redis
 
 test: .venv/tests-installed
 	$(BIN)/python -c 'from parity.redis_server import require_server; require_server()'
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal $(if $(CI),-m "not scale")
+
+test-scale: .venv/scale-installed
+	$(BIN)/python -c 'from parity.redis_server import require_server; require_server()'
+	$(BIN)/python -m pytest -m scale
 
 bench: .venv/bench-installed
 	@$(BIN)/python -m benchmarks --size $(SIZE)
@@ -54,4 +59,8 @@ clean:
 
 .venv/tests-installed: .venv/installed tests/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+.venv/scale-installed: .venv/tests-installed requirements-spark.txt tests/requirements-scale.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements-scale.txt
 	@touch $@

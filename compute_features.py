@@ -1,39 +1,69 @@
 """Compute the features of every user at every instant of a purchase: the offline store.
 
     python compute_features.py [--input FILE] [--output FILE]
+    python compute_features.py --engine spark [--input FILE_OR_FOLDER] [--output FOLDER]
 
-What is computed is declared in feature_repo/features.py. Files are CSV or Parquet, by suffix.
+What is computed is declared in feature_repo/features.py. Files are CSV or Parquet, by suffix. With Spark, the input may
+be a folder of such files, and the output is a folder of Parquet files, one a day; either may be in a bucket (s3a://).
 """
 
 import argparse
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pyarrow.compute as pc
 
 import parity.quick_feast  # noqa: F401
 from feature_repo.features import AGGREGATIONS, user, user_features_source, user_purchase_features
-from parity.command import run, shown
+from parity.command import UserError, run, shown
 from parity.files import write_table
-from parity.offline import feature_history, note_origin
+from parity.offline import feature_history, history_schema, note_origin
+from parity.partitions import Location, location
 from parity.transactions import TIMESTAMP, read_transactions
 
 TRANSACTIONS = Path(__file__).parent / "user_transactions.csv"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--input", type=Path, default=TRANSACTIONS)
-    parser.add_argument("--output", type=Path, default=Path(user_features_source.path))
-    args = parser.parse_args()
-    if args.output.resolve() == args.input.resolve():
-        parser.error("--output is the same file as --input")
+    args = arguments()
+    if args.engine == "spark":
+        written = compute_on_spark(args.input, args.output)
+    else:
+        written = compute_here(args.input, args.output)
+    if isinstance(args.output, Path) and isinstance(args.input, Path):
+        note_origin(user_purchase_features, args.output, args.input, TRANSACTIONS)
+    print(f"{written} -> {shown(args.output)}")
 
-    transactions = read_transactions(args.input, user.join_key, {a.column for a in AGGREGATIONS})
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--input", type=location, default=TRANSACTIONS)
+    parser.add_argument("--output", type=location, default=location(user_features_source.path))
+    parser.add_argument("--engine", choices=["local", "spark"], default="local", help="what computes (default: local)")
+    args = parser.parse_args()
+    places = [PurePath(p.resolve() if isinstance(p, Path) else p) for p in (args.input, args.output)]
+    if places[1] == places[0]:
+        parser.error("--output is the same file as --input")
+    if places[1].is_relative_to(places[0]):
+        parser.error("--output lies in the folder that is --input, and would be read with it")
+    if args.engine == "local" and not (isinstance(args.input, Path) and isinstance(args.output, Path)):
+        parser.error("a bucket takes --engine spark")
+    return args
+
+
+def compute_here(source: Path, output: Path) -> str:
+    transactions = read_transactions(source, user.join_key, {a.column for a in AGGREGATIONS})
     history = feature_history(transactions, TIMESTAMP, AGGREGATIONS, user_purchase_features)
-    write_table(history, args.output)
-    note_origin(user_purchase_features, args.output, args.input, TRANSACTIONS)
-    users = pc.count_distinct(history[user.join_key]).as_py()
-    print(f"{history.num_rows:,} feature rows of {users:,} users -> {shown(args.output)}")
+    write_table(history, output)
+    return f"{history.num_rows:,} feature rows of {pc.count_distinct(history[user.join_key]).as_py():,} users"
+
+
+def compute_on_spark(source: Location, output: Location) -> str:
+    try:
+        from parity.spark import compute  # an extra, and slow to import
+    except ModuleNotFoundError:
+        raise UserError("PySpark is not installed. Run: pip install -r requirements-spark.txt") from None
+    days = compute(source, output, AGGREGATIONS, history_schema(user_purchase_features))
+    return f"{sum(day.rows for day in days):,} feature rows of {len(days):,} days"
 
 
 if __name__ == "__main__":

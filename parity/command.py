@@ -90,7 +90,9 @@ def file_named(suffix: str) -> Callable[[str], Path]:
     return read
 
 
-def shown(path: Path) -> str:
-    """Write a path as the user would: from the working directory, if it lies below."""
+def shown(path: Path | str) -> str:
+    """Write a path as the user would: from the working directory, if it lies below. A URI is what it is."""
+    if isinstance(path, str):
+        return path
     path = path.resolve()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
