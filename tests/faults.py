@@ -19,7 +19,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feature_repo.features import user
 from parity import causes
 from parity.proof import EXTRA, MISMATCH, MISSING, WRONG
-from tests.world import AVERAGE, DAY, OURS, STOCK, TOTAL, TTL, WINDOW, T, World
+from tests.world import AVERAGE, DAY, OFFLINE, OURS, STOCK, TOTAL, TTL, WINDOW, T, World
 
 Planted = set[tuple[int, str]]
 """The values that a fault makes wrong: (user, feature)."""
@@ -36,7 +36,7 @@ class Fault:
 FAULTS: list[Fault] = []
 
 
-def fault(kind: str, cause: str, online: str = OURS, offline: str = "duckdb"):
+def fault(kind: str, cause: str, online: str = OURS, offline: str = OFFLINE):
     def enter(plant: Callable[[World], Planted]) -> Callable[[World], Planted]:
         FAULTS.append(Fault(plant, kind, cause, online, offline))
         return plant

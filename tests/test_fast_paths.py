@@ -24,7 +24,7 @@ from parity.engine import ParityComputeEngine
 from parity.online import online_store_of
 from parity.online_read import MICROSECOND, FastRead, NotTaken
 from parity.online_write import encode_timestamps, encode_values
-from tests.world import AVERAGE, ENGINE, OURS, TOTAL, TTL, T, World
+from tests.world import AVERAGE, ENGINE, OFFLINE, OURS, TOTAL, TTL, T, World
 
 YEARS_1_TO_9999 = st.datetimes(timezones=st.just(UTC))
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -184,7 +184,7 @@ def materialized(
             project=project,
             provider="local",
             registry=str(folder / f"{project}.db"),
-            offline_store={"type": "duckdb"},
+            offline_store={"type": OFFLINE},
             online_store={"type": online, "connection_string": f"localhost:{port}"},
             batch_engine={"type": engine},
             entity_key_serialization_version=3,

@@ -121,7 +121,7 @@ class TestIncrementalMaterialization:
 
 
 class TestFileOfflineStore:
-    """Why feature_store.yaml says duckdb."""
+    """Why the offline store is made of the duckdb one."""
 
     def test_it_drops_the_row_of_an_expired_user(self, stock_file):
         stock_file.write((1, NOW, 1.0, 1), (2, NOW - TTL - timedelta(days=1), 2.0, 1))

@@ -30,6 +30,7 @@ AVERAGE, TOTAL = (aggregation.name for aggregation in AGGREGATIONS)
 WINDOW, TTL = AGGREGATIONS[0].time_window, user_purchase_features.ttl
 MICROSECOND = timedelta(microseconds=1)
 OURS, STOCK = "parity.online_store.ParityRedisOnlineStore", "redis"
+OFFLINE = "parity.offline_store.ParityDuckDBOfflineStore"
 ENGINE = "parity.engine.ParityComputeEngine"
 USERS = 25
 DAY = timedelta(days=1)
@@ -41,7 +42,7 @@ class World:
     """A feature store of its own in a real Redis, with a clock that starts at T and moves by steps of a minute."""
 
     def __init__(
-        self, folder: Path, port: int, seed: int, online: str = OURS, offline: str = "duckdb", users: int = USERS
+        self, folder: Path, port: int, seed: int, online: str = OURS, offline: str = OFFLINE, users: int = USERS
     ):
         self.random = random.Random(seed)
         self.now = T
@@ -171,7 +172,7 @@ class World:
 
 
 @contextmanager
-def world(port: int, seed: int, online: str = OURS, offline: str = "duckdb") -> Iterator[World]:
+def world(port: int, seed: int, online: str = OURS, offline: str = OFFLINE) -> Iterator[World]:
     """Make a random world, drawn by ``seed``, on the Redis at ``port``: computed, materialized, healthy."""
     with tempfile.TemporaryDirectory() as folder:
         yield World(Path(folder), port, seed, online, offline)
