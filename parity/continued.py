@@ -33,6 +33,28 @@ def counts_to_continue(aggregations: Sequence[Aggregation]) -> list[str]:
     return [a.name for a in aggregations if not a.time_window and a.function == "count"]
 
 
+def aggregate_from(
+    start: int, rows: pa.Table, earlier: pa.Table, key: str, timestamp: str, aggregations: Sequence[Aggregation]
+) -> pa.Table:
+    """Give what `aggregate` gives at the instants from ``start`` (microseconds) on.
+
+    ``rows`` are those from `reach` before ``start`` on, or from further back; ``earlier`` has, for each key that has
+    rows before them, the key and its `counts_to_continue` so far.
+    """
+    history = aggregate(rows, key, timestamp, aggregations)
+    history = history.filter(pa.array(history[timestamp].cast(pa.int64()).to_numpy() >= start))
+    earlier = earlier.sort_by(key)
+    known, keys = earlier[key].to_numpy(), history[key].to_numpy()
+    place = np.searchsorted(known, keys)
+    there = np.append(known, 0)[place] == keys
+    there[place == len(known)] = False
+    for name in counts_to_continue(aggregations):
+        before = np.where(there, np.append(earlier[name].to_numpy(), 0)[place], 0)
+        at = history.column_names.index(name)
+        history = history.set_column(at, name, pa.array(history[name].to_numpy() + before))
+    return history
+
+
 def aggregate_sorted(
     parts: Iterable[pa.Table],
     key: str,

@@ -25,7 +25,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from parity.command import UserError
 from parity.continued import aggregate_sorted
-from parity.partitions import Location, Partitions, Staged, day_of, on_disk, split_by_day, transaction_files
+from parity.partitions import MANIFEST, Location, Partitions, Staged, day_of, on_disk, split_by_day, transaction_files
 from parity.transactions import TIMESTAMP, UTC_MICROSECONDS, read_part
 
 DAY = "event_date"
@@ -76,12 +76,13 @@ def compute(source: Location, output: Location, aggregations: Sequence, schema: 
     rules = [Rule(a.name, a.function, a.column, a.time_window) for a in aggregations]
     job = Job(schema.names[0], rules, schema, output)
     table = Partitions(output)
-    files = transaction_files(source)
+    files = list(transaction_files(source))
     try:
         session = _session()
         staged = _run(session, files, job)
         if not staged:
             raise UserError(f"{source}: there are no rows, so there is nothing to compute.")
+        table.forget(MANIFEST)  # the next incremental run starts anew
         table.replace(staged, table.days())
     except (PySparkException, Py4JError) as error:
         refused = re.search(r"parity\.command\.UserError: (.*)", str(error))

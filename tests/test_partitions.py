@@ -87,7 +87,7 @@ def test_files_of_a_folder_are_all_but_the_hidden_ones_and_of_known_kinds(tmp_pa
     for name in ["b.csv", "a=1/c.parquet", "_SUCCESS", ".a.csv.crc", "_old/d.csv"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
-    assert transaction_files(tmp_path) == [f"{tmp_path}/a=1/c.parquet", f"{tmp_path}/b.csv"]
+    assert list(transaction_files(tmp_path)) == [f"{tmp_path}/a=1/c.parquet", f"{tmp_path}/b.csv"]
     (tmp_path / "e.csv.gz").write_text("")
     with pytest.raises(UserError, match=r"e\.csv\.gz: the suffix must be"):
         transaction_files(tmp_path)
