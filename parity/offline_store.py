@@ -72,6 +72,7 @@ class ParityDuckDBOfflineStore(DuckDBOfflineStore):
             "full_feature_names": full_feature_names,
             "filter_by_created_timestamp": filter_by_created_timestamp,
         }
+        _forget_files()
         if not all(_is_parquet(view.batch_source) for view in feature_views):
             return DuckDBOfflineStore.get_historical_features(**arguments)
         read = _Reader()
@@ -115,6 +116,7 @@ class ParityDuckDBOfflineStore(DuckDBOfflineStore):
             "start_date": start_date,
             "end_date": end_date,
         }
+        _forget_files()
         if not _is_parquet(data_source):
             return DuckDBOfflineStore.pull_latest_from_table_or_query(**arguments)
         read = _Reader()
@@ -127,6 +129,16 @@ class ParityDuckDBOfflineStore(DuckDBOfflineStore):
             return job
         latest = _latest(table, join_key_columns, feature_name_columns, timestamp_field, start_date, end_date)
         return _answered_by(job, latest)
+
+    @staticmethod
+    def pull_all_from_table_or_query(*args, **kwargs) -> RetrievalJob:
+        _forget_files()
+        return DuckDBOfflineStore.pull_all_from_table_or_query(*args, **kwargs)
+
+
+def _forget_files() -> None:
+    """Let DuckDB read files anew. It keeps parts of them, and takes one that was rewritten within a second for old."""
+    ibis.get_backend().raw_sql("SET enable_external_file_cache = false")
 
 
 class _Reader:

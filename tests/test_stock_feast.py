@@ -4,8 +4,11 @@ A test that fails here is good news: Feast has mended the fault. Then delete the
 """
 
 import copy
+import random
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import ibis
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +18,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
 from feature_repo.features import AGGREGATIONS, user, user_features, user_purchase_features
 from parity.offline import history_schema
+from tests.world import OFFLINE
 
 AVERAGE, TOTAL = (aggregation.name for aggregation in AGGREGATIONS)
 VIEW = user_purchase_features.name
@@ -118,6 +122,25 @@ class TestIncrementalMaterialization:
         stock.feast._get_provider().online_store.delete_entity_values(stock.feast.config, [user.join_key])
         stock.feast.materialize_incremental(NOW + timedelta(minutes=1), [VIEW])
         assert stock.online(1)[0] is None
+
+
+class TestFilesThatAreRewritten:
+    def answers(self, stock, rewritten: int = 300) -> Iterator[bool]:
+        """Whether training reads what was written, each time that the file has been."""
+        for value in range(rewritten):
+            stock.write(*[(1, NOW, float(value), 1)] * random.randint(1, 50))
+            try:
+                frame = pd.DataFrame({user.join_key: [1], "event_timestamp": [NOW]})
+                [answer] = stock.feast.get_historical_features(frame, [f"{VIEW}:{AVERAGE}"]).to_df()[AVERAGE]
+            except Exception:
+                answer = None
+            yield answer == value
+
+    def test_it_reads_what_was_in_a_file_before_it_was_rewritten(self, tmp_path, redis_port):
+        """Why ours has DuckDB forget files."""
+        ibis.get_backend().raw_sql("SET enable_external_file_cache = true")
+        assert not all(self.answers(Stock(tmp_path, redis_port, "duckdb")))
+        assert all(self.answers(Stock(tmp_path, redis_port, OFFLINE), 100))
 
 
 class TestFileOfflineStore:
