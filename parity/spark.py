@@ -29,7 +29,7 @@ from parity.partitions import MANIFEST, Location, Partitions, Staged, day_of, on
 from parity.transactions import TIMESTAMP, UTC_MICROSECONDS, read_part
 
 DAY = "event_date"
-MOST_READERS = 10_000
+READERS_PER_CORE = 4
 
 
 class Rule(NamedTuple):
@@ -114,7 +114,9 @@ def _session() -> SparkSession:
 
 
 def _run(session: SparkSession, files: list[str], job: Job) -> list[Staged]:
-    listed = session.sparkContext.parallelize([(file,) for file in files], min(len(files), MOST_READERS))
+    context = session.sparkContext
+    readers = min(len(files), READERS_PER_CORE * context.defaultParallelism)
+    listed = context.parallelize([(file,) for file in files], readers)
     staged = (
         session.createDataFrame(listed, "file string")
         .mapInArrow(_on(job, _read), from_arrow_schema(job.transactions))
