@@ -2,7 +2,8 @@
 
 The folder is the truth: the result is what the whole of it gives, whatever was added to it, changed or removed, and in
 whichever order. Beside the days lies a manifest of the files they were computed from, each with its size, the time of
-its last modification, and the days of its purchases. A file for which name, size and time are the same has not changed.
+its last modification (which a bucket tells to the second), and the days of its purchases. A file for which name, size
+and time are the same has not changed.
 
 From the first day of any file that has changed, all days are computed anew. That takes the purchases from the longest
 window before that day on, so no file is read whose purchases are all older; and how many each user had made before

@@ -147,6 +147,21 @@ def test_feast_trains_serves_and_proves_from_what_spark_wrote(project):
     assert "match 40, mismatch 0, missing online 0, extra online 0, equal but wrong 0" in out
 
 
+def test_after_spark_has_written_the_days_an_incremental_run_trusts_none_of_them(project):
+    folder = project.root / "by_spark"
+    project.write_transactions(*hard_rows(1, 50))
+    expected = by_laptop(project)
+    incremental = ["compute_features.py", "--incremental", "--output", folder]
+    project.succeed(*incremental)
+    other = project.root / "other.csv"
+    other.write_text(f"{HEADER}\n{GOOD}\n")
+    computed(project, other)
+    assert not project.succeed(*incremental).startswith("nothing has changed")
+    for note in folder.glob("_*"):
+        note.unlink()
+    assert_same(folder, expected)
+
+
 class TestRefused:
     """In the laptop's words, with status 2, and the earlier table whole."""
 
@@ -277,4 +292,23 @@ def test_from_bucket_to_bucket_on_a_cluster_that_gets_the_package_with_the_job(p
     outcome = project.shell(f"{put} && {compute} && {get}", **environment)
     assert outcome.status == 0, outcome
     assert "days -> s3a://bucket/features.parquet" in outcome.out
+    assert_same(project.root / "got", expected)
+
+
+def test_days_in_a_bucket_are_kept_in_step_with_files_in_a_bucket(project, bucket):
+    rows = hard_rows(4, 300)
+    project.write_transactions(*rows)
+    expected = by_laptop(project)
+    update = "python compute_features.py --incremental --input s3://bucket/files --output s3://bucket/features.parquet"
+    for number, some in enumerate([rows[:200], rows[200:]]):
+        project.write_transactions(*some)
+        folder = project.root / str(number)
+        folder.mkdir()
+        project.transactions.rename(folder / f"{number}.csv")
+        outcome = project.shell(f"python -c '{COPY}' {folder} s3://bucket/files && {update}", **bucket)
+        assert outcome.status == 0, outcome
+    outcome = project.shell(f"{update} && python -c '{COPY}' s3://bucket/features.parquet {project.root}/got", **bucket)
+    assert outcome.out == "nothing has changed -> s3://bucket/features.parquet\n", outcome
+    for note in (project.root / "got").glob("_*"):
+        note.unlink()
     assert_same(project.root / "got", expected)
