@@ -7,7 +7,6 @@ The address is that of feature_repo/feature_store.yaml. What answers there is us
 listens on this machine only, keeps nothing on disk but its log, and lives in .redis/ until it is stopped.
 """
 
-import os
 import shutil
 import socket
 import subprocess
@@ -17,11 +16,11 @@ import time
 from pathlib import Path
 
 import redis
-import yaml
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from parity.command import UserError, run
+from parity.configuration import addresses, configuration_file, connection, read_configuration
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".redis"
@@ -81,15 +80,27 @@ def launch(server: str, port: int, home: Path, *options: str) -> subprocess.Pope
 
 
 def start() -> None:
-    host, port = _address()
-    if _answers(host, port):
-        print(f"Redis: using the one that answers at {host}:{port}")
-        return
-    if host not in ("localhost", "127.0.0.1"):
-        raise UserError(f"no Redis answers at {host}:{port}, and one can only be started on localhost.")
-    process = launch(require_server(), port, HOME)
+    text, redis_type = _configured()
+    nodes, options = connection(text)
+    tls = {name: value for name, value in options.items() if name.startswith("ssl")}
+    for host, port in nodes:
+        if _answers(host, int(port), **tls):
+            print(f"Redis: using the one that answers at {host}:{port}")
+            return
+    if not startable(text, redis_type):
+        reason = "one can only be started on localhost, without Cluster, Sentinel, TLS or a password"
+        raise UserError(f"no Redis answers at {addresses(text)}, and {reason}.")
+    [(host, port)] = nodes
+    process = launch(require_server(), int(port), HOME)
     STARTED.write_text(f"{process.pid} {port}")
     print(f"Redis: started one at {host}:{port}; stop it with: make redis-stop")
+
+
+def startable(text: str, redis_type: str) -> bool:
+    """Tell whether a connection string names a Redis that `start` can start: a plain one, on this machine."""
+    nodes, options = connection(text)
+    plain = redis_type == "redis" and not options.get("ssl") and not {"password", "username"} & set(options)
+    return plain and [host for host, *_ in nodes] in (["localhost"], ["127.0.0.1"])
 
 
 def stop() -> None:
@@ -108,27 +119,32 @@ def stop() -> None:
     print(f"Redis: stopped the one at localhost:{port}" if ours else "Redis: none that was started here is running")
 
 
-def _address() -> tuple[str, int]:
-    """Read host and port of the first node in the connection string of the configuration that Feast would use."""
-    path = Path(os.environ.get("FEAST_FS_YAML_FILE_PATH") or ROOT / "feature_repo" / "feature_store.yaml")
+def _configured() -> tuple[str, str]:
+    """Read connection string and type of Redis in the configuration that Feast would use."""
+    path = configuration_file(ROOT / "feature_repo")
+    online = read_configuration(path).get("online_store")
     try:
-        config = yaml.safe_load(os.path.expandvars(path.read_text()))
-        host, port = config["online_store"]["connection_string"].split(",")[0].split(":")
-        return host, int(port)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValueError):
-        raise UserError(f"{path}: it names no Redis as HOST:PORT in connection_string of online_store.") from None
+        text = online["connection_string"]
+        nodes, _ = connection(text)
+        [(str(host), int(port)) for host, port in nodes]
+        if nodes:
+            return text, online.get("redis_type", "redis")
+    except (AttributeError, TypeError, KeyError, ValueError):
+        pass
+    raise UserError(f"{path}: it names no Redis as HOST:PORT in connection_string of online_store.")
 
 
-def _client(host: str, port: int) -> redis.Redis:
-    return redis.Redis(host, port, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), retries=0))
+def _client(host: str, port: int, **options) -> redis.Redis:
+    bounded = {"socket_timeout": 2, "socket_connect_timeout": 2, "retry": Retry(NoBackoff(), retries=0)}
+    return redis.Redis(host, port, **bounded, **options)
 
 
-def _answers(host: str, port: int) -> bool:
+def _answers(host: str, port: int, **options) -> bool:
     try:
-        return _client(host, port).ping()
+        return _client(host, port, **options).ping()
     except (redis.AuthenticationError, redis.ResponseError):
         return True  # it answers, and wants a password that is not needed to know that
-    except redis.RedisError:
+    except (redis.RedisError, OSError):  # OSError: a certificate that can't be read
         return False
 
 

@@ -8,19 +8,19 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
-import yaml
 from feast import FeatureService, FeatureStore, FeatureView
 from feast.errors import FeastError, FeastObjectNotFoundException
 from feast.repo_config import FeastConfigError
 from google.protobuf.message import DecodeError
 
 from parity.command import UserError
+from parity.configuration import addresses, configuration_file, read_configuration, without_secrets
 from parity.offline import history_schema
 from parity.online import online_store_of
+from parity.redis_server import startable
 
 APPLY = "Run: cd feature_repo && feast apply"
 COMPUTE = "Run: python compute_features.py"
-YAML = "feature_store.yaml"
 MATERIALIZE = "Run: python materialize_to_online.py"
 
 
@@ -33,20 +33,30 @@ def opened(path: Path, service: FeatureService, view: FeatureView) -> Iterator[F
     """
     store = _open(path)
     try:
-        _require_applied(store, service, view)
-        _require_computed(view)
-        _connect(store)
-        yield store
+        with _told(store, path, view):
+            _require_applied(store, service, view)
+            _require_computed(view)
+            _connect(store)
+            yield store
+    except UserError as error:
+        raise UserError(without_secrets(str(error), _connection_string(store))) from None
+
+
+@contextmanager
+def _told(store: FeatureStore, path: Path, view: FeatureView) -> Iterator[None]:
+    """Make a `UserError` of what Feast, DuckDB or Redis raise."""
+    file = configuration_file(path).name
+    try:
+        yield
     except redis.AuthenticationError as error:
         reason = str(error).rstrip(".")
-        raise UserError(f"{_redis(store)} refuses the password: {reason}. Mend connection_string in {YAML}.") from None
+        raise UserError(f"{_redis(store)} refuses the password: {reason}. Mend connection_string in {file}.") from None
     except redis.ResponseError as error:
         hint = " Delete that key, and materialize again." if "WRONGTYPE" in str(error) else ""
         raise UserError(f"{_redis(store)} refuses a command: {str(error)[:300]!r}.{hint}") from None
-    except redis.RedisError as error:
-        raise UserError(
-            f"{_redis(store)} does not answer: {str(error).rstrip('.')}. Start one with: make redis"
-        ) from None
+    except (redis.RedisError, redis.RedisClusterException) as error:
+        reason = f"{_redis(store)} does not answer: {str(error).rstrip('.')}."
+        raise UserError(f"{reason} {_hint(store)}") from None
     except duckdb.Error as error:
         raise UserError(f"{view.batch_source.path}: it can't be read: {error!s:.300}. {COMPUTE}") from None
     except DecodeError:
@@ -56,19 +66,26 @@ def opened(path: Path, service: FeatureService, view: FeatureView) -> Iterator[F
 
 
 def _open(path: Path) -> FeatureStore:
+    file = configuration_file(path)
+    online = read_configuration(file).get("online_store")
+    secrets = str(online.get("connection_string")) if isinstance(online, dict) else ""
     try:
-        return FeatureStore(repo_path=str(path))
-    except (FeastError, FeastConfigError) as error:
-        raise UserError(str(error)) from None
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{path / YAML}: it can't be read: {error}") from None
+        return FeatureStore(repo_path=str(path), fs_yaml_file=file)
+    except FeastConfigError as error:  # which quotes what is wrong, a connection string too
+        reasons = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.args[0].errors()]
+        raise UserError(without_secrets(f"{file}: {'; '.join(reasons)}", secrets)) from None
+    except FeastError as error:
+        raise UserError(without_secrets(str(error), secrets)) from None
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(without_secrets(f"{file}: it can't be read: {error}", secrets)) from None
 
 
 def _connect(store: FeatureStore) -> None:
     try:
         online_store_of(store).ping(store.config)
-    except (TypeError, ValueError, KeyError, AttributeError, redis.RedisClusterException) as error:
-        raise UserError(f"{YAML}: its online_store is not a Redis that can be reached: {error!r}") from None
+    except (TypeError, ValueError, KeyError, AttributeError, OSError) as error:
+        file = configuration_file(store.repo_path).name
+        raise UserError(f"{file}: its online_store is not a Redis that can be reached: {error!r}") from None
 
 
 def _require_applied(store: FeatureStore, service: FeatureService, view: FeatureView) -> None:
@@ -129,7 +146,15 @@ def _has_nulls(file: pq.ParquetFile, place: int) -> bool:
 
 
 def _redis(store: FeatureStore) -> str:
-    """Name the Redis by its addresses, and by nothing else that a connection string may hold."""
-    parts = str(store.config.online_store.connection_string).split(",")
-    addresses = [part.rpartition("@")[2] for part in parts if "=" not in part]
-    return f"Redis at {', '.join(addresses)}"
+    return f"Redis at {addresses(_connection_string(store))}"
+
+
+def _connection_string(store: FeatureStore) -> str:
+    return str(getattr(store.config.online_store, "connection_string", ""))
+
+
+def _hint(store: FeatureStore) -> str:
+    """What to do where nothing answers: `make redis` starts a Redis on this machine, and of one node."""
+    if startable(_connection_string(store), store.config.online_store.redis_type.value):
+        return "Start one with: make redis"
+    return f"Mend it, or connection_string in {configuration_file(store.repo_path).name}."

@@ -93,22 +93,24 @@ class Project:
 
     def apply(self) -> None:
         """What `feast apply` does, in this process."""
-        from feast.repo_config import load_repo_config
-        from feast.repo_operations import apply_total
+        self.feast("apply")
 
-        repo = self.root / "feature_repo"
-        before = Path.cwd()
-        path = list(sys.path)
+    def feast(self, *arguments: str) -> Outcome:
+        """Run the `feast` command in the feature repository, in this process."""
+        from feast.cli.cli import cli
+
+        before, path = Path.cwd(), list(sys.path)
         sys.modules.pop("features", None)
-        sys.path.insert(0, str(repo))
+        self.capture.readouterr()
         try:
-            os.chdir(repo)
-            apply_total(load_repo_config(repo, repo / "feature_store.yaml"), repo, skip_source_validation=False)
+            os.chdir(self.root / "feature_repo")
+            sys.path.insert(0, str(self.root / "feature_repo"))
+            cli(list(arguments), standalone_mode=False)
         finally:
             os.chdir(before)
             sys.path[:] = path
             sys.modules.pop("features", None)
-        self.capture.readouterr()
+        return Outcome(0, *self.capture.readouterr())
 
     def succeed(self, script: str, *arguments: object) -> str:
         outcome = self.run(script, *arguments)
