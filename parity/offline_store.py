@@ -11,7 +11,7 @@ built. It is replaced only by one with the same columns and types, and stays whe
 """
 
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import ibis
 import pandas as pd
@@ -27,6 +27,7 @@ from feast.infra.offline_stores.duckdb import (
 from feast.infra.offline_stores.ibis import (
     IbisRetrievalJob,
     get_historical_features_ibis,
+    pull_all_from_table_or_query_ibis,
     pull_latest_from_table_or_query_ibis,
 )
 from feast.infra.offline_stores.offline_store import RetrievalJob
@@ -38,6 +39,12 @@ from ibis.expr.types import Table
 from ibis.util import gen_name
 
 SLACK = ibis.interval(seconds=1)  # pandas counts in nanoseconds, Python and DuckDB in microseconds
+SETTINGS = {
+    # Or else the footer of a file is taken for that of another, of the same size, that took its place within a second.
+    "enable_external_file_cache": "false",
+    # Or else an AS OF join compares every row with every other, as DuckDB takes a data frame for a single row.
+    "asof_loop_join_threshold": "0",
+}
 KEPT_EXACTLY = (dt.Integer, dt.Float64, dt.String, dt.Boolean, dt.Timestamp, dt.Date, dt.Decimal, dt.Binary)
 """The types of which DuckDB's arg_max gives back the very bits; of others it makes 0.0 of -0.0."""
 
@@ -45,7 +52,7 @@ KEPT_EXACTLY = (dt.Integer, dt.Float64, dt.String, dt.Boolean, dt.Timestamp, dt.
 class ParityDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
     """The options of Feast's DuckDB store, and no others."""
 
-    type: str = "parity.offline_store.ParityDuckDBOfflineStore"
+    type: Literal["parity.offline_store.ParityDuckDBOfflineStore"] = "parity.offline_store.ParityDuckDBOfflineStore"
 
 
 class ParityDuckDBOfflineStore(DuckDBOfflineStore):
@@ -72,7 +79,6 @@ class ParityDuckDBOfflineStore(DuckDBOfflineStore):
             "full_feature_names": full_feature_names,
             "filter_by_created_timestamp": filter_by_created_timestamp,
         }
-        _forget_files()
         if not all(_is_parquet(view.batch_source) for view in feature_views):
             return DuckDBOfflineStore.get_historical_features(**arguments)
         read = _Reader()
@@ -96,6 +102,31 @@ class ParityDuckDBOfflineStore(DuckDBOfflineStore):
         return _answered_by(job, answer)
 
     @staticmethod
+    def pull_all_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> RetrievalJob:
+        arguments = {
+            "config": config,
+            "data_source": data_source,
+            "join_key_columns": join_key_columns,
+            "feature_name_columns": feature_name_columns,
+            "timestamp_field": timestamp_field,
+            "created_timestamp_column": created_timestamp_column,
+            "start_date": start_date,
+            "end_date": end_date,
+        }
+        if not _is_parquet(data_source):
+            return DuckDBOfflineStore.pull_all_from_table_or_query(**arguments)
+        return pull_all_from_table_or_query_ibis(**arguments, **_edges(config, _Reader()))
+
+    @staticmethod
     def pull_latest_from_table_or_query(
         config: RepoConfig,
         data_source: DataSource,
@@ -116,7 +147,6 @@ class ParityDuckDBOfflineStore(DuckDBOfflineStore):
             "start_date": start_date,
             "end_date": end_date,
         }
-        _forget_files()
         if not _is_parquet(data_source):
             return DuckDBOfflineStore.pull_latest_from_table_or_query(**arguments)
         read = _Reader()
@@ -130,26 +160,19 @@ class ParityDuckDBOfflineStore(DuckDBOfflineStore):
         latest = _latest(table, join_key_columns, feature_name_columns, timestamp_field, start_date, end_date)
         return _answered_by(job, latest)
 
-    @staticmethod
-    def pull_all_from_table_or_query(*args, **kwargs) -> RetrievalJob:
-        _forget_files()
-        return DuckDBOfflineStore.pull_all_from_table_or_query(*args, **kwargs)
-
-
-def _forget_files() -> None:
-    """Let DuckDB read files anew. It keeps parts of them, and takes one that was rewritten within a second for old."""
-    ibis.get_backend().raw_sql("SET enable_external_file_cache = false")
-
 
 class _Reader:
-    """Feast's reader of data sources, which remembers the tables that it gave."""
+    """Feast's reader of data sources, which sees to the settings of DuckDB and remembers the tables that it gave."""
 
     def __init__(self):
         self.tables: list[Table] = []
 
     def __call__(self, source: DataSource, repo_path: str) -> Table:
-        self.tables.append(_read_data_source(source, repo_path))
-        return self.tables[-1]
+        table = _read_data_source(source, repo_path)
+        for setting, value in SETTINGS.items():
+            ibis.get_backend(table).raw_sql(f"SET {setting} = {value}")
+        self.tables.append(table)
+        return table
 
 
 def _edges(config: RepoConfig, read: _Reader) -> dict:
@@ -231,7 +254,6 @@ def _history(view: FeatureView, table: Table, feature_refs: list[str], full_feat
 def _as_of(answer: Table, entities: Table, event: str, history: _History) -> Table:
     """Add the features of ``history`` to ``answer``, the ``entities`` and more columns, as of each row's ``event``."""
     history = history._replace(table=history.table.semi_join(entities, history.same_keys(entities)))
-    ibis.get_backend(answer).raw_sql("SET asof_loop_join_threshold = 0")  # DuckDB takes a data frame for one row
     joined = answer.asof_join(history.table, answer[event] >= history.table[history.instant], history.same_keys(answer))
     values = {name: joined[column] for name, column in history.features.items()}
     if history.lifetime is not None:

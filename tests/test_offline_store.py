@@ -1,5 +1,6 @@
 """What the fast offline store answers is what Feast's stock DuckDB store answers."""
 
+import os
 from datetime import UTC, datetime, timedelta
 
 import ibis
@@ -282,28 +283,29 @@ class TestWhatTheFastJoinDoesNotTake:
                 store.get_historical_features("SELECT 1", ["first:n"])
 
 
-class TestLatest:
-    def latest(self, store: FeatureStore, view: FeatureView, start: datetime, end: datetime) -> tuple[str, pa.Table]:
-        source = view.batch_source
-        job = get_offline_store_from_config(store.config.offline_store).pull_latest_from_table_or_query(
-            config=store.config,
-            data_source=source,
-            join_key_columns=view.join_keys,
-            feature_name_columns=["raw_mood"] if source.field_mapping else ["n", "amount"],
-            timestamp_field=source.timestamp_field,
-            created_timestamp_column=source.created_timestamp_column,
-            start_date=start,
-            end_date=end,
-        )
-        return ibis.to_sql(job.table), job.to_arrow()
+def latest(store: FeatureStore, view: FeatureView, start: datetime, end: datetime) -> tuple[str, pa.Table]:
+    source = view.batch_source
+    job = get_offline_store_from_config(store.config.offline_store).pull_latest_from_table_or_query(
+        config=store.config,
+        data_source=source,
+        join_key_columns=view.join_keys,
+        feature_name_columns=["raw_mood"] if source.field_mapping else ["n", "amount"],
+        timestamp_field=source.timestamp_field,
+        created_timestamp_column=source.created_timestamp_column,
+        start_date=start,
+        end_date=end,
+    )
+    return ibis.to_sql(job.table), job.to_arrow()
 
+
+class TestLatest:
     @settings(max_examples=40, deadline=None)
     @given(FIRST_ROWS, SECOND_ROWS, st.tuples(INSTANTS, INSTANTS).map(sorted))
     def test_the_latest_rows_are_those_of_the_stock_store(self, stores, first, second, interval):
         stores.write(first, second)
         for view in (stores.first, stores.second, stores.created):
-            _, expected = self.latest(stores.stock, view, *interval)
-            query, answer = self.latest(stores.ours, view, *interval)
+            _, expected = latest(stores.stock, view, *interval)
+            query, answer = latest(stores.ours, view, *interval)
             assert ("ARG_MAX" in query) == (view is stores.first)
             require_same(answer, expected)
 
@@ -312,7 +314,7 @@ class TestLatest:
         rows = pq.read_table(stores.files["first"])
         small = pa.field("amount", pa.float32())
         pq.write_table(rows.set_column(2, small, rows["amount"].cast(small.type)), stores.files["first"])
-        _, answer = self.latest(stores.ours, stores.first, T, T)
+        _, answer = latest(stores.ours, stores.first, T, T)
         assert repr(answer["amount"].to_pylist()) == "[-0.0]"
 
     def test_of_two_rows_at_the_same_instant_one_comes_whole(self, stores):
@@ -320,7 +322,7 @@ class TestLatest:
         rows = pa.table([n % 200, pa.array([T] * len(n), FIRST.field(1).type), n.astype(float), n], schema=FIRST)
         rows = rows.set_column(2, "amount", pc.if_else(pc.equal(rows["n"], 0), None, rows["amount"]))
         pq.write_table(rows, stores.files["first"], row_group_size=50_000)
-        _, answer = self.latest(stores.ours, stores.first, T, T)
+        _, answer = latest(stores.ours, stores.first, T, T)
         assert sorted(answer["user_id"].to_pylist()) == list(range(200))
         for user, number, amount in zip(
             *(answer[name].to_pylist() for name in ("user_id", "n", "amount")), strict=True
@@ -330,6 +332,16 @@ class TestLatest:
     def test_the_whole_range_of_instants_that_python_knows(self, stores):
         first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
         stores.write([(1, first, 1.5, 2), (2, last, 1.5, 3)], [])
-        _, answer = self.latest(stores.ours, stores.first, first, last)
-        require_same(answer, self.latest(stores.stock, stores.first, first, last)[1])
+        _, answer = latest(stores.ours, stores.first, first, last)
+        require_same(answer, latest(stores.stock, stores.first, first, last)[1])
         assert answer.num_rows == 2
+
+
+def test_a_file_that_took_the_place_of_another_within_a_second_is_read_anew(stores):
+    for hours in range(3):
+        instant = T + hours * timedelta(hours=1)
+        stores.write([(1, instant, 1.5, hours)], [])
+        os.utime(stores.files["first"], (0, 0))
+        _, answer = latest(stores.ours, stores.first, instant, instant)
+        assert answer["n"].to_pylist() == [hours]
+        assert stores.same(frame([(1, None, instant)]), ["first:n"])["n"].to_pylist() == [hours]
