@@ -4,10 +4,18 @@ Data flows one way, and each module is one station of it:
 
     transactions   raw purchases, read and typed once, at the edge
     aggregation    purchases to features, exactly
+      continued      the same a part at a time; partitions, incremental and spark are made of it
     offline        the feature history, and what training reads of it
+      offline_store  Feast's DuckDB store, faster
     online         what Redis holds, and what serving reads of it
-    proof          the two sides, compared by key and for equality
+      online_store   Feast's Redis store, with guarantees; its fast paths are online_read and online_write
+    materialization  from the one to the other, and in step; engine is the fast path, replay another instant
+    oracle         what the transactions give, worked out the slow way
+    proof          the three sides, compared by key and for equality
+      causes         why two of them differ
+    report         what it found: report for a terminal, page with charts and naive in HTML, certificate in JSON
 
-`repository` opens the Feast repository that ties them together, `redis_server` runs a Redis where a machine has
-none, `files` and `command` are the edges to the disk and to the person at the terminal.
+`repository` opens the Feast repository that ties them together, as `configuration` says where things are.
+`redis_server` runs a Redis where a machine has none. `files` and `command` are the edges to the disk and to the person
+at the terminal, and `quick_feast` imports Feast.
 """

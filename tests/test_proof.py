@@ -212,6 +212,7 @@ class TestOracle:
         ready.succeed("demo_fixed.py")
         ready.transactions.write_bytes(usual)
         ready.succeed("compute_features.py")
+        ready.succeed("materialize_to_online.py")
         parquet.unlink()
         ready.succeed("demo_fixed.py")
         ready.succeed("generate_synthetic_data.py", "--output", parquet)
