@@ -61,6 +61,6 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
-.venv/scale-installed: .venv/tests-installed requirements-spark.txt tests/requirements-scale.txt
+.venv/scale-installed: .venv/tests-installed requirements-spark.txt requirements-s3.txt tests/requirements-scale.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements-scale.txt
 	@touch $@

@@ -4,9 +4,9 @@
     python compute_features.py --incremental [--input FILE_OR_FOLDER] [--output FOLDER]
     python compute_features.py --engine spark [--input FILE_OR_FOLDER] [--output FOLDER]
 
-What is computed is declared in feature_repo/features.py. Files are CSV or Parquet, by suffix. Incrementally or with
-Spark, the input may be a folder of such files, and the output is a folder of Parquet files, one a day; either may be in
-a bucket (s3://). Incrementally, only what can have changed since the last such run is computed.
+What is computed is declared in feature_repo/features.py. Files are CSV or Parquet, by suffix, on a disk or in a bucket
+(s3://). Incrementally or with Spark, the input may be a folder of such files, and the output is a folder of Parquet
+files, one a day. Incrementally, only what can have changed since the last such run is computed.
 """
 
 import argparse
@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import parity.quick_feast  # noqa: F401
 from feature_repo.features import AGGREGATIONS, user, user_features_source, user_purchase_features
 from parity.command import UserError, run, shown
-from parity.files import write_table
+from parity.files import Location, absolute, location, write_table
 from parity.incremental import update
 from parity.offline import feature_history, history_schema, note_origin
-from parity.partitions import Location, Staged, location
+from parity.partitions import Staged, on_disk
 from parity.transactions import TIMESTAMP, read_transactions
 
 TRANSACTIONS = Path(__file__).parent / "user_transactions.csv"
@@ -34,7 +34,7 @@ def main() -> None:
         written = update_here(args.input, args.output)
     else:
         written = compute_here(args.input, args.output)
-    if isinstance(args.output, Path) and isinstance(args.input, Path):
+    if isinstance(args.input, Path):
         note_origin(user_purchase_features, args.output, args.input, TRANSACTIONS)
     print(f"{written} -> {shown(args.output)}")
 
@@ -46,21 +46,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--engine", choices=["local", "spark"], default="local", help="what computes (default: local)")
     parser.add_argument("--incremental", action="store_true", help="only what can have changed since the last time")
     args = parser.parse_args()
-    places = [PurePath(p.resolve() if isinstance(p, Path) else p) for p in (args.input, args.output)]
+    places = [PurePath(absolute(p)) for p in (args.input, args.output)]
     if places[1] == places[0]:
         parser.error("--output is the same file as --input")
     if places[1].is_relative_to(places[0]):
         parser.error("--output lies in the folder that is --input, and would be read with it")
     if args.incremental and args.engine == "spark":
         parser.error("--incremental computes on this machine; it does not go with --engine spark")
-    here = isinstance(args.input, Path) and isinstance(args.output, Path)
-    if not here and args.engine == "local" and not args.incremental:
-        parser.error("a bucket takes --incremental or --engine spark")
     return args
 
 
-def compute_here(source: Path, output: Path) -> str:
-    transactions = read_transactions(source, user.join_key, {a.column for a in AGGREGATIONS})
+def compute_here(source: Location, output: Location) -> str:
+    with on_disk(str(source)) as file:
+        transactions = read_transactions(file, user.join_key, {a.column for a in AGGREGATIONS})
     history = feature_history(transactions, TIMESTAMP, AGGREGATIONS, user_purchase_features)
     write_table(history, output)
     return f"{history.num_rows:,} feature rows of {pc.count_distinct(history[user.join_key]).as_py():,} users"

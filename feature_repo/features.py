@@ -6,12 +6,16 @@ Everything else asks this file. `AGGREGATIONS` is the logic: compute_features.py
 view take their names from it. A window is [T - time_window, T], both ends included, at the instant T of each purchase.
 """
 
+import os
 from datetime import timedelta
 from pathlib import Path
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.aggregation import Aggregation
+from feast.data_format import ParquetFormat
 from feast.types import Float64, Int64
+
+from parity.files import absolute, location
 
 average_3day = Aggregation(
     name="user_avg_3day_purchase_amount",
@@ -33,9 +37,14 @@ user = Entity(
     description="A customer of the shop",
 )
 
+DATA = Path(__file__).resolve().parent.parent / "data"
+OFFLINE_PATH = os.environ.get("FEATURE_STORE_OFFLINE_PATH") or str(DATA / "user_features.parquet")
+"""Where the features are kept, for training: a Parquet file or a folder of them, also in a bucket (s3://)."""
+
 user_features_source = FileSource(
     name="user_features_source",
-    path=str(Path(__file__).resolve().parent.parent / "data" / "user_features.parquet"),
+    path=str(absolute(location(OFFLINE_PATH))),
+    file_format=ParquetFormat(),
     timestamp_field="event_timestamp",
 )
 

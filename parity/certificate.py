@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from parity.files import replacing
+from parity.files import Location, location, parquet_files, replacing
 from parity.online import Coerced, online_store_of
 from parity.proof import Comparison, Sample, Subject
 
@@ -39,7 +39,7 @@ def certificate(
         "sample": sample and _bound(sample, found),
         "definition_sha256": definition_hash(subject),
         "data_sha256": {
-            _from_root(path): file_hash(path) for path in (transactions, Path(subject.view.batch_source.path))
+            _from_root(place): file_hash(place) for place in (transactions, location(subject.view.batch_source.path))
         },
         "versions": _versions(subject),
         "replay": _replay_command(found, sample, transactions),
@@ -77,14 +77,32 @@ def definition_hash(subject: Subject) -> str:
     return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, or of the names and hashes of the files in a folder."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        listed = "".join(f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
-        return hashlib.sha256(os.fsencode(listed)).hexdigest()
-    with open(path, "rb") as file:
+def file_hash(place: Location) -> str:
+    """SHA-256 of a file, or of the names and hashes of the files in a folder; in a bucket, of its Parquet files."""
+    if isinstance(place, str):
+        return _bucket_hash(place)
+    if place.is_dir():
+        files = sorted(file for file in place.rglob("*") if file.is_file())
+        return _listed_hash({file.relative_to(place).as_posix(): file_hash(file) for file in files})
+    with open(place, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _bucket_hash(uri: str) -> str:
+    filesystem, files = parquet_files(uri)
+    hashes = {}
+    for info in files:
+        with filesystem.open_input_file(info.path) as file:
+            hashes[info.path] = hashlib.file_digest(file, "sha256").hexdigest()
+    folder = uri.partition("://")[2].rstrip("/")
+    if list(hashes) == [folder]:
+        return hashes[folder]
+    return _listed_hash({path.removeprefix(f"{folder}/"): digest for path, digest in hashes.items()})
+
+
+def _listed_hash(hashes: dict[str, str]) -> str:
+    listed = "".join(f"{digest}  {name}\n" for name, digest in hashes.items())
+    return hashlib.sha256(os.fsencode(listed)).hexdigest()
 
 
 def _bound(sample: Sample, found: Comparison) -> dict[str, Any]:
@@ -114,9 +132,11 @@ def _versions(subject: Subject) -> dict[str, str]:
     }
 
 
-def _from_root(path: Path) -> str:
+def _from_root(place: Location) -> str:
     """Name a file as from the project's folder, where the command is to be run."""
-    path = path.resolve()
+    if isinstance(place, str):
+        return place
+    path = place.resolve()
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 

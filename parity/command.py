@@ -5,6 +5,7 @@ Every script ends in ``run(main)``. Status 0 is success, 1 is skew, 2 is "this c
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -41,7 +42,7 @@ def run(main: Callable[[], int | None]) -> None:
     except MemoryError:
         status = fail("there is not enough memory for this much data.")
     except OSError as error:
-        status = fail(f"{error.filename or 'input/output'}: {error.strerror or error}")
+        status = fail(bucket_trouble(error) or f"{error.filename or 'input/output'}: {error.strerror or error}")
     sys.exit(status)
 
 
@@ -49,6 +50,16 @@ def fail(message: str) -> int:
     """Print ``message`` as one line on stderr and return exit status 2."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def bucket_trouble(error: Exception) -> str | None:
+    """Say for people what S3 answered, or that nobody did; None for an error of another kind."""
+    told = re.search(r"bucket '([^']*)'.*?AWS Error (\w+) during \w+ operation: (.*)", str(error), re.DOTALL)
+    if not told:
+        return None
+    bucket, kind, reason = told.groups()
+    reason = re.sub(r" \(Request ID: .*|^curlCode: .*Details: ", "", reason).rstrip(". ")
+    return f"bucket {bucket}: {kind}: {reason}. Check its name, AWS_ENDPOINT_URL, AWS_REGION and the credentials."
 
 
 def utc_now() -> datetime:

@@ -1,14 +1,16 @@
-"""The edge to the disk: tables in and out, each output replaced in one step or not at all."""
+"""The edge to the disk and to buckets (S3): tables in and out, each output replaced in one step or not at all."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
+from pyarrow import fs
 from tqdm import tqdm
 
 from parity.command import UserError
@@ -17,9 +19,70 @@ ROWS_PER_WRITE = 1 << 20
 CSV_OPTIONS = pacsv.WriteOptions(quoting_header="none", batch_size=1 << 16)
 
 
-def is_parquet(path: Path) -> bool:
+S3_BOUNDS = {
+    "connect_timeout": 3,
+    "request_timeout": 20,
+    "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=3),
+}
+"""Within seconds it is told that nobody answers: the timeouts count the seconds of silence."""
+
+Location = Path | str
+"""A path on a disk, or the URI of a bucket's folder or file."""
+
+
+def location(text: str) -> Location:
+    """Read a path or a URI, as of argparse."""
+    return text if "://" in text else Path(text)
+
+
+def absolute(place: Location) -> Location:
+    """The same place, told in a way that does not depend on the working directory."""
+    return place.resolve() if isinstance(place, Path) else place
+
+
+def filesystem_of(place: Location, endpoint: str = "") -> tuple[fs.FileSystem, str]:
+    """Give the file system that ``place`` is in, and its path there.
+
+    S3 is at ``endpoint``, or where `AWS_ENDPOINT_URL` says; credentials and region are those of the `AWS_...`
+    variables, or of the machine.
+    """
+    if isinstance(place, Path):
+        return fs.LocalFileSystem(), str(place.absolute())
+    scheme, _, path = place.rstrip("/").partition("://")
+    try:
+        if scheme not in ("s3", "s3a"):
+            return fs.FileSystem.from_uri(place)
+        environment = os.environ
+        endpoint = endpoint or environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or ""
+        region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+        if not endpoint and not region:
+            region = fs.resolve_s3_region(path.partition("/")[0])
+        return fs.S3FileSystem(endpoint_override=endpoint, region=region, **S3_BOUNDS), path
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+def parquet_files(place: Location) -> tuple[fs.FileSystem, list[fs.FileInfo]]:
+    """List the Parquet files of the table at ``place``: itself, or those in a folder, sorted. `UserError` for none."""
+    filesystem, path = filesystem_of(place)
+    itself = filesystem.get_file_info(path)
+    if itself.is_file:
+        return filesystem, [itself]
+    if itself.type == fs.FileType.Directory:
+        found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+        files = sorted((i for i in found if i.is_file and i.extension == "parquet"), key=lambda info: info.path)
+        if not files:
+            raise UserError(f"{place}: there is no Parquet file in this folder.")
+        return filesystem, files
+    [bucket, *_] = path.split("/")
+    if isinstance(place, str) and filesystem.get_file_info(bucket).type == fs.FileType.NotFound:
+        raise UserError(f"{place}: there is no such bucket. Create it, or name another.")
+    raise UserError(f"{place}: there is no such file.")
+
+
+def is_parquet(path: Location) -> bool:
     """Tell Parquet from CSV by suffix; any other suffix is a `UserError`."""
-    match path.suffix.lower():
+    match PurePosixPath(path).suffix.lower():
         case ".parquet":
             return True
         case ".csv":
@@ -28,42 +91,76 @@ def is_parquet(path: Path) -> bool:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it, atomically, if the block succeeds."""
-    if path.is_dir():
-        raise UserError(f"{path}: this is a directory; name a file to write.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def replacing(place: Location) -> Iterator[Path]:
+    """Yield a temporary path that replaces the file at ``place``, atomically, if the block succeeds."""
+    if isinstance(place, str):
+        with _uploading(place) as temporary:
+            yield temporary
+        return
+    if place.is_dir():
+        raise UserError(f"{place}: this is a directory; name a file to write.")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(place)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write ``table`` to ``path``, as CSV or Parquet by its suffix, replacing an earlier file atomically.
+@contextmanager
+def _uploading(uri: str) -> Iterator[Path]:
+    """As `replacing` in a bucket, where an object is there when all of it is."""
+    filesystem, path = filesystem_of(uri)
+    if filesystem.get_file_info(path).type == fs.FileType.Directory:
+        raise UserError(f"{uri}: this is a directory; name a file to write.")
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / PurePosixPath(path).name
+        yield temporary
+        fs.copy_files(str(temporary), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
+
+
+def read_bytes(place: Location) -> bytes | None:
+    """The content of a file; None if there is none."""
+    filesystem, path = filesystem_of(place)
+    if not filesystem.get_file_info(path).is_file:
+        return None
+    with filesystem.open_input_file(path) as file:
+        return file.read()
+
+
+def remove(place: Location) -> None:
+    """Remove a file, if there is one."""
+    filesystem, path = filesystem_of(place)
+    if filesystem.get_file_info(path).is_file:
+        filesystem.delete_file(path)
+
+
+def write_table(table: pa.Table, place: Location) -> None:
+    """Write ``table`` to ``place``, as CSV or Parquet by its suffix, replacing an earlier file atomically.
 
     CSV timestamps are ISO 8601 with a trailing Z, and floats have the fewest digits that read back the same.
     """
-    parquet = is_parquet(path)
-    with replacing(path) as temporary:
+    parquet = is_parquet(place)
+    with replacing(place) as temporary:
         if parquet:
             writer = pq.ParquetWriter(temporary, table.schema)
         else:
             writer = pacsv.CSVWriter(temporary, table.schema, write_options=CSV_OPTIONS)
-        with writer, progress(f"write {path.name}", table.num_rows, "row") as bar:
+        with writer, progress(f"write {PurePosixPath(place).name}", table.num_rows, "row") as bar:
             for start in range(0, table.num_rows, ROWS_PER_WRITE):
                 writer.write_table(table.slice(start, ROWS_PER_WRITE))
                 bar.update(min(ROWS_PER_WRITE, table.num_rows - start))
 
 
-def modified(path: Path) -> datetime:
-    """When the file at ``path`` was last written, or the last file in that folder."""
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    return datetime.fromtimestamp(max((file.stat().st_mtime for file in files), default=0), UTC)
+def modified(place: Location) -> datetime:
+    """When the file at ``place`` was last written, or the last file in that folder."""
+    if isinstance(place, Path):
+        files = [file for file in place.rglob("*") if file.is_file()] if place.is_dir() else [place]
+        return datetime.fromtimestamp(max((file.stat().st_mtime for file in files), default=0), UTC)
+    return max(info.mtime for info in parquet_files(place)[1])
 
 
 def progress(what: str, total: int | None, unit: str) -> tqdm:

@@ -26,10 +26,10 @@ from feast.aggregation import Aggregation
 from parity.aggregation import MICROSECOND
 from parity.command import UserError
 from parity.continued import aggregate_from, counts_to_continue, reach
+from parity.files import Location
 from parity.partitions import (
     MANIFEST,
     MICROSECONDS_PER_DAY,
-    Location,
     Partitions,
     Staged,
     day_of,

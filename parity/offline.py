@@ -19,7 +19,7 @@ from feast.types import from_feast_to_pyarrow_type
 
 from parity.aggregation import aggregate
 from parity.command import UserError
-from parity.files import replacing
+from parity.files import Location, absolute, location, read_bytes, remove, replacing
 from parity.transactions import UTC_MICROSECONDS
 
 EVER = datetime(1, 1, 1, tzinfo=UTC)
@@ -44,15 +44,15 @@ def feature_history(
     return rows.rename_columns({timestamp: view.batch_source.timestamp_field}).cast(history_schema(view))
 
 
-def note_origin(view: FeatureView, output: Path, transactions: Path, usual: Path) -> None:
+def note_origin(view: FeatureView, output: Location, transactions: Path, usual: Path) -> None:
     """Note from which ``transactions``, other than the ``usual``, the offline table of ``view`` was computed.
 
     An ``output`` that is not that table is nobody's concern.
     """
-    if output.resolve() != Path(view.batch_source.path):
+    if absolute(output) != location(view.batch_source.path):
         return
     if transactions.resolve() == usual.resolve():
-        _note(view).unlink(missing_ok=True)
+        remove(_note(view))
     else:
         with replacing(_note(view)) as temporary:
             temporary.write_bytes(os.fsencode(transactions.resolve()))
@@ -60,11 +60,13 @@ def note_origin(view: FeatureView, output: Path, transactions: Path, usual: Path
 
 def origin_of(view: FeatureView) -> Path | None:
     """The transactions that the offline table of ``view`` was computed from; None for the usual ones."""
-    return Path(os.fsdecode(_note(view).read_bytes())) if _note(view).exists() else None
+    noted = read_bytes(_note(view))
+    return None if noted is None else Path(os.fsdecode(noted))
 
 
-def _note(view: FeatureView) -> Path:
-    return Path(view.batch_source.path).with_suffix(".origin")
+def _note(view: FeatureView) -> Location:
+    table = location(view.batch_source.path)
+    return table.with_suffix(".origin") if isinstance(table, Path) else f"{table.removesuffix('.parquet')}.origin"
 
 
 def latest_events(

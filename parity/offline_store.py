@@ -21,7 +21,6 @@ from feast.data_source import DataSource
 from feast.infra.offline_stores.duckdb import (
     DuckDBOfflineStore,
     DuckDBOfflineStoreConfig,
-    _read_data_source,
     _write_data_source,
 )
 from feast.infra.offline_stores.ibis import (
@@ -34,9 +33,13 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
+from fsspec.implementations.arrow import ArrowFSWrapper
 from ibis.expr import datatypes as dt
 from ibis.expr.types import Table
 from ibis.util import gen_name
+from pyarrow.fs import FileSystem, FileType
+
+from parity.files import filesystem_of
 
 SLACK = ibis.interval(seconds=1)  # pandas counts in nanoseconds, Python and DuckDB in microseconds
 SETTINGS = {
@@ -168,7 +171,7 @@ class _Reader:
         self.tables: list[Table] = []
 
     def __call__(self, source: DataSource, repo_path: str) -> Table:
-        table = _read_data_source(source, repo_path)
+        table = _read_parquet(source)
         for setting, value in SETTINGS.items():
             ibis.get_backend(table).raw_sql(f"SET {setting} = {value}")
         self.tables.append(table)
@@ -191,6 +194,40 @@ def _is_parquet(source: DataSource | None) -> bool:
     return isinstance(source.file_format, ParquetFormat) or (
         source.file_format is None and source.path.endswith(".parquet")
     )
+
+
+class _Bucket(ArrowFSWrapper):
+    """A file system of Arrow's for DuckDB to read, so that it fetches no extension of its own from the network."""
+
+    def __init__(self, filesystem: FileSystem, protocol: str):
+        self._protocol = protocol
+        super().__init__(filesystem, skip_instance_cache=True)
+
+    @property
+    def protocol(self) -> str:
+        return self._protocol
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return path.rpartition("://")[2]
+
+
+_buckets: list[FileSystem] = []
+"""Every file system that was read from: each has a protocol of its own, by its number here."""
+
+
+def _read_parquet(source: FileSource) -> Table:
+    """Read a Parquet file, or a folder of them, as lazily as Feast does, in a bucket too."""
+    if not source.path.startswith(("s3://", "s3a://")):
+        return ibis.read_parquet(source.path)
+    filesystem, path = filesystem_of(source.path, source.s3_endpoint_override)
+    if filesystem not in _buckets:
+        _buckets.append(filesystem)
+    protocol, backend = f"bucket{_buckets.index(filesystem)}", ibis.get_backend()
+    if protocol not in backend.con.list_filesystems():
+        backend.con.register_filesystem(_Bucket(filesystem, protocol))
+    folder = filesystem.get_file_info(path).type == FileType.Directory
+    return ibis.read_parquet(f"{protocol}://{path}{'/**/*.parquet' if folder else ''}")
 
 
 def _answered_by(job: IbisRetrievalJob, answer: Table) -> IbisRetrievalJob:

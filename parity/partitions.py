@@ -18,34 +18,15 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
+from pyarrow.fs import FileInfo, FileSelector, FileType, LocalFileSystem, copy_files
 
 from parity.command import UserError
-from parity.files import ROWS_PER_WRITE, is_parquet
+from parity.files import ROWS_PER_WRITE, Location, filesystem_of, is_parquet
 
 MICROSECONDS_PER_DAY = 86_400_000_000
 STAGING = "_staging"
 MANIFEST = "_manifest.json"
 FEATURES = "features.parquet"
-
-Location = Path | str
-"""A path on a disk, or the URI of a bucket's folder or file."""
-
-
-def location(text: str) -> Location:
-    """Read a path or a URI for argparse."""
-    return text if "://" in text else Path(text)
-
-
-def filesystem_of(place: Location) -> tuple[FileSystem, str]:
-    """Give the file system that ``place`` is in, and its path there."""
-    if isinstance(place, Path):
-        return LocalFileSystem(), str(place.absolute())
-    try:
-        filesystem, path = FileSystem.from_uri(place.replace("s3a://", "s3://", 1))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{place}: {error}") from None
-    return filesystem, path.rstrip("/")
 
 
 def day_of(times: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from feast.aggregation import Aggregation
 
 from parity.causes import EXPIRED, NEVER, TAMPERED, Evidence, Freshness, event_cause, offline_cause, online_cause, same
 from parity.command import UserError
-from parity.files import modified, progress
+from parity.files import location, modified, progress
 from parity.offline import EVER, ROW_DROPPED, history_of, latest_events, tied_events, training_values
 from parity.online import clock_of, serving_values, stored_events, stored_rows
 from parity.online_store import ParityRedisOnlineStore
@@ -167,7 +167,7 @@ def compare(
     found = Comparison(at, [feature.name for feature in subject.view.features])
     fresh = Freshness(
         modified(transactions),
-        modified(Path(subject.view.batch_source.path)),
+        modified(location(subject.view.batch_source.path)),
         _online_since(subject),
     )
     with progress("compare", len(ids), "user") as bar:

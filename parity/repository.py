@@ -12,9 +12,11 @@ from feast import FeatureService, FeatureStore, FeatureView
 from feast.errors import FeastError, FeastObjectNotFoundException
 from feast.repo_config import FeastConfigError
 from google.protobuf.message import DecodeError
+from pyarrow.fs import FileSystem
 
-from parity.command import UserError
+from parity.command import UserError, bucket_trouble
 from parity.configuration import addresses, configuration_file, read_configuration, without_secrets
+from parity.files import Location, location, parquet_files
 from parity.offline import history_schema
 from parity.online import online_store_of
 from parity.redis_server import startable
@@ -109,27 +111,29 @@ def _contract(view: FeatureView) -> tuple:
 
 
 def _require_computed(view: FeatureView) -> None:
-    path, expected = Path(view.batch_source.path), history_schema(view)
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file. {COMPUTE}")
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"{path}: there is no Parquet file in this folder. {COMPUTE}")
-    for file in files:
-        _require_strict(file, expected)
-
-
-def _require_strict(path: Path, expected: pa.Schema) -> None:
+    place, expected = location(view.batch_source.path), history_schema(view)
     try:
-        with pq.ParquetFile(path) as file:
+        filesystem, files = parquet_files(place)
+    except UserError as error:
+        raise UserError(f"{error} {COMPUTE}") from None
+    for file in files:
+        name = place if len(files) == 1 else file.path
+        _require_strict(name, filesystem, file.path, expected)
+
+
+def _require_strict(name: Location, filesystem: FileSystem, path: str, expected: pa.Schema) -> None:
+    try:
+        with pq.ParquetFile(path, filesystem=filesystem) as file:
             found = file.schema_arrow
             for field in expected:
                 if found.names.count(field.name) != 1 or found.field(field.name).type != field.type:
-                    raise UserError(f"{path}: it has no column {field.name} of type {field.type}. {COMPUTE}")
+                    raise UserError(f"{name}: it has no column {field.name} of type {field.type}. {COMPUTE}")
                 if _has_nulls(file, found.names.index(field.name)):
-                    raise UserError(f"{path}: the column {field.name} has nulls. {COMPUTE}")
-    except (pa.ArrowInvalid, OSError):
-        raise UserError(f"{path}: this is not a Parquet file. {COMPUTE}") from None
+                    raise UserError(f"{name}: the column {field.name} has nulls. {COMPUTE}")
+    except (pa.ArrowInvalid, OSError) as error:
+        if bucket_trouble(error):
+            raise
+        raise UserError(f"{name}: this is not a Parquet file. {COMPUTE}") from None
 
 
 def _has_nulls(file: pq.ParquetFile, place: int) -> bool:

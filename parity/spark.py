@@ -25,7 +25,8 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from parity.command import UserError
 from parity.continued import aggregate_sorted
-from parity.partitions import MANIFEST, Location, Partitions, Staged, day_of, on_disk, split_by_day, transaction_files
+from parity.files import Location
+from parity.partitions import MANIFEST, Partitions, Staged, day_of, on_disk, split_by_day, transaction_files
 from parity.transactions import TIMESTAMP, UTC_MICROSECONDS, read_part
 
 DAY = "event_date"

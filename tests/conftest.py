@@ -5,6 +5,11 @@ import runpy
 import shutil
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +34,47 @@ def redis_port(tmp_path_factory):
     yield port
     process.terminate()
     process.wait(10)
+
+
+@contextmanager
+def s3_server(**environment: str) -> Iterator[str]:
+    """The URL of a real S3-speaking server, for as long as the block lasts."""
+    port = free_port()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen([BIN / "moto_server", "-p", str(port)], env=os.environ | environment, **quiet)
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 60
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/moto-api/", timeout=10).close()
+                break
+            except urllib.error.URLError:
+                assert server.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def s3_url():
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(s3_url):
+    """The environment in which s3://bucket is a bucket, and empty, of a real S3-speaking server."""
+    for path, method in [("moto-api/reset", "POST"), ("bucket", "PUT")]:
+        urllib.request.urlopen(urllib.request.Request(f"{s3_url}/{path}", method=method), timeout=10).close()
+    return {
+        "AWS_ENDPOINT_URL": s3_url,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
 
 
 @dataclass

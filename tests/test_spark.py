@@ -3,10 +3,7 @@
 import os
 import random
 import shutil
-import subprocess
 import sys
-import time
-import urllib.request
 from datetime import UTC, datetime, timedelta, timezone
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +16,7 @@ import pytest
 from feature_repo.features import user_purchase_features
 from parity.offline import history_schema
 from parity.transactions import read_transactions
-from tests.conftest import BIN, free_port
+from tests.conftest import BIN
 from tests.test_continued import bits
 
 JAVA = Path(os.environ["JAVA_HOME"]) / "bin" / "java" if "JAVA_HOME" in os.environ else shutil.which("java")
@@ -238,33 +235,6 @@ def test_without_pyspark_or_java_one_line_says_what_to_install(project, monkeypa
 def test_a_worker_needs_no_feast(project):
     outcome = project.shell("python -c 'import sys, parity.spark; print(\"feast\" in sys.modules)'")
     assert outcome.out == "False\n", outcome
-
-
-@pytest.fixture
-def bucket(tmp_path):
-    """The environment in which s3://bucket is a bucket of a real S3-speaking server."""
-    port = free_port()
-    server = subprocess.Popen(
-        [BIN / "moto_server", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            request = urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")
-            urllib.request.urlopen(request, timeout=10).close()
-            break
-        except urllib.error.URLError:
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    yield {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    server.terminate()
-    server.wait(10)
 
 
 COPY = "import sys; from pyarrow import fs; fs.copy_files(*sys.argv[1:])"
