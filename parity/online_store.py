@@ -18,6 +18,7 @@ what it lets in and in what it gives out:
 - Every call to Redis is bounded in time.
 """
 
+import hashlib
 import logging
 import re
 import struct
@@ -28,6 +29,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import redis
+import redis.asyncio
 from feast import FeatureService, FeatureView, RepoConfig, metrics, utils
 from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key, serialize_entity_key_prefix
 from feast.infra.online_stores.helpers import _mmh3, _redis_key
@@ -44,11 +47,14 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import ConfigDict
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from parity.command import utc_now
+from parity.configuration import connection
 from parity.online_read import (
     EPOCH,
     FIRST_SECOND,
@@ -165,6 +171,8 @@ return 1
 class ParityRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     """The options of Feast's stock Redis store; ``skip_dedup`` has no effect, since every write is compared."""
 
+    model_config = ConfigDict(hide_input_in_errors=True)  # the connection string holds secrets
+
     type: Literal["parity.online_store.ParityRedisOnlineStore"] = "parity.online_store.ParityRedisOnlineStore"
 
 
@@ -181,25 +189,51 @@ class ParityRedisOnlineStore(RedisOnlineStore):
 
     @staticmethod
     def _parse_connection_string(connection_string: str) -> tuple[list[dict], dict[str, Any]]:
-        nodes, options = RedisOnlineStore._parse_connection_string(connection_string)
-        return nodes, TIMEOUTS | options | {"decode_responses": False}
+        nodes, options = connection(connection_string)
+        options = TIMEOUTS | options | {"decode_responses": False}
+        return [dict(zip(("host", "port"), node, strict=False)) for node in nodes], options
 
     def _get_client(self, online_store_config: RedisOnlineStoreConfig):
         if not self._client:
-            super()._get_client(online_store_config).set_retry(Retry(_backoff(), RETRIES))
+            if online_store_config.redis_type == RedisType.redis_sentinel:
+                master = self._sentinel(redis.Sentinel, online_store_config, Retry(NoBackoff(), 0))
+                self._client = master.master_for(online_store_config.sentinel_master)
+            else:
+                super()._get_client(online_store_config)
+            self._client.set_retry(Retry(_backoff(), RETRIES))
         return self._client
 
     async def _get_client_async(self, online_store_config: RedisOnlineStoreConfig):
         if not self._client_async:
-            (await super()._get_client_async(online_store_config)).set_retry(AsyncRetry(_backoff(), RETRIES))
+            if online_store_config.redis_type == RedisType.redis_sentinel:
+                master = self._sentinel(redis.asyncio.Sentinel, online_store_config, AsyncRetry(NoBackoff(), 0))
+                self._client_async = master.master_for(online_store_config.sentinel_master)
+            else:
+                await super()._get_client_async(online_store_config)
+            self._client_async.set_retry(AsyncRetry(_backoff(), RETRIES))
         return self._client_async
+
+    def _sentinel(self, kind: type, online_store_config: RedisOnlineStoreConfig, retry: Retry | AsyncRetry):
+        """Make a client of the sentinels, which are asked once each, in as much time as Redis has.
+
+        They get the options of the connection string that say how to connect: timeouts and TLS. Theirs alone are those
+        that begin with sentinel_, such as their password.
+        """
+        nodes, options = self._parse_connection_string(online_store_config.connection_string)
+        theirs = {name: options.pop(name) for name in list(options) if name.startswith("sentinel_")}
+        shared = {name: value for name, value in options.items() if name.startswith(("socket_", "ssl"))}
+        theirs = shared | {name.removeprefix("sentinel_"): value for name, value in theirs.items()} | {"retry": retry}
+        return kind([(node["host"], int(node["port"])) for node in nodes], sentinel_kwargs=theirs, **options)
 
     def ping(self, config: RepoConfig) -> None:
         """Ask Redis for a sign of life; raises `redis.RedisError` if none comes in time."""
         self._get_client(config.online_store).ping()
 
     def server_version(self, config: RepoConfig) -> str:
-        return self._get_client(config.online_store).info("server")["redis_version"]
+        client = self._get_client(config.online_store)
+        if config.online_store.redis_type == RedisType.redis_cluster:
+            return client.info("server", target_nodes=client.get_default_node())["redis_version"]
+        return client.info("server")["redis_version"]
 
     # Writing
 
@@ -207,13 +241,8 @@ class ParityRedisOnlineStore(RedisOnlineStore):
         self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
     ) -> None:
         """Write (entity key, values, event timestamp, created timestamp) rows, each if nothing newer is stored."""
-        client = self._get_client(config.online_store)
-        compare_and_set = client.register_script(COMPARE_AND_SET)
         for calls in _batches(self._encode(config, table, data)):
-            with client.pipeline(transaction=False) as pipeline:
-                for keys, arguments in calls:
-                    compare_and_set(keys, arguments, pipeline)
-                pipeline.execute()
+            self._run_script(config, COMPARE_AND_SET, calls)
             if progress:
                 progress(len(calls))
 
@@ -222,16 +251,29 @@ class ParityRedisOnlineStore(RedisOnlineStore):
     ) -> None:
         """The same, through the asynchronous client."""
         client = await self._get_client_async(config.online_store)
-        compare_and_set = client.register_script(COMPARE_AND_SET)
         for calls in _batches(self._encode(config, table, data)):
-            async with client.pipeline(transaction=False) as pipeline:
-                for keys, arguments in calls:
-                    await compare_and_set(keys, arguments, pipeline)
-                await pipeline.execute()
+            pending = _Pending(COMPARE_AND_SET, calls)
+            while pending:
+                async with client.pipeline(transaction=False) as pipeline:
+                    pending.send(pipeline)
+                    pending.receive(await pipeline.execute(raise_on_error=False))
+                if pending:
+                    await client.script_load(COMPARE_AND_SET)
             if progress:
                 progress(len(calls))
 
-    def _encode(self, config: RepoConfig, table: FeatureView, data: list[Row]) -> Iterator[tuple[list[bytes], list]]:
+    def _run_script(self, config: RepoConfig, script: str, calls: list[tuple[bytes, list]]) -> list:
+        """Run a script for each (key, arguments), atomic for that key, and give the replies."""
+        client, pending = self._get_client(config.online_store), _Pending(script, calls)
+        while pending:
+            with client.pipeline(transaction=False) as pipeline:
+                pending.send(pipeline)
+                pending.receive(pipeline.execute(raise_on_error=False))
+            if pending:
+                client.script_load(script)  # on every master of a Cluster
+        return pending.replies
+
+    def _encode(self, config: RepoConfig, table: FeatureView, data: list[Row]) -> Iterator[tuple[bytes, list]]:
         """Give each row's key and script arguments, in stock's bytes; leave out, and tell of, rows from the future."""
         now, from_the_future = self.now(), 0
         names = _Fields(config, table)
@@ -243,7 +285,7 @@ class ParityRedisOnlineStore(RedisOnlineStore):
             key = _redis_key(config.project, entity_key, config.entity_key_serialization_version)
             fields = [names.timestamp, *(names[feature] for feature in values)]
             row = [_timestamp_bytes(event_timestamp), *(value.SerializeToString() for value in values.values())]
-            yield [key], [*_header(config, now, fields), *row]
+            yield key, [*_header(config, now, fields), *row]
         _tell_of_the_future(table, from_the_future, now)
 
     def takes_columns(self, config: RepoConfig, table: FeatureView, rows: pa.RecordBatch) -> bool:
@@ -442,15 +484,12 @@ class ParityRedisOnlineStore(RedisOnlineStore):
 
         Returns how many were deleted. Other feature views of the entities keep their rows.
         """
-        client, fields = self._get_client(config.online_store), _Fields(config, table)
-        compare_and_delete = client.register_script(COMPARE_AND_DELETE)
+        fields = _Fields(config, table)
         doomed = [fields.timestamp, *(fields[feature.name] for feature in table.features)]
         deleted = 0
         for batch in _batches(rows):
-            with client.pipeline(transaction=False) as pipeline:
-                for key, timestamp in batch:
-                    compare_and_delete([key], [fields.timestamp, timestamp, *doomed], pipeline)
-                deleted += sum(pipeline.execute())
+            calls = [(key, [fields.timestamp, timestamp, *doomed]) for key, timestamp in batch]
+            deleted += sum(self._run_script(config, COMPARE_AND_DELETE, calls))
         return deleted
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
@@ -465,6 +504,40 @@ class ParityRedisOnlineStore(RedisOnlineStore):
                 for key in batch:
                     pipeline.delete(key)
                 pipeline.execute()
+
+
+class _Pending:
+    """Calls of a script, one key each, until all are answered: a Redis that does not know the script has to be told.
+
+    That may be one master of a Cluster among others, such as a replica that has just become one. Those that it did not
+    run are sent again, in what order does not matter. redis-py's own way, `register_script`, does none of that in a
+    Cluster, where a key of each call says which master it goes to.
+    """
+
+    def __init__(self, script: str, calls: list[tuple[bytes, list]]):
+        self._sha, self._calls = hashlib.sha1(script.encode()).hexdigest(), calls
+        self._waiting, self._attempts = list(range(len(calls))), 3
+        self.replies: list = [None] * len(calls)
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def send(self, pipeline: Any) -> None:
+        for place in self._waiting:
+            key, arguments = self._calls[place]
+            pipeline.execute_command("EVALSHA", self._sha, 1, key, *arguments)
+
+    def receive(self, replies: list) -> None:
+        """Keep the replies; raises the first error that is another than a script that is not known."""
+        self._attempts -= 1
+        unknown = []
+        for place, reply in zip(self._waiting, replies, strict=True):
+            if isinstance(reply, NoScriptError) and self._attempts:
+                unknown.append(place)
+            elif isinstance(reply, Exception):
+                raise reply
+            self.replies[place] = reply
+        self._waiting = unknown
 
 
 def _header(config: RepoConfig, now: datetime, fields: list) -> list:

@@ -1,0 +1,140 @@
+"""One project on every kind of Redis, by a change of YAML: the pipeline, both reads, the proof, and no secret shown."""
+
+import asyncio
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from feast import FeatureStore
+
+from parity.online import key_of, online_store_of, stored_events
+from tests import deployments
+from tests.deployments import Deployment
+
+VIEW, SERVICE = "user_purchase_features", "user_features"
+AVERAGE, TOTAL = "user_avg_3day_purchase_amount", "user_total_transactions"
+KINDS = ["password", "acl", "tls", "cluster", "sentinel"]
+
+
+class Production:
+    """The project in its production configuration, on a deployment; whatever it prints must hold no secret."""
+
+    def __init__(self, project, deployment: Deployment, monkeypatch):
+        self.project, self.deployment = project, deployment
+        yaml = project.root / "feature_repo" / "feature_store.production.yaml"
+        monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(yaml))
+        monkeypatch.setenv("FEATURE_STORE_REGISTRY", str(project.root / "data" / "production.db"))
+        for name, value in deployment.environment.items():
+            monkeypatch.setenv(name, value)
+
+    def open(self) -> FeatureStore:
+        return FeatureStore(repo_path=str(self.project.root / "feature_repo"))
+
+    def discreet(self, text: str) -> str:
+        assert not [secret for secret in self.deployment.secrets if secret in text]
+        return text
+
+    def succeed(self, script: str, *arguments: object) -> str:
+        outcome = self.project.run(script, *arguments)
+        assert outcome.status == 0, outcome
+        return self.discreet(outcome.out + outcome.err)
+
+    def fail(self, script: str) -> str:
+        return self.discreet(self.project.fail(script))
+
+    def feast(self, *arguments: str) -> None:
+        outcome = self.project.feast(*arguments)
+        self.discreet(outcome.out + outcome.err)
+
+    def prepare(self, *arguments: object) -> None:
+        self.succeed("generate_synthetic_data.py", *arguments)
+        self.succeed("compute_features.py")
+
+
+@pytest.fixture
+def production(project, monkeypatch, tmp_path, request):
+    """On the kind of deployment that the test asks for."""
+    folder = tmp_path / "servers"
+    folder.mkdir()
+    name, *options = request.param.split()
+    with getattr(deployments, name)(folder, *options) as deployment:
+        yield Production(project, deployment, monkeypatch)
+
+
+def latest(features: Path) -> dict[int, tuple]:
+    return {row["user_id"]: (row[AVERAGE], row[TOTAL]) for row in pq.read_table(features).to_pylist()}
+
+
+def served(answer, users: list[int]) -> dict[int, tuple]:
+    columns = answer.to_dict()
+    return dict(zip(users, zip(columns[AVERAGE], columns[TOTAL], strict=True), strict=True))
+
+
+async def read_async(store: FeatureStore, users: list[int]) -> dict[int, tuple]:
+    service = store.get_feature_service(SERVICE)
+    try:
+        one = await store.get_online_features_async(service, [{"user_id": users[0]}])
+        many = await store.get_online_features_async(service, [{"user_id": user} for user in users])
+    finally:
+        await online_store_of(store)._client_async.aclose()
+    assert served(one, users[:1])[users[0]] == served(many, users)[users[0]]
+    return served(many, users)
+
+
+@pytest.mark.parametrize("production", KINDS, indirect=True)
+def test_the_pipeline_and_the_proof_on(production, caplog):
+    project = production.project
+    production.prepare()
+    production.feast("apply")
+    production.feast("materialize", "2020-01-01T00:00:00+00:00", "2100-01-01T00:00:00+00:00")
+    history = latest(project.features)
+    store, users = production.open(), sorted(history)
+    service = store.get_feature_service(SERVICE)
+    assert served(store.get_online_features(service, {"user_id": users}), users) == history
+    assert asyncio.run(read_async(store, users)) == history
+
+    production.succeed("materialize_to_online.py")
+    report, certificate = project.root / "report.html", project.root / "certificate.json"
+    out = production.succeed("demo_fixed.py", "--report", report, "--certificate", certificate)
+    assert "match 40, mismatch 0, missing online 0, extra online 0, equal but wrong 0" in out
+    production.discreet(report.read_text() + certificate.read_text())
+    at = pq.read_table(project.features)["event_timestamp"].to_pylist()[50]
+    assert "Training equals serving equals the oracle" in production.succeed("demo_fixed.py", "--at", at.isoformat())
+
+    online, view = online_store_of(store), store.get_feature_view(VIEW)
+    found = stored_events(store, view)
+    assert sorted(found.ids.tolist()) == users, "nothing of the replay is left, and all of the present"
+    assert online.retract(store.config, view, found.found[:5]) == 5
+    skewed = project.run("demo_fixed.py")
+    assert skewed.status == 1
+    assert "missing online 10" in production.discreet(skewed.out)
+    assert "Repaired, and compared again" in production.succeed("demo_fixed.py", "--repair")
+    online.delete_entity_values(store.config, ["user_id"])
+    assert len(stored_events(store, view).ids) == 0
+    production.discreet(caplog.text)
+
+
+@pytest.mark.parametrize("production", ["cluster", "sentinel"], indirect=True)
+def test_the_asynchronous_write_keeps_the_order_and_survives_scripts_that_are_gone(production):
+    production.prepare()
+    production.feast("apply")
+    store = production.open()
+    online, history = online_store_of(store), pq.read_table(production.project.features).to_pandas()
+
+    async def write(rows) -> None:
+        try:
+            await store.write_to_online_store_async(VIEW, rows)
+        finally:
+            await online._client_async.aclose()
+            online._client_async = None
+
+    asyncio.run(write(history[::-1]))
+    online._get_client(store.config.online_store).script_flush()
+    asyncio.run(write(history))
+    store.write_to_online_store(VIEW, history[:50])
+    users = sorted(set(history["user_id"]))
+    service = store.get_feature_service(SERVICE)
+    answer = served(store.get_online_features(service, {"user_id": users}), users)
+    assert answer == latest(production.project.features)
+    rows = online.inspect(store.config, store.get_feature_view(VIEW), [key_of(store.get_feature_view(VIEW), users[0])])
+    assert rows[0][1][TOTAL].int64_val == answer[users[0]][1]
