@@ -1,6 +1,8 @@
 """One project on every kind of Redis, by a change of YAML: the pipeline, both reads, the proof, and no secret shown."""
 
 import asyncio
+import threading
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,7 +11,7 @@ from feast import FeatureStore
 
 from parity.online import key_of, online_store_of, stored_events
 from tests import deployments
-from tests.deployments import Deployment
+from tests.deployments import Deployment, wait_until
 
 VIEW, SERVICE = "user_purchase_features", "user_features"
 AVERAGE, TOTAL = "user_avg_3day_purchase_amount", "user_total_transactions"
@@ -57,7 +59,7 @@ def production(project, monkeypatch, tmp_path, request):
     folder = tmp_path / "servers"
     folder.mkdir()
     name, *options = request.param.split()
-    with getattr(deployments, name)(folder, *options) as deployment:
+    with getattr(deployments, name)(folder, **dict.fromkeys(options, True)) as deployment:
         yield Production(project, deployment, monkeypatch)
 
 
@@ -138,3 +140,71 @@ def test_the_asynchronous_write_keeps_the_order_and_survives_scripts_that_are_go
     assert answer == latest(production.project.features)
     rows = online.inspect(store.config, store.get_feature_view(VIEW), [key_of(store.get_feature_view(VIEW), users[0])])
     assert rows[0][1][TOTAL].int64_val == answer[users[0]][1]
+
+
+SECONDS_TO_RESUME = 15
+"""Reads of a Redis whose master died are bound to be answered again after this, and are after a fraction of it."""
+
+
+@pytest.mark.scale
+@pytest.mark.parametrize("production", ["cluster replica", "sentinel"], indirect=True)
+def test_reads_resume_when_a_master_dies_and_the_next_materialization_restores_parity(production, record_property):
+    project = production.project
+    production.prepare("--rows", 3000, "--users", 1000)
+    production.feast("apply")
+    production.succeed("materialize_to_online.py")
+    history, store = latest(project.features), production.open()
+    users, service = sorted(history), store.get_feature_service(SERVICE)
+
+    def read() -> bool:
+        begun = time.monotonic()
+        try:
+            answer = served(store.get_online_features(service, {"user_id": users}), users)
+        finally:
+            attempts.append(time.monotonic() - begun)
+        assert all(answer[user] in (history[user], (None, None)) for user in users), "what is answered is right"
+        return answer[users[0]] is not None
+
+    attempts: list[float] = []
+    assert read()
+    production.deployment.masters[0].kill()
+    seconds = wait_until(read)
+    asynchronous = asyncio.run(read_async(production.open(), users))
+    assert all(asynchronous[user] in (history[user], (None, None)) for user in users)
+    record_property("seconds until reads resumed, and of the longest attempt", (seconds, max(attempts)))
+    assert seconds < SECONDS_TO_RESUME
+    assert max(attempts) < SECONDS_TO_RESUME
+    production.succeed("materialize_to_online.py")
+    assert "Training equals serving equals the oracle" in production.succeed("demo_fixed.py")
+
+
+@pytest.mark.scale
+@pytest.mark.parametrize("production", ["cluster replica", "sentinel"], indirect=True)
+def test_a_master_that_dies_during_a_materialization_leaves_nothing_wrong_after_the_next(production, record_property):
+    project, deployment = production.project, production.deployment
+    production.prepare("--rows", 60_000, "--users", 20_000)
+    production.feast("apply")
+
+    def kill_half_way() -> None:
+        wait_until(lambda: deployment.keys() > 2_000)
+        held.append(deployment.keys())
+        deployment.masters[0].kill()
+
+    held: list[int] = []
+    killer = threading.Thread(target=kill_half_way)
+    killer.start()
+    outcome = project.run("materialize_to_online.py")
+    killer.join()
+    assert held[0] < 18_000, "it died half-way"
+    production.discreet(outcome.out + outcome.err)
+    assert outcome.status in (0, 2), outcome
+    assert outcome.err.count("error: ") == (outcome.status == 2), outcome
+
+    def materialized() -> bool:
+        again = project.run("materialize_to_online.py")
+        assert again.status in (0, 2), production.discreet(again.err)
+        return again.status == 0
+
+    seconds = wait_until(materialized, 60)
+    record_property("status of the first run, and seconds until the next went through", (outcome.status, seconds))
+    assert "Training equals serving equals the oracle" in production.succeed("demo_fixed.py")
