@@ -39,9 +39,8 @@ class ParityComputeEngine(LocalComputeEngine):
         view = task.feature_view
         source = view.batch_source
         plain = type(view) is FeatureView and view.online and not view.offline
+        plain = plain and isinstance(self.online_store, ParityRedisOnlineStore)
         if not plain or source.created_timestamp_column or source.field_mapping or task.disable_event_timestamp:
-            return super()._materialize_one(registry, task, **kwargs)
-        if not isinstance(self.online_store, ParityRedisOnlineStore):
             return super()._materialize_one(registry, task, **kwargs)
         job = f"{view.name}-{task.start_time}-{task.end_time}"
         try:

@@ -72,16 +72,7 @@ class ParityDuckDBOfflineStore(DuckDBOfflineStore):
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
     ) -> RetrievalJob:
-        arguments = {
-            "config": config,
-            "feature_views": feature_views,
-            "feature_refs": feature_refs,
-            "entity_df": entity_df,
-            "registry": registry,
-            "project": project,
-            "full_feature_names": full_feature_names,
-            "filter_by_created_timestamp": filter_by_created_timestamp,
-        }
+        arguments = dict(locals())
         if not all(_is_parquet(view.batch_source) for view in feature_views):
             return DuckDBOfflineStore.get_historical_features(**arguments)
         read = _Reader()
@@ -115,16 +106,7 @@ class ParityDuckDBOfflineStore(DuckDBOfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        arguments = {
-            "config": config,
-            "data_source": data_source,
-            "join_key_columns": join_key_columns,
-            "feature_name_columns": feature_name_columns,
-            "timestamp_field": timestamp_field,
-            "created_timestamp_column": created_timestamp_column,
-            "start_date": start_date,
-            "end_date": end_date,
-        }
+        arguments = dict(locals())
         if not _is_parquet(data_source):
             return DuckDBOfflineStore.pull_all_from_table_or_query(**arguments)
         return pull_all_from_table_or_query_ibis(**arguments, **_edges(config, _Reader()))
@@ -140,16 +122,7 @@ class ParityDuckDBOfflineStore(DuckDBOfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        arguments = {
-            "config": config,
-            "data_source": data_source,
-            "join_key_columns": join_key_columns,
-            "feature_name_columns": feature_name_columns,
-            "timestamp_field": timestamp_field,
-            "created_timestamp_column": created_timestamp_column,
-            "start_date": start_date,
-            "end_date": end_date,
-        }
+        arguments = dict(locals())
         if not _is_parquet(data_source):
             return DuckDBOfflineStore.pull_latest_from_table_or_query(**arguments)
         read = _Reader()

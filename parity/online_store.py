@@ -321,49 +321,27 @@ class ParityRedisOnlineStore(RedisOnlineStore):
 
     # Reading
 
-    def get_online_features(
-        self,
-        config: RepoConfig,
-        features,
-        entity_rows,
-        registry,
-        project: str,
-        full_feature_names=False,
-        *args,
-        **kwargs,
-    ) -> OnlineResponse:
+    def get_online_features(self, config: RepoConfig, features, entity_rows, *args, **kwargs) -> OnlineResponse:
         """Answer as Feast does: mostly by the fast path, and else by Feast's own."""
         try:
-            read, types = self._fast_read(config, features, registry, project, full_feature_names, *args, **kwargs)
+            read, types = self._fast_read(config, features, *args, **kwargs)
             ids = read.ids(entity_rows)
             replies = self._read_hash_fields(config, read.commands(ids))
             return read.response(ids, replies, self.now(), types)
         except NotTaken:
-            return super().get_online_features(
-                config, features, entity_rows, registry, project, full_feature_names, *args, **kwargs
-            )
+            return super().get_online_features(config, features, entity_rows, *args, **kwargs)
 
     async def get_online_features_async(
-        self,
-        config: RepoConfig,
-        features,
-        entity_rows,
-        registry,
-        project: str,
-        full_feature_names=False,
-        *args,
-        **kwargs,
+        self, config: RepoConfig, features, entity_rows, *args, **kwargs
     ) -> OnlineResponse:
         """The same, through the asynchronous client."""
         try:
-            read, types = self._fast_read(config, features, registry, project, full_feature_names, *args, **kwargs)
+            read, types = self._fast_read(config, features, *args, **kwargs)
             ids = read.ids(entity_rows)
             replies = await self._read_hash_fields_async(config, read.commands(ids))
             return read.response(ids, replies, self.now(), types)
         except NotTaken:
-            return await super().get_online_features_async(
-                config, features, entity_rows, registry, project, full_feature_names, *args, **kwargs
-            )
+            return await super().get_online_features_async(config, features, entity_rows, *args, **kwargs)
 
     def _fast_read(
         self,
@@ -371,7 +349,7 @@ class ParityRedisOnlineStore(RedisOnlineStore):
         features,
         registry,
         project: str,
-        full_feature_names: bool,
+        full_feature_names: bool = False,
         include_feature_view_version_metadata: bool = False,
     ) -> tuple[FastRead, dict[str, Any]]:
         """Resolve a request, once for as long as Feast's own cache holds what it resolves to."""
