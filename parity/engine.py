@@ -10,7 +10,8 @@ value. This one lets the offline store pick the latest rows and encodes them a c
 the ones before. What that can't take goes Feast's way, with the same result.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
 import pyarrow as pa
@@ -24,6 +25,8 @@ from parity.files import progress
 from parity.online_store import ParityRedisOnlineStore
 
 ROWS_PER_BATCH = 10_000
+WRITERS = 2
+"""While Redis works for one, the other makes its next command; Redis itself has one thread."""
 
 
 class ParityComputeEngineConfig(LocalComputeEngineConfig):
@@ -71,14 +74,14 @@ class ParityComputeEngine(LocalComputeEngine):
         batches = rows.to_batches(max_chunksize=size)
         if not all(self.online_store.takes_columns(self.repo_config, view, batch) for batch in batches):
             return False
-        with ThreadPoolExecutor(1) as redis, progress("materialize", rows.num_rows, "row") as bar:
-            before = None
+        with ThreadPoolExecutor(WRITERS) as writers, progress("materialize", rows.num_rows, "row") as bar:
+            writing: deque[Future] = deque()
             for batch in batches:
                 write = self.online_store.write_columns(self.repo_config, view, batch)
-                if before:
-                    before.result()
-                before = redis.submit(write)
+                if len(writing) == WRITERS:
+                    writing.popleft().result()
+                writing.append(writers.submit(write))
                 bar.update(batch.num_rows)
-            if before:
-                before.result()
+            for last in writing:
+                last.result()
         return True
