@@ -8,7 +8,7 @@ Data flows one way, and each module is one station of it:
     offline        the feature history, and what training reads of it
       offline_store  Feast's DuckDB store, faster
     online         what Redis holds, and what serving reads of it
-      online_store   Feast's Redis store, with guarantees; its fast paths are online_read and online_write
+      online_store   Feast's Redis store, with guarantees; its fast paths are online_read and online_columns
     materialization  from the one to the other, and in step; engine is the fast path, replay another instant
     oracle         what the transactions give, worked out the slow way
     proof          the three sides, compared by key and for equality

@@ -22,12 +22,21 @@ from hypothesis import strategies as st
 from feature_repo.features import user, user_features, user_purchase_features
 from parity.engine import ParityComputeEngine
 from parity.online import online_store_of
+from parity.online_columns import decode_timestamps, encode_timestamps, encode_values
 from parity.online_read import MICROSECOND, FastRead, NotTaken
-from parity.online_write import encode_timestamps, encode_values
+from parity.online_store import read_timestamp, read_timestamps
 from tests.world import AVERAGE, ENGINE, OFFLINE, OURS, TOTAL, TTL, T, World
 
 YEARS_1_TO_9999 = st.datetimes(timezones=st.just(UTC))
 INT64 = st.integers(-(2**63), 2**63 - 1)
+TIMESTAMPS = (
+    st.builds(Timestamp, seconds=INT64 | st.integers(0, 2**35), nanos=st.integers(-1, 2**31 - 1)).map(
+        Timestamp.SerializeToString
+    )
+    | st.lists(st.sampled_from([8, 16, 0, 1, 0x7F, 0x80, 0xFF]), max_size=13).map(bytes)
+    | st.binary(max_size=13)
+)
+"""The bytes of a Timestamp, or of none."""
 
 
 class TestEncoding:
@@ -49,6 +58,19 @@ class TestEncoding:
             expected[-1].FromDatetime(instant)
         microseconds = pa.array(instants, pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
         assert encode_timestamps(microseconds) == [timestamp.SerializeToString() for timestamp in expected]
+
+    @given(
+        st.lists(st.integers(2**28 * 10**6, 2**35 * 10**6 - 1) | st.sampled_from([2**28 * 10**6, 10**15, 10**15 + 1]))
+    )
+    def test_timestamps_of_our_days_are_read_back(self, microseconds):
+        found, read = decode_timestamps(encode_timestamps(np.array(microseconds, np.int64)))
+        assert read.all()
+        assert found.tolist() == microseconds
+
+    @given(st.lists(TIMESTAMPS))
+    def test_whatever_is_stored_is_read_as_protobuf_reads_it(self, stored):
+        expected = [read_timestamp(one).replace(tzinfo=None) for one in stored]
+        assert read_timestamps(stored).tolist() == expected
 
 
 @pytest.fixture

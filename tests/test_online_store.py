@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parity.online import key_of, online_store_of, stored_events
+from parity.online_columns import encode_keys
 from parity.online_read import key_prefix
 from parity.online_store import ParityRedisOnlineStore, _is_entity_key
-from parity.online_write import encode_keys
 
 VIEW, SERVICE = "user_purchase_features", "user_features"
 AVERAGE, TOTAL = "user_avg_3day_purchase_amount", "user_total_transactions"

@@ -1,10 +1,13 @@
-"""The fast path of a materialization: columns of Arrow to the bytes that Redis keeps, a column at a time.
+"""The fast path of a materialization: columns to the bytes that Redis keeps, and back, a column at a time.
 
 The bytes are those that protobuf writes. It takes what features mostly are, float64 and int64 under one int64 join
 key; `takes` tells, and what it does not take goes Feast's own way.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +48,25 @@ def encode_timestamps(microseconds: np.ndarray) -> list[bytes]:
     return list(map(bytes.__add__, _varints(SECONDS, seconds, omit_zero=True), _varints(NANOS, rest * 1000, True)))
 
 
+def decode_timestamps(stored: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Read protobuf Timestamps: int64 microseconds since the epoch, what is less left aside, and which were read.
+
+    Those are the ones that `encode_timestamps` writes of the years 1978 to 3058, whose seconds have five bytes.
+    """
+    microseconds, read = np.zeros(len(stored), np.int64), np.zeros(len(stored), bool)
+    lengths = np.fromiter(map(len, stored), np.int64, len(stored))
+    for length in {6, *range(8, 13)}.intersection(np.unique(lengths).tolist()):
+        of_length = lengths == length
+        rows = np.frombuffer(b"".join(compress(stored, of_length)), np.uint8).reshape(-1, length)
+        seconds, fine = _read_varints(SECONDS, rows[:, :6])
+        nanos = 0
+        if length > 6:
+            nanos, too = _read_varints(NANOS, rows[:, 6:])
+            fine &= too & (nanos < 10**9)
+        microseconds[of_length], read[of_length] = seconds * 1_000_000 + nanos // 1000, fine
+    return microseconds, read
+
+
 def encode_values(column: pa.Array) -> list[bytes]:
     """Write a float64 or int64 column as Feast's Values."""
     numbers = pc.fill_null(column, 0).to_numpy()
@@ -81,6 +103,13 @@ def _varints(tag: int, numbers: np.ndarray, omit_zero: bool = False) -> list[byt
         of_size = np.flatnonzero(length == size)
         result[of_size] = _cut(encoded[of_size, :size])
     return result.tolist()
+
+
+def _read_varints(tag: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Read rows of bytes, each a ``tag`` and a varint of at most five bytes up to its end; and tell which are."""
+    more = rows[:, 1:] >= 0x80
+    fine = (rows[:, 0] == tag) & more[:, :-1].all(axis=1) & ~more[:, -1]
+    return (rows[:, 1:] & 0x7F) @ (1 << 7 * np.arange(rows.shape[1] - 1)), fine
 
 
 def _cut(rows: np.ndarray) -> list[bytes]:
