@@ -33,7 +33,7 @@ def works(size: float, folder: Path, port: int) -> dict[str, Callable[[], Row | 
         "file parquet": lambda: features.file_to_file(rows(10_000_000), "parquet", 3, folder),
         "growth": lambda: features.growth(rows(10_000_000), 3),
         "100M": lambda: features.within_memory(rows(100_000_000), folder),
-        "bar": lambda: features.bar(rows(10_000_000), 5, folder),
+        "bar": lambda: features.bar(rows(10_000_000), 9, folder),
         "materialize 1M x 1": lambda: stores.materialization(rows(1_000_000), 1, 1, folder, port),
         "materialize 100k x 50": lambda: stores.materialization(rows(100_000), 50, 3, folder, port),
         "online": lambda: stores.online_reads(3000, folder, port),

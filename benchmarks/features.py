@@ -105,7 +105,10 @@ def within_memory(rows: int, folder: Path) -> Row:
 
 
 def bar(rows: int, repeats: int, folder: Path) -> Row:
-    """The cost of a progress bar: the same run on a terminal and without one."""
+    """The cost of a progress bar: the same run on a terminal and without one.
+
+    One per cent is less than what runs differ by, upwards only: so the fastest of each are compared.
+    """
     source = folder / "transactions.parquet"
     write_table(transactions(rows, rows // ROWS_A_USER), source)
     ways = {
@@ -113,5 +116,8 @@ def bar(rows: int, repeats: int, folder: Path) -> Row:
         for name in ("terminal", "pipe")
     }
     made = folder / "made.parquet"
-    seconds = alternately(ways, repeats)
-    return at_most("progress bar on a terminal", "at most 1.01x", "without", seconds["terminal"], seconds["pipe"], "s")
+    seconds = alternately(ways, repeats, min)
+    note = f"fastest of {repeats}"
+    return at_most(
+        "progress bar on a terminal", "at most 1.01x", "without", seconds["terminal"], seconds["pipe"], "s", note
+    )

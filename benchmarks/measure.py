@@ -26,15 +26,17 @@ class Row(NamedTuple):
     note: str = ""
 
 
-def alternately(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Run each of ``ways`` in turn, ``repeats`` times round; give the median seconds of each."""
+def alternately(
+    ways: dict[str, Callable[[], Any]], repeats: int, typical: Callable[[list[float]], float] = statistics.median
+) -> dict[str, float]:
+    """Run each of ``ways`` in turn, ``repeats`` times round; give the ``typical`` seconds of each."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
             start = time.perf_counter()
             way()
             seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
+    return {name: typical(taken) for name, taken in seconds.items()}
 
 
 def faster(work: str, must: str, seconds: dict[str, float], note: str = "", unit: str = "s") -> Row:
