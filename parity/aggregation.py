@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from parity.transactions import MICROSECOND
+
 if TYPE_CHECKING:
     from feast.aggregation import Aggregation
 
-MICROSECOND = timedelta(microseconds=1)
 FUNCTIONS = {"mean": pa.float64(), "sum": pa.float64(), "count": pa.int64()}
 ROWS_AT_A_TIME = 1 << 17
 """So many rows are worked on at a time by a core, and stay in its cache."""

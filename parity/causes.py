@@ -14,6 +14,7 @@ from feast.aggregation import Aggregation
 from parity.online import Coerced
 from parity.online_store import UNREADABLE
 from parity.oracle import Purchase, evaluate
+from parity.transactions import MICROSECOND
 
 EXPIRED = "expired"
 LATE_ROW = "late row"
@@ -44,7 +45,6 @@ MEANING = {
 
 QUARTER = timedelta(minutes=15)
 FARTHEST_ZONES = timedelta(hours=26)
-MICROSECOND = timedelta(microseconds=1)
 
 
 class Evidence(NamedTuple):

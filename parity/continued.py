@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from parity.aggregation import MICROSECOND, aggregate
+from parity.aggregation import aggregate
+from parity.transactions import MICROSECOND
 
 if TYPE_CHECKING:
     from feast.aggregation import Aggregation

@@ -23,7 +23,6 @@ import pyarrow as pa
 import pyarrow.feather as feather
 from feast.aggregation import Aggregation
 
-from parity.aggregation import MICROSECOND
 from parity.command import UserError
 from parity.continued import aggregate_from, counts_to_continue, reach
 from parity.files import Location
@@ -37,7 +36,7 @@ from parity.partitions import (
     split_by_day,
     transaction_files,
 )
-from parity.transactions import FIRST_INSTANT, TIMESTAMP, read_part
+from parity.transactions import FIRST_INSTANT, MICROSECOND, TIMESTAMP, read_part
 
 TOTALS = "_totals.arrow"
 """A note of what each user's counts were before a certain day."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -23,9 +23,9 @@ from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
-FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 and 9999, in which a datetime lies
+from parity.transactions import EPOCH, FIRST_INSTANT, LAST_INSTANT, MICROSECOND
+
+FIRST_SECOND, LAST_SECOND = ((instant - EPOCH) // timedelta(seconds=1) for instant in (FIRST_INSTANT, LAST_INSTANT))
 INT64 = struct.Struct("<q")
 INT64_HEADER = struct.pack("<II", ValueType.INT64.value, INT64.size)  # before the eight bytes of an int64 in a key
 

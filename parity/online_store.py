@@ -58,13 +58,12 @@ from parity.command import utc_now
 from parity.configuration import connection
 from parity.online_columns import decode_timestamps, encode_keys, encode_timestamps, encode_values, takes
 from parity.online_read import (
-    EPOCH,
     INT64_HEADER,
-    MICROSECOND,
     FastRead,
     NotTaken,
     key_prefix,
 )
+from parity.transactions import EPOCH, MICROSECOND
 
 logger = logging.getLogger(__name__)
 

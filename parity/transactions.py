@@ -8,7 +8,7 @@ import codecs
 import csv
 import itertools
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,6 +35,8 @@ SCHEMA = pa.schema(
 )
 """One row per purchase: who, what, when, and for how much."""
 
+EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+MICROSECOND = timedelta(microseconds=1)
 FIRST_INSTANT = datetime.fromisoformat("0001-01-01T00:00:00+00:00")
 LAST_INSTANT = datetime.fromisoformat("9999-12-31T23:59:59.999999+00:00")
 """What a Python datetime and a protobuf Timestamp, and so Feast, can hold."""
@@ -260,7 +262,7 @@ def _shown(value: pa.Scalar) -> str:
         return str(value.value)
 
 
-_FIRST, _LAST = pa.array([FIRST_INSTANT, LAST_INSTANT], UTC_MICROSECONDS).cast(pa.int64()).to_pylist()
+_FIRST, _LAST = ((instant - EPOCH) // MICROSECOND for instant in (FIRST_INSTANT, LAST_INSTANT))
 _EXPECTED = {
     pa.int64(): "a whole number that fits in 64 bits",
     pa.float64(): "a finite number that a float64 can hold",

@@ -172,7 +172,8 @@ except SystemExit:
     assert outcome.err.endswith("True\n")
 
 
-def test_the_generator_does_not_import_feast(project):
+def test_the_generator_starts_without_feast_and_pandas(project):
     outcome = project.shell("python -X importtime generate_synthetic_data.py --help")
     assert "pyarrow" in outcome.err
     assert "feast" not in outcome.err
+    assert not re.search(r"\| +pandas$", outcome.err, re.MULTILINE)
