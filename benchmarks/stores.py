@@ -297,24 +297,23 @@ def _ask(port: int, calls: int, wait: float = 0) -> list[float]:
 
 def start(repeats: int) -> list[Row]:
     """How long each script takes to start, against the library that it can't do without."""
-    rows = []
-    for script, library in [
-        ("generate_synthetic_data.py", "pandas"),
-        ("compute_features.py", "feast"),
-        ("materialize_to_online.py", "feast"),
-        ("demo_fixed.py", "feast"),
-    ]:
-        ways = {
-            "ours": [sys.executable, str(ROOT / script), "--help"],
-            "import": [sys.executable, "-c", f"import {library}"],
-        }
-        run = {
-            name: lambda command=command: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            for name, command in ways.items()
-        }
-        seconds = alternately(run, repeats)
-        rows.append(at_most(f"start of {script}", "at most 1.2x", f"import {library}", *seconds.values(), "s"))
-    return rows
+    libraries = {
+        "generate_synthetic_data.py": "pandas",
+        "compute_features.py": "feast",
+        "materialize_to_online.py": "feast",
+        "demo_fixed.py": "feast",
+    }
+    commands = {script: [str(ROOT / script), "--help"] for script in libraries}
+    commands |= {library: ["-c", f"import {library}"] for library in libraries.values()}
+
+    def run(arguments: list[str]) -> None:
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+    seconds = alternately({name: lambda some=some: run(some) for name, some in commands.items()}, repeats)
+    return [
+        at_most(f"start of {script}", "at most 1.2x", f"import {library}", seconds[script], seconds[library], "s")
+        for script, library in libraries.items()
+    ]
 
 
 if __name__ == "__main__":
