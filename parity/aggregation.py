@@ -75,8 +75,8 @@ def _aggregate(
 
     def features(chunk: slice) -> pa.RecordBatch:
         last, past = timeline.instants(chunk)
-        row, end = timeline.order[last], last + 1
-        columns = [pa.array(keys[row]), pa.array(times[row]).cast(schema.types[1])]
+        end = last + 1
+        columns = [pa.array(values, type) for values, type in zip(timeline.at(last), schema.types, strict=False)]
         for aggregation, type in zip(aggregations, schema.types[2:], strict=True):
             start = timeline.window_starts(last, past, aggregation.time_window)
             match aggregation.function:
@@ -118,22 +118,31 @@ class _Timeline:
 
     def __init__(self, keys: np.ndarray, times: np.ndarray, pool: ThreadPoolExecutor):
         # One int64 holds (key, time): one sort orders the rows, one search finds the window starts of many keys.
-        ranks = keys if not len(keys) or _fit(keys, times) else np.unique(keys, return_inverse=True)[1]
-        first_key, first_time = ranks.min(initial=2**63 - 1), times.min(initial=2**63 - 1)
-        span = _span(times) if len(times) else 1
+        self._keys, ranks = None, keys
+        if len(keys) and not _fit(keys, times):
+            self._keys, ranks = np.unique(keys, return_inverse=True)
+        self._first_key, self._first_time = ranks.min(initial=2**63 - 1), times.min(initial=2**63 - 1)
+        self._span = _span(times) if len(times) else 1
         places = np.empty(len(keys), np.int64)
 
         def place(chunk: slice) -> None:
-            places[chunk] = (ranks[chunk] - first_key) * span + (times[chunk] - first_time)
+            places[chunk] = (ranks[chunk] - self._first_key) * self._span + (times[chunk] - self._first_time)
 
         def key_starts(chunk: slice) -> np.ndarray:
             before = max(chunk.start - 1, 0)
-            found = keys[self.order[before : chunk.stop]]
+            found = self._places[before : chunk.stop] // self._span
             return np.flatnonzero(found[1:] != found[:-1]) + before + 1
 
         list(pool.map(place, _chunks(len(keys))))
         self.order, self._places = _sorted(places, pool)
         self._key_starts = np.concatenate([[0], *pool.map(key_starts, _chunks(len(keys)))])
+
+    def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The keys and the times at these positions."""
+        places = self._places[positions]
+        ranks = places // self._span
+        keys = ranks + self._first_key if self._keys is None else self._keys[ranks]
+        return keys, places - ranks * self._span + self._first_time
 
     def instants(self, chunk: slice) -> tuple[np.ndarray, np.ndarray]:
         """For each instant of a key whose last row is in this chunk, the positions of that row and of the key's first.
