@@ -1,6 +1,6 @@
 # make demo   the whole pipeline, from nothing: environment, Redis, data, features, proof
 # make test   the tests
-# make bench  how fast, side by side with what one would pick instead; a tenth of it: make bench SIZE=0.1
+# make bench  how fast, side by side with what one would pick instead; a part, in two minutes: make bench SIZE=0.02
 # make test-scale   the tests of what takes Spark and other extras, which it installs
 # make zoo    how good the checker is: planted faults found, causes named, false alarms
 
