@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import parity.quick_feast  # noqa: F401
 from feature_repo.features import AGGREGATIONS, user, user_features_source, user_purchase_features
 from parity.command import UserError, run, shown
-from parity.files import Location, absolute, location, write_table
+from parity.files import Location, absolute, location, on_disk, write_table
 from parity.incremental import update
 from parity.offline import feature_history, history_schema, note_origin
-from parity.partitions import Staged, on_disk
+from parity.partitions import Staged
 from parity.transactions import TIMESTAMP, read_transactions
 
 TRANSACTIONS = Path(__file__).parent / "user_transactions.csv"
@@ -34,8 +34,7 @@ def main() -> None:
         written = update_here(args.input, args.output)
     else:
         written = compute_here(args.input, args.output)
-    if isinstance(args.input, Path):
-        note_origin(user_purchase_features, args.output, args.input, TRANSACTIONS)
+    note_origin(user_purchase_features, args.output, args.input, TRANSACTIONS)
     print(f"{written} -> {shown(args.output)}")
 
 
@@ -57,7 +56,7 @@ def arguments() -> argparse.Namespace:
 
 
 def compute_here(source: Location, output: Location) -> str:
-    with on_disk(str(source)) as file:
+    with on_disk(source) as file:
         transactions = read_transactions(file, user.join_key, {a.column for a in AGGREGATIONS})
     history = feature_history(transactions, TIMESTAMP, AGGREGATIONS, user_purchase_features)
     write_table(history, output)

@@ -17,6 +17,7 @@ from feature_repo.features import AGGREGATIONS, user, user_features, user_purcha
 from parity import report
 from parity.certificate import certificate, write_certificate
 from parity.command import file_named, instant, run, utc_now, whole_number
+from parity.files import location
 from parity.materialization import repair
 from parity.offline import origin_of
 from parity.online import online_latency
@@ -91,7 +92,7 @@ def arguments() -> argparse.Namespace:
         metavar="FILE.json",
         help="write down as JSON what was proven, and how",
     )
-    parser.add_argument("--input", type=Path, help="the transactions (default: those that were computed from)")
+    parser.add_argument("--input", type=location, help="the transactions (default: those that were computed from)")
     args = parser.parse_args()
     args.input = args.input or origin_of(user_purchase_features) or Path(__file__).parent / "user_transactions.csv"
     if args.repair and args.at:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from parity.files import Location, location, parquet_files, replacing
+from parity.files import Location, files_at, location, replacing
 from parity.online import Coerced, online_store_of
 from parity.proof import Comparison, Sample, Subject
 
@@ -21,7 +21,7 @@ CONFIDENCE = 0.95
 
 
 def certificate(
-    subject: Subject, found: Comparison, sample: Sample | None, transactions: Path, checked_at: datetime
+    subject: Subject, found: Comparison, sample: Sample | None, transactions: Location, checked_at: datetime
 ) -> dict[str, Any]:
     """Put together the certificate of a comparison, ready for JSON. No secret of the configuration is in it."""
     return {
@@ -78,7 +78,7 @@ def definition_hash(subject: Subject) -> str:
 
 
 def file_hash(place: Location) -> str:
-    """SHA-256 of a file, or of the names and hashes of the files in a folder; in a bucket, of its Parquet files."""
+    """SHA-256 of a file, or of the names and hashes of the files in a folder."""
     if isinstance(place, str):
         return _bucket_hash(place)
     if place.is_dir():
@@ -89,7 +89,7 @@ def file_hash(place: Location) -> str:
 
 
 def _bucket_hash(uri: str) -> str:
-    filesystem, files = parquet_files(uri)
+    filesystem, files = files_at(uri)
     hashes = {}
     for info in files:
         with filesystem.open_input_file(info.path) as file:
@@ -140,7 +140,7 @@ def _from_root(place: Location) -> str:
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-def _replay_command(found: Comparison, sample: Sample | None, transactions: Path) -> str:
+def _replay_command(found: Comparison, sample: Sample | None, transactions: Location) -> str:
     """The command that compares the same again, with an online side materialized anew up to the same instant."""
     command = ["python", "demo_fixed.py", "--at", found.at.isoformat(), "--input", _from_root(transactions)]
     if sample:

@@ -62,22 +62,61 @@ def filesystem_of(place: Location, endpoint: str = "") -> tuple[fs.FileSystem, s
         raise UserError(f"{place}: {error}") from None
 
 
-def parquet_files(place: Location) -> tuple[fs.FileSystem, list[fs.FileInfo]]:
-    """List the Parquet files of the table at ``place``: itself, or those in a folder, sorted. `UserError` for none."""
+def files_at(place: Location) -> tuple[fs.FileSystem, list[fs.FileInfo]]:
+    """List the file at ``place``, or those in that folder, sorted. `UserError` if there is no such place.
+
+    As in Spark and in Arrow, names that begin with ``.`` or ``_`` are not looked at in a folder.
+    """
     filesystem, path = filesystem_of(place)
     itself = filesystem.get_file_info(path)
     if itself.is_file:
         return filesystem, [itself]
     if itself.type == fs.FileType.Directory:
         found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-        files = sorted((i for i in found if i.is_file and i.extension == "parquet"), key=lambda info: info.path)
-        if not files:
-            raise UserError(f"{place}: there is no Parquet file in this folder.")
-        return filesystem, files
+        return filesystem, sorted(
+            (info for info in found if info.is_file and not _hidden(info, path)), key=lambda info: info.path
+        )
     [bucket, *_] = path.split("/")
     if isinstance(place, str) and filesystem.get_file_info(bucket).type == fs.FileType.NotFound:
         raise UserError(f"{place}: there is no such bucket. Create it, or name another.")
     raise UserError(f"{place}: there is no such file.")
+
+
+def _hidden(info: fs.FileInfo, folder: str) -> bool:
+    return any(part[0] in "._" for part in PurePosixPath(info.path).relative_to(folder).parts)
+
+
+def parquet_files(place: Location) -> tuple[fs.FileSystem, list[fs.FileInfo]]:
+    """List the Parquet files of the table at ``place``: itself, or those in a folder, sorted. `UserError` for none."""
+    filesystem, files = files_at(place)
+    if files and files[0].path == filesystem_of(place)[1]:
+        return filesystem, files
+    files = [info for info in files if info.extension == "parquet"]
+    if not files:
+        raise UserError(f"{place}: there is no Parquet file in this folder.")
+    return filesystem, files
+
+
+@contextmanager
+def on_disk(place: Location) -> Iterator[Path]:
+    """Yield ``place`` as a path on this machine: itself, or, of a bucket, a copy for as long as the block lasts."""
+    if isinstance(place, Path):
+        yield place
+        return
+    filesystem, files = files_at(place)
+    root = filesystem_of(place)[1]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / PurePosixPath(root).name
+        try:
+            for info in files:
+                file = copy / PurePosixPath(info.path).relative_to(root)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                fs.copy_files(
+                    info.path, str(file), source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem()
+                )
+            yield copy
+        except UserError as error:
+            raise UserError(str(error).replace(str(copy), place)) from None
 
 
 def is_parquet(path: Location) -> bool:
@@ -160,7 +199,7 @@ def modified(place: Location) -> datetime:
     if isinstance(place, Path):
         files = [file for file in place.rglob("*") if file.is_file()] if place.is_dir() else [place]
         return datetime.fromtimestamp(max((file.stat().st_mtime for file in files), default=0), UTC)
-    return max(info.mtime for info in parquet_files(place)[1])
+    return max((info.mtime for info in files_at(place)[1]), default=datetime.fromtimestamp(0, UTC))
 
 
 def progress(what: str, total: int | None, unit: str) -> tqdm:

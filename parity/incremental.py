@@ -25,14 +25,13 @@ from feast.aggregation import Aggregation
 
 from parity.command import UserError
 from parity.continued import aggregate_from, counts_to_continue, reach
-from parity.files import Location
+from parity.files import Location, location, on_disk
 from parity.partitions import (
     MANIFEST,
     MICROSECONDS_PER_DAY,
     Partitions,
     Staged,
     day_of,
-    on_disk,
     split_by_day,
     transaction_files,
 )
@@ -83,7 +82,7 @@ def _update(
         return None
 
     def read(name: str) -> pa.Table:
-        with on_disk(path[name]) as file:
+        with on_disk(location(path[name])) as file:
             return read_part(file, key, {a.column for a in aggregations})
 
     parts = {name: read(name) for name in sorted(changed)}

@@ -44,24 +44,24 @@ def feature_history(
     return rows.rename_columns({timestamp: view.batch_source.timestamp_field}).cast(history_schema(view))
 
 
-def note_origin(view: FeatureView, output: Location, transactions: Path, usual: Path) -> None:
+def note_origin(view: FeatureView, output: Location, transactions: Location, usual: Path) -> None:
     """Note from which ``transactions``, other than the ``usual``, the offline table of ``view`` was computed.
 
     An ``output`` that is not that table is nobody's concern.
     """
     if absolute(output) != location(view.batch_source.path):
         return
-    if transactions.resolve() == usual.resolve():
+    if absolute(transactions) == absolute(usual):
         remove(_note(view))
     else:
         with replacing(_note(view)) as temporary:
-            temporary.write_bytes(os.fsencode(transactions.resolve()))
+            temporary.write_bytes(os.fsencode(absolute(transactions)))
 
 
-def origin_of(view: FeatureView) -> Path | None:
+def origin_of(view: FeatureView) -> Location | None:
     """The transactions that the offline table of ``view`` was computed from; None for the usual ones."""
     noted = read_bytes(_note(view))
-    return None if noted is None else Path(os.fsdecode(noted))
+    return None if noted is None else location(os.fsdecode(noted))
 
 
 def _note(view: FeatureView) -> Location:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from feast.aggregation import Aggregation
 
 from parity.command import UserError
-from parity.files import is_parquet, progress
+from parity.files import Location, is_parquet, on_disk, progress
 
 BYTES_PER_PART = 8 << 20
 MOST_PARTS = 200
@@ -107,17 +107,18 @@ class RawTransactions:
 
 
 @contextmanager
-def raw_transactions(path: Path, key: str, timestamp: str, amounts: Sequence[str]) -> Iterator[RawTransactions]:
+def raw_transactions(place: Location, key: str, timestamp: str, amounts: Sequence[str]) -> Iterator[RawTransactions]:
     """Read a CSV or Parquet file of purchases, or a folder of them, of which ``amounts`` are columns.
 
     `UserError` if it can't be read.
     """
-    size = sum(file.stat().st_size for file in _files(path)) if path.exists() else 0
     with ExitStack() as stack:
-        count = min(MOST_PARTS, 1 + size // BYTES_PER_PART)
-        yield _read(
-            path, key, timestamp, amounts, [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
-        )
+        with on_disk(place) as path:
+            size = sum(file.stat().st_size for file in _files(path)) if path.exists() else 0
+            count = min(MOST_PARTS, 1 + size // BYTES_PER_PART)
+            parts = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
+            raw = _read(path, key, timestamp, amounts, parts)
+        yield raw
 
 
 def _read(path: Path, key: str, timestamp: str, amounts: Sequence[str], parts: list) -> RawTransactions:

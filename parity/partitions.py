@@ -7,10 +7,8 @@ running it again.
 """
 
 import os
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -18,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.fs import FileInfo, FileSelector, FileType, LocalFileSystem, copy_files
+from pyarrow.fs import FileInfo, FileSelector, FileType, LocalFileSystem
 
 from parity.command import UserError
-from parity.files import ROWS_PER_WRITE, Location, filesystem_of, is_parquet
+from parity.files import ROWS_PER_WRITE, Location, files_at, filesystem_of, is_parquet
 
 MICROSECONDS_PER_DAY = 86_400_000_000
 STAGING = "_staging"
@@ -44,22 +42,16 @@ def split_by_day(rows: pa.Table, days: np.ndarray) -> Iterator[tuple[int, pa.Tab
 def transaction_files(place: Location) -> dict[str, str]:
     """List the files of transactions at ``place``, itself one or a folder of them, as paths or URIs, sorted.
 
-    Each with a stamp that changes when the file does: its size and the time of its last modification. As in Spark and
-    in Arrow, names that begin with ``.`` or ``_`` are not looked at.
+    Each with a stamp that changes when the file does: its size and the time of its last modification.
     """
-    filesystem, root = filesystem_of(place)
-    itself = filesystem.get_file_info(root)
-    if itself.type != FileType.Directory:
-        return {str(place): _stamp(itself)}
-    found = [
-        info
-        for info in filesystem.get_file_info(FileSelector(root, recursive=True))
-        if info.is_file and not any(part[0] in "._" for part in PurePosixPath(info.path).relative_to(root).parts)
-    ]
+    root = filesystem_of(place)[1]
+    found = files_at(place)[1]
     if not found:
         raise UserError(f"{place}: there is no CSV or Parquet file in this folder.")
+    if found[0].path == root:
+        return {str(place): _stamp(found[0])}
     folder = str(place).rstrip("/")
-    files = {f"{folder}{info.path.removeprefix(root)}": _stamp(info) for info in sorted(found, key=lambda i: i.path)}
+    files = {f"{folder}{info.path.removeprefix(root)}": _stamp(info) for info in found}
     for file in files:
         is_parquet(Path(file))
     return files
@@ -67,24 +59,6 @@ def transaction_files(place: Location) -> dict[str, str]:
 
 def _stamp(info: FileInfo) -> str:
     return f"{info.size}-{info.mtime_ns}"
-
-
-@contextmanager
-def on_disk(file: str) -> Iterator[Path]:
-    """Yield ``file`` as a path on this machine: itself, or a copy for as long as the block lasts."""
-    if "://" not in file:
-        yield Path(file)
-        return
-    filesystem, path = filesystem_of(file)
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / PurePosixPath(path).name
-        try:
-            copy_files(path, str(copy), source_filesystem=filesystem, destination_filesystem=LocalFileSystem())
-            yield copy
-        except FileNotFoundError:
-            raise UserError(f"{file}: there is no such file.") from None
-        except UserError as error:
-            raise UserError(str(error).replace(str(copy), file)) from None
 
 
 class Staged(NamedTuple):

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from feast.aggregation import Aggregation
 
 from parity.causes import EXPIRED, NEVER, TAMPERED, Evidence, Freshness, event_cause, offline_cause, online_cause, same
 from parity.command import UserError
-from parity.files import location, modified, progress
+from parity.files import Location, location, modified, progress
 from parity.offline import EVER, ROW_DROPPED, history_of, latest_events, tied_events, training_values
 from parity.online import clock_of, serving_values, stored_events, stored_rows
 from parity.online_store import ParityRedisOnlineStore
@@ -150,7 +149,7 @@ Look = Callable[[list[int], dict[str, Values], dict[int, list[Purchase]]], Any]
 def compare(
     subject: Subject,
     raw: RawTransactions,
-    transactions: Path,
+    transactions: Location,
     ids: np.ndarray,
     at: datetime,
     events_at_odds: Container[int] = (),

@@ -25,8 +25,8 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from parity.command import UserError
 from parity.continued import aggregate_sorted
-from parity.files import Location
-from parity.partitions import MANIFEST, Partitions, Staged, day_of, on_disk, split_by_day, transaction_files
+from parity.files import Location, location, on_disk
+from parity.partitions import MANIFEST, Partitions, Staged, day_of, split_by_day, transaction_files
 from parity.transactions import TIMESTAMP, UTC_MICROSECONDS, read_part
 
 DAY = "event_date"
@@ -145,7 +145,7 @@ def _on(job: Job, step):
 def _read(job: Job, listed: Iterator[pa.Table]) -> Iterator[pa.Table]:
     for file in chain.from_iterable(table["file"].to_pylist() for table in listed):
         try:
-            with on_disk(file) as path:
+            with on_disk(location(file)) as path:
                 yield read_part(path, job.key, job.transactions.names[2:]).cast(job.transactions)
         except UserError as error:
             raise UserError(" ".join(str(error).split())) from None  # one line, for the driver to find

@@ -12,8 +12,9 @@ import pytest
 
 from feature_repo.features import user_purchase_features
 from parity.command import UserError
+from parity.files import on_disk
 from parity.offline import history_schema
-from parity.partitions import Partitions, day_of, on_disk, split_by_day, transaction_files
+from parity.partitions import Partitions, day_of, split_by_day, transaction_files
 
 SCHEMA = history_schema(user_purchase_features)
 TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=1)
@@ -94,7 +95,7 @@ def test_files_of_a_folder_are_all_but_the_hidden_ones_and_of_known_kinds(tmp_pa
 
 
 def test_a_file_on_a_disk_is_read_where_it_is(tmp_path):
-    with on_disk(f"{tmp_path}/a.csv") as path:
+    with on_disk(tmp_path / "a.csv") as path:
         assert path == tmp_path / "a.csv"
 
 

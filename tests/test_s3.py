@@ -1,6 +1,7 @@
 """In a bucket the features are read and written as on a disk, and proven by the same checks, on a real S3 server."""
 
 import contextlib
+import json
 import os
 import re
 import socket
@@ -199,6 +200,45 @@ class TestPipeline:
         assert "20 users" in in_bucket.succeed("compute_features.py", "--input", "s3://bucket/transactions.csv")
         error = in_bucket.fail("compute_features.py", "--input", "s3://bucket/none.csv")
         assert "s3://bucket/none.csv: there is no such file" in error
+
+    @pytest.mark.parametrize("source", ["s3://bucket/raw.csv", "s3://bucket/raw", "s3://bucket/raw/"])
+    def test_it_is_proven_from_transactions_in_a_bucket(self, in_bucket, monkeypatch, tmp_path, source):
+        lines = in_bucket.transactions.read_bytes().splitlines(keepends=True)
+        for name, rows in [("raw.csv", lines), ("raw/a.csv", lines[:40]), ("raw/b/c.csv", [lines[0], *lines[40:]])]:
+            with replacing(f"s3://bucket/{name}") as temporary:
+                temporary.write_bytes(b"".join(rows))
+        in_bucket.transactions.unlink()
+        options = []
+        if source != "s3://bucket/raw.csv":
+            monkeypatch.setenv("FEATURE_STORE_OFFLINE_PATH", "s3://bucket/days")
+            options = ["--incremental"]
+        in_bucket.apply()
+        in_bucket.succeed("compute_features.py", "--input", source, *options)
+        in_bucket.succeed("materialize_to_online.py")
+        certificate = tmp_path / "certificate.json"
+        assert "match 40" in in_bucket.succeed("demo_fixed.py", "--certificate", certificate)
+        proven = json.loads(certificate.read_text())
+        assert proven["data_sha256"][source] == file_hash(source)
+        assert f"--input {source}" in proven["replay"]
+        changed = "s3://bucket/raw/b/c.csv" if options else source
+        rows = read_bytes(changed)
+        with replacing(changed) as temporary:  # the last purchase gets dearer
+            temporary.write_bytes(rows[: rows.rindex(b",")] + b",1234.5\n")
+        outcome = in_bucket.run("demo_fixed.py")
+        assert outcome.status == 1, outcome
+        assert "correction not propagated" in outcome.out
+
+    @pytest.mark.parametrize(("content", "told"), [(b"a,b\n1,2\n", "the oracle can't read it"), (None, "no such file")])
+    def test_transactions_in_a_bucket_that_prove_nothing(self, in_bucket, content, told):
+        in_bucket.apply()
+        in_bucket.succeed("compute_features.py")
+        in_bucket.succeed("materialize_to_online.py")
+        if content:
+            with replacing("s3://bucket/raw.csv") as temporary:
+                temporary.write_bytes(content)
+        error = in_bucket.fail("demo_fixed.py", "--input", "s3://bucket/raw.csv")
+        assert "s3://bucket/raw.csv: " in error
+        assert told in error
 
     def test_it_is_proven_from_the_transactions_that_it_was_computed_from(self, in_bucket):
         other = in_bucket.root / "other.csv"
