@@ -62,10 +62,10 @@ def filesystem_of(place: Location, endpoint: str = "") -> tuple[fs.FileSystem, s
         raise UserError(f"{place}: {error}") from None
 
 
-def files_at(place: Location) -> tuple[fs.FileSystem, list[fs.FileInfo]]:
+def files_at(place: Location, hidden: bool = False) -> tuple[fs.FileSystem, list[fs.FileInfo]]:
     """List the file at ``place``, or those in that folder, sorted. `UserError` if there is no such place.
 
-    As in Spark and in Arrow, names that begin with ``.`` or ``_`` are not looked at in a folder.
+    As in Spark and in Arrow, names that begin with ``.`` or ``_`` are not looked at in a folder, unless ``hidden``.
     """
     filesystem, path = filesystem_of(place)
     itself = filesystem.get_file_info(path)
@@ -74,7 +74,8 @@ def files_at(place: Location) -> tuple[fs.FileSystem, list[fs.FileInfo]]:
     if itself.type == fs.FileType.Directory:
         found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
         return filesystem, sorted(
-            (info for info in found if info.is_file and not _hidden(info, path)), key=lambda info: info.path
+            (info for info in found if info.is_file and (hidden or not _is_hidden(info, path))),
+            key=lambda info: info.path,
         )
     [bucket, *_] = path.split("/")
     if isinstance(place, str) and filesystem.get_file_info(bucket).type == fs.FileType.NotFound:
@@ -82,13 +83,16 @@ def files_at(place: Location) -> tuple[fs.FileSystem, list[fs.FileInfo]]:
     raise UserError(f"{place}: there is no such file.")
 
 
-def _hidden(info: fs.FileInfo, folder: str) -> bool:
+def _is_hidden(info: fs.FileInfo, folder: str) -> bool:
     return any(part[0] in "._" for part in PurePosixPath(info.path).relative_to(folder).parts)
 
 
 def parquet_files(place: Location) -> tuple[fs.FileSystem, list[fs.FileInfo]]:
-    """List the Parquet files of the table at ``place``: itself, or those in a folder, sorted. `UserError` for none."""
-    filesystem, files = files_at(place)
+    """List the Parquet files of the table at ``place``: itself, or those in a folder, sorted. `UserError` for none.
+
+    They are those that DuckDB reads, hidden ones too.
+    """
+    filesystem, files = files_at(place, hidden=True)
     if files and files[0].path == filesystem_of(place)[1]:
         return filesystem, files
     files = [info for info in files if info.extension == "parquet"]

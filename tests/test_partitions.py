@@ -146,3 +146,10 @@ def test_a_folder_without_days_is_told(folders):
     for file in project.features.rglob("*.parquet"):
         file.unlink()
     assert "there is no Parquet file in this folder" in project.fail("materialize_to_online.py")
+
+
+def test_a_parquet_file_that_is_hidden_is_read_by_duckdb_and_so_is_looked_at(folders):
+    project, _ = folders
+    (project.features / "_old").mkdir()
+    pq.write_table(pa.table({"user_id": [1]}), project.features / "_old" / "features.parquet")
+    assert "_old/features.parquet: it has no column" in project.fail("materialize_to_online.py")
