@@ -68,7 +68,8 @@ def stored_events(store: FeatureStore, view: FeatureView) -> Stored:
     """Find each user that has a row of ``view`` online, and its event."""
     before, after = key_prefix(view.join_keys[0]), store.config.project.encode()
     size, number = len(before) + 8 + len(after), slice(len(before), len(before) + 8)
-    found = [row for row in online_store_of(store).scan(store.config, view) if len(row[0]) == size]
+    rows = online_store_of(store).scan(store.config, view)
+    found = [row for row in rows if len(row[0]) == size and row[0].startswith(before)]  # others have ids of other types
     ids = np.frombuffer(b"".join([key[number] for key, _ in found]), "<i8")
     rows = Stored(ids, read_timestamps([event for _, event in found]), found)
     once = np.zeros(len(ids), bool)

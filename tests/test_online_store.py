@@ -9,6 +9,7 @@ import pytest
 import redis
 from feast import FeatureStore
 from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.online_stores.helpers import _redis_key
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
@@ -250,6 +251,15 @@ class TestNeighbours:
         project.client.hset(key, "_ts:another_view", b"")
         online_store_of(store).delete_table(store.config, store.get_feature_view(VIEW))
         assert project.client.hkeys(key) == [b"_ts:another_view"]
+        project.client.delete(key)
+
+    def test_a_text_of_eight_bytes_is_no_int64_user(self, project, store):
+        text = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val="12345678")])
+        key = _redis_key(store.project, text, 3)
+        write(store, 1, NOW, 1.0)
+        [of_user] = keys(project)
+        project.client.hset(key, f"_ts:{VIEW}", project.client.hget(of_user, f"_ts:{VIEW}"))
+        assert stored_events(store, store.get_feature_view(VIEW)).ids.tolist() == [1]
         project.client.delete(key)
 
     def test_a_row_that_changed_since_it_was_seen_is_not_retracted(self, store):
