@@ -48,10 +48,13 @@ def filesystem_of(place: Location, endpoint: str = "") -> tuple[fs.FileSystem, s
     """
     if isinstance(place, Path):
         return fs.LocalFileSystem(), str(place.absolute())
-    scheme, _, path = place.rstrip("/").partition("://")
+    scheme, _, path = place.partition("://")
+    path = path.rstrip("/")
     try:
-        if scheme not in ("s3", "s3a"):
+        if scheme == "file":
             return fs.FileSystem.from_uri(place)
+        if scheme not in ("s3", "s3a") or not all(path.split("/")):
+            raise UserError(f"{place}: not the address of a bucket, which is s3://bucket/folder/file, or s3a://.")
         environment = os.environ
         endpoint = endpoint or environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or ""
         region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
@@ -73,6 +76,9 @@ def files_at(place: Location, hidden: bool = False) -> tuple[fs.FileSystem, list
         return filesystem, [itself]
     if itself.type == fs.FileType.Directory:
         found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+        for info in found:
+            if "//" in info.path:  # an object of a bucket can have that name, and Arrow can't read it
+                raise UserError(f"{place}: it has {info.path}, with nothing between two slashes. Rename that.")
         return filesystem, sorted(
             (info for info in found if info.is_file and (hidden or not _is_hidden(info, path))),
             key=lambda info: info.path,

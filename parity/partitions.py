@@ -10,7 +10,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileInfo, FileSelector, FileType, LocalFileSystem
 
 from parity.command import UserError
-from parity.files import ROWS_PER_WRITE, Location, files_at, filesystem_of, is_parquet
+from parity.files import ROWS_PER_WRITE, Location, files_at, filesystem_of, is_parquet, location
 
 MICROSECONDS_PER_DAY = 86_400_000_000
 STAGING = "_staging"
@@ -53,7 +53,7 @@ def transaction_files(place: Location) -> dict[str, str]:
     folder = str(place).rstrip("/")
     files = {f"{folder}{info.path.removeprefix(root)}": _stamp(info) for info in found}
     for file in files:
-        is_parquet(Path(file))
+        is_parquet(location(file))
     return files
 
 

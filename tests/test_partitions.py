@@ -12,7 +12,7 @@ import pytest
 
 from feature_repo.features import user_purchase_features
 from parity.command import UserError
-from parity.files import on_disk
+from parity.files import filesystem_of, on_disk
 from parity.offline import history_schema
 from parity.partitions import Partitions, day_of, split_by_day, transaction_files
 
@@ -92,6 +92,15 @@ def test_files_of_a_folder_are_all_but_the_hidden_ones_and_of_known_kinds(tmp_pa
     (tmp_path / "e.csv.gz").write_text("")
     with pytest.raises(UserError, match=r"e\.csv\.gz: the suffix must be"):
         transaction_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3://", "s3:///a.csv", "s3://bucket//a.csv", "S3://bucket/a.csv", "gs://bucket/a.csv", "http://a/b.csv"],
+)
+def test_what_is_no_address_of_a_bucket_that_is_known_is_told_at_once(address):
+    with pytest.raises(UserError, match=f"^{address}: not the address of a bucket, which is s3://"):
+        filesystem_of(address)
 
 
 def test_a_file_on_a_disk_is_read_where_it_is(tmp_path):

@@ -7,6 +7,7 @@ import re
 import socket
 import time
 import urllib.request
+import uuid
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 
@@ -274,6 +275,16 @@ class TestTrouble:
         project.succeed("generate_synthetic_data.py")
         project.apply()
         return project
+
+    @pytest.mark.parametrize("name", ["a//b.csv", "a/noext"])
+    def test_objects_that_can_not_be_read(self, ready, name):
+        import boto3  # an extra
+
+        folder = f"s3://bucket/{uuid.uuid4()}"
+        boto3.client("s3").put_object(Bucket="bucket", Key=f"{folder.removeprefix('s3://bucket/')}/{name}", Body=b"x")
+        error = ready.fail("compute_features.py", "--incremental", "--input", folder, "--output", ready.root / "days")
+        assert error.startswith(f"error: {folder}")
+        assert name in error
 
     @SCRIPTS
     def test_no_such_bucket(self, project, monkeypatch, script):
