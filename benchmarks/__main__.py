@@ -34,7 +34,7 @@ def works(size: float, folder: Path, port: int) -> dict[str, Callable[[], Row | 
         "growth": lambda: features.growth(rows(10_000_000), 3),
         "100M": lambda: features.within_memory(rows(100_000_000), folder),
         "bar": lambda: features.bar(rows(10_000_000), 9 if size >= 1 else 3, folder),
-        "materialize 1M x 1": lambda: stores.materialization(rows(1_000_000), 1, 1, folder, port),
+        "materialize 1M x 1": lambda: stores.materialization(rows(1_000_000), 1, 3, folder, port),
         "materialize 100k x 50": lambda: stores.materialization(rows(100_000), 50, 3, folder, port),
         "online": lambda: stores.online_reads(3000, folder, port),
         "historical": lambda: stores.historical(rows(1_000_000), rows(5_000_000), 5, folder, port),
