@@ -89,12 +89,11 @@ def file_hash(place: Location) -> str:
 
 
 def _bucket_hash(uri: str) -> str:
-    filesystem, files = files_at(uri)
+    filesystem, folder, files = files_at(uri)
     hashes = {}
     for info in files:
         with filesystem.open_input_file(info.path) as file:
             hashes[info.path] = hashlib.file_digest(file, "sha256").hexdigest()
-    folder = uri.partition("://")[2].rstrip("/")
     if list(hashes) == [folder]:
         return hashes[folder]
     return _listed_hash({path.removeprefix(f"{folder}/"): digest for path, digest in hashes.items()})

@@ -65,24 +65,24 @@ def filesystem_of(place: Location, endpoint: str = "") -> tuple[fs.FileSystem, s
         raise UserError(f"{place}: {error}") from None
 
 
-def files_at(place: Location, hidden: bool = False) -> tuple[fs.FileSystem, list[fs.FileInfo]]:
-    """List the file at ``place``, or those in that folder, sorted. `UserError` if there is no such place.
+def files_at(place: Location, hidden: bool = False) -> tuple[fs.FileSystem, str, list[fs.FileInfo]]:
+    """Give the file system of ``place``, its path there, and the file itself or those in that folder, sorted.
+
+    `UserError` if there is no such place.
 
     As in Spark and in Arrow, names that begin with ``.`` or ``_`` are not looked at in a folder, unless ``hidden``.
     """
     filesystem, path = filesystem_of(place)
     itself = filesystem.get_file_info(path)
     if itself.is_file:
-        return filesystem, [itself]
+        return filesystem, path, [itself]
     if itself.type == fs.FileType.Directory:
         found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
         for info in found:
             if "//" in info.path:  # an object of a bucket can have that name, and Arrow can't read it
                 raise UserError(f"{place}: it has {info.path}, with nothing between two slashes. Rename that.")
-        return filesystem, sorted(
-            (info for info in found if info.is_file and (hidden or not _is_hidden(info, path))),
-            key=lambda info: info.path,
-        )
+        files = (info for info in found if info.is_file and (hidden or not _is_hidden(info, path)))
+        return filesystem, path, sorted(files, key=lambda info: info.path)
     [bucket, *_] = path.split("/")
     if isinstance(place, str) and filesystem.get_file_info(bucket).type == fs.FileType.NotFound:
         raise UserError(f"{place}: there is no such bucket. Create it, or name another.")
@@ -98,8 +98,8 @@ def parquet_files(place: Location) -> tuple[fs.FileSystem, list[fs.FileInfo]]:
 
     They are those that DuckDB reads, hidden ones too.
     """
-    filesystem, files = files_at(place, hidden=True)
-    if files and files[0].path == filesystem_of(place)[1]:
+    filesystem, root, files = files_at(place, hidden=True)
+    if files and files[0].path == root:
         return filesystem, files
     files = [info for info in files if info.extension == "parquet"]
     if not files:
@@ -113,8 +113,7 @@ def on_disk(place: Location) -> Iterator[Path]:
     if isinstance(place, Path):
         yield place
         return
-    filesystem, files = files_at(place)
-    root = filesystem_of(place)[1]
+    filesystem, root, files = files_at(place)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / PurePosixPath(root).name
         try:
@@ -209,7 +208,7 @@ def modified(place: Location) -> datetime:
     if isinstance(place, Path):
         files = [file for file in place.rglob("*") if file.is_file()] if place.is_dir() else [place]
         return datetime.fromtimestamp(max((file.stat().st_mtime for file in files), default=0), UTC)
-    return max((info.mtime for info in files_at(place)[1]), default=datetime.fromtimestamp(0, UTC))
+    return max((info.mtime for info in files_at(place)[2]), default=datetime.fromtimestamp(0, UTC))
 
 
 def progress(what: str, total: int | None, unit: str) -> tqdm:

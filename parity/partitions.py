@@ -44,8 +44,7 @@ def transaction_files(place: Location) -> dict[str, str]:
 
     Each with a stamp that changes when the file does: its size and the time of its last modification.
     """
-    root = filesystem_of(place)[1]
-    found = files_at(place)[1]
+    _, root, found = files_at(place)
     if not found:
         raise UserError(f"{place}: there is no CSV or Parquet file in this folder.")
     if found[0].path == root:
