@@ -23,8 +23,11 @@ from feast.types import Float64, Int64
 
 from parity.certificate import file_hash
 from parity.files import S3_BOUNDS, filesystem_of, modified, read_bytes, remove, replacing, write_table
+from parity.registry_store import Changed
 from tests.conftest import s3_server
 from tests.test_offline_store import require_same
+from tests.test_registry_store import add, definitions, require_everything, run_together
+from tests.test_registry_store import opened as registry_at
 from tests.world import OFFLINE, T
 
 MISSING = [name for name in ("moto", "boto3") if not find_spec(name)]
@@ -63,6 +66,29 @@ def write_days(folder: str) -> None:
     for day in set(days):
         rows = ROWS.filter([other == day for other in days])
         pq.write_table(rows, f"{path}/event_date={day}/features.parquet", filesystem=filesystem)
+
+
+class TestRegistry:
+    PATH = "s3://bucket/registry.db"
+
+    def test_eight_processes_that_apply_and_materialize_at_once_lose_nothing(self, bucket):
+        add(registry_at(self.PATH), definitions("shared"))
+        run_together(self.PATH, **bucket)
+        require_everything(self.PATH, 8)
+
+    def test_a_write_on_the_wrong_condition_is_not_made(self):
+        add(registry_at(self.PATH), definitions("shared"))
+        one, two = registry_at(self.PATH), registry_at(self.PATH)
+        _ = one.registry, two.registry
+        add(one, definitions("first"))
+        with pytest.raises(Changed):
+            two.registry._registry_store._replace(b"", two.registry._registry_store._read()[1] + "x")
+        add(two, definitions("second"))
+        assert {view.name for view in registry_at(self.PATH).list_feature_views()} == {"shared", "first", "second"}
+
+    def test_it_can_be_torn_down(self):
+        registry_at(self.PATH).registry.teardown()
+        assert read_bytes(self.PATH) is None
 
 
 class TestOfflineStore:
