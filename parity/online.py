@@ -4,16 +4,19 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from feast import FeatureService, FeatureStore, FeatureView, Field
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
+from feast.utils import _convert_arrow_to_proto
 
 from parity.offline import nan_as_null
 from parity.online_read import key_prefix
-from parity.online_store import ParityRedisOnlineStore, read_timestamps
+from parity.online_store import Leftovers, ParityRedisOnlineStore, read_timestamps
 
 WARM_UP_CALLS, LATENCY_CALLS = 100, 1000
 
@@ -64,11 +67,16 @@ class Stored(NamedTuple):
         return Stored(self.ids[where], self.events[where], [self.found[place] for place in np.flatnonzero(where)])
 
 
-def stored_events(store: FeatureStore, view: FeatureView) -> Stored:
-    """Find each user that has a row of ``view`` online, and its event."""
+def stored_events(
+    store: FeatureStore, view: FeatureView, leftovers: Leftovers | None = None, at_most: int | None = None
+) -> Stored:
+    """Find each user that has a row of ``view`` online, and its event; ``at_most`` so many, if given.
+
+    What else is met is noted in ``leftovers``.
+    """
     before, after = key_prefix(view.join_keys[0]), store.config.project.encode()
     size, number = len(before) + 8 + len(after), slice(len(before), len(before) + 8)
-    rows = online_store_of(store).scan(store.config, view)
+    rows = islice(online_store_of(store).scan(store.config, view, leftovers), at_most)
     found = [row for row in rows if len(row[0]) == size and row[0].startswith(before)]  # others have ids of other types
     ids = np.frombuffer(b"".join([key[number] for key, _ in found]), "<i8")
     rows = Stored(ids, read_timestamps([event for _, event in found]), found)
@@ -80,6 +88,18 @@ def stored_events(store: FeatureStore, view: FeatureView) -> Stored:
 def retract(store: FeatureStore, view: FeatureView, rows: Stored) -> int:
     """Delete ``rows`` online, each only while it is as it was found; return how many were deleted."""
     return online_store_of(store).retract(store.config, view, rows.found)
+
+
+def replace(store: FeatureStore, view: FeatureView, rows: Stored, by: pa.Table) -> int:
+    """Put the rows of ``by`` (join key, event timestamp, features) in the place of ``rows`` of the same users.
+
+    Each is replaced in one step, while it is as it was found. Returns how many were.
+    """
+    if not by.num_rows:
+        return 0
+    types = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
+    data = _convert_arrow_to_proto(by, view, types)
+    return online_store_of(store).replace(store.config, view, data, dict(rows.found))
 
 
 def stored_rows(

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from feast import FeatureService, RepoConfig, ValueType
+from feast import RepoConfig, ValueType
 from feast.infra.key_encoding_utils import serialize_entity_key_prefix
 from feast.infra.online_stores.helpers import _mmh3, compute_versioned_name
 from feast.online_response import OnlineResponse
@@ -46,7 +46,8 @@ class _View:
         stored_as = compute_versioned_name(view, config.registry.enable_online_feature_view_versioning)
         self.features = len(features)
         self.fields = [*(_mmh3(f"{stored_as}:{feature}") for feature in features), f"_ts:{stored_as}"]
-        self.ttl = view.ttl // MICROSECOND if view.ttl else None
+        ttl = getattr(view, "ttl", None)  # an on-demand view that is written has none
+        self.ttl = ttl // MICROSECOND if ttl else None
 
 
 class FastRead:
@@ -55,12 +56,11 @@ class FastRead:
     ``context`` is what Feast resolves a request to (`feast.utils._get_cached_request_context`). Raises `NotTaken`.
     """
 
-    def __init__(self, config: RepoConfig, context: tuple, features: Any, full_feature_names: bool):
+    def __init__(self, config: RepoConfig, context: tuple, full_feature_names: bool):
         _, on_demand, _, entity_types, _, groups, _, request_data, entityless = context
-        precomputed = isinstance(features, FeatureService) and getattr(features, "precompute_online", False)
         join_keys = {key for view, _ in groups for key in view.join_keys}
         renamed = any(view.projection.join_key_map for view, _ in groups)
-        if on_demand or request_data or entityless or precomputed or renamed or len(join_keys) != 1:
+        if on_demand or request_data or entityless or renamed or len(join_keys) != 1:
             raise NotTaken
         [self.join_key] = join_keys
         if entity_types.get(self.join_key) != ValueType.INT64 or config.entity_key_serialization_version != 3:

@@ -13,17 +13,20 @@ what it lets in and in what it gives out:
   let in (so a correction and an added feature arrive), an older one is not, however many writers there are.
 - A value older than the feature view's ttl reads as null, OUTSIDE_MAX_AGE; its age may be the ttl exactly, as in the
   offline store. An unknown entity reads as null, NOT_FOUND, and so does what is not readable. A value from the
-  future is neither written nor served.
-- What was retracted offline can be taken out again (`retract`).
-- Every call to Redis is bounded in time.
+  future is neither written nor served; how far a producer's clock may be ahead can be declared.
+- What was retracted offline can be taken out again (`retract`), or replaced by the row before it (`replace`).
+- A view is served while it is materialized, and a FeatureService with ``precompute_online`` from the same rows as all
+  others: its vectors would know of no ttl and no retraction.
+- Every call to Redis is bounded in time, and a request that can't be answered is refused as such (`online_requests`).
 """
 
-import hashlib
+import copy
 import logging
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from operator import methodcaller
 from typing import Any, Literal
@@ -48,10 +51,10 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
-from redis.exceptions import NoScriptError
+from redis.exceptions import InvalidResponse, ResponseError
 from redis.retry import Retry
 
 from parity.command import utc_now
@@ -63,6 +66,16 @@ from parity.online_read import (
     NotTaken,
     key_prefix,
 )
+from parity.online_requests import ServingRegistry, answering, require_valid, resolve
+from parity.online_scripts import (
+    ARGUMENTS_PER_SCRIPT,
+    COMPARE_AND_DELETE,
+    COMPARE_AND_SET,
+    COMPARE_AND_SWAP,
+    SCAN,
+    ForeignKeys,
+    Pending,
+)
 from parity.transactions import EPOCH, MICROSECOND
 
 logger = logging.getLogger(__name__)
@@ -72,98 +85,13 @@ TIMEOUTS = {"socket_timeout": 2, "socket_connect_timeout": 2}
 RETRIES = 1
 KEYS_PER_ROUND_TRIP = 1000
 KEYS_PER_SCRIPT = 250
-"""So many keys are written by one call, during which Redis does nothing else; it takes less than a millisecond."""
+RESOLVED_REQUESTS = 256
+"""How many kinds of requests are kept as they were resolved."""
 NOTHING = Value()
 UNREADABLE = datetime.min.replace(tzinfo=UTC)
 """Stands for a stored event timestamp that can't be read."""
 
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
-
-# A stored timestamp is a protobuf Timestamp: seconds (field 1) and nanoseconds (field 2), as varints, zeros left out.
-# Seconds before 1970 are a negative int64: ten bytes in two's complement, read here by their complement because a
-# number in Lua is exact up to 2^53 only. What is less than a microsecond is left aside, as everywhere. Bytes that are
-# no timestamp are older than none, so a write mends them.
-_READ_TIMESTAMP = """
-local function varint(bytes, at)
-  local value, complement, scale, length = 0, 0, 1, 0
-  while true do
-    local byte = string.byte(bytes, at + length)
-    if not byte then return nil end
-    length = length + 1
-    value = value + (byte % 128) * scale
-    complement = complement + (127 - byte % 128) * scale
-    if byte < 128 then break end
-    scale = scale * 128
-    if length == 9 then
-      return -(complement + 1), at + 10
-    end
-  end
-  return value, at + length
-end
-local function timestamp(bytes)
-  local seconds, nanos, at = 0, 0, 1
-  while at <= #bytes do
-    local tag, value = string.byte(bytes, at), nil
-    value, at = varint(bytes, at + 1)
-    if not value then return nil end
-    if tag == 8 then seconds = value elseif tag == 16 then nanos = value - value % 1000 else return nil end
-  end
-  return seconds, nanos
-end
-local function older(a, b)
-  local a_seconds, a_nanos = timestamp(a)
-  local b_seconds, b_nanos = timestamp(b)
-  if not b_seconds then return false end
-  return a_seconds < b_seconds or (a_seconds == b_seconds and a_nanos < b_nanos)
-end
-"""
-
-# KEYS: entities. ARGV: the present; seconds to live, or 0; the number of fields; their names, the event timestamp's
-# first; then the fields of each entity. Returns how many entities were written.
-# A stored timestamp that lies in the future was let in by another writer and must not shut out the present.
-COMPARE_AND_SET = (
-    _READ_TIMESTAMP
-    + """
-local present, seconds, fields, written, row = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), 0, {}
-for field = 1, fields do
-  row[2 * field - 1] = ARGV[3 + field]
-end
-for i, key in ipairs(KEYS) do
-  local before = 3 + fields * i
-  local event, stored = ARGV[before + 1], redis.call('HGET', key, ARGV[4])
-  if not (stored and stored ~= event and older(event, stored) and not older(present, stored)) then
-    for field = 1, fields do
-      row[2 * field] = ARGV[before + field]
-    end
-    redis.call('HSET', key, unpack(row))
-    if seconds > 0 then
-      redis.call('EXPIRE', key, seconds)
-    end
-    written = written + 1
-  end
-end
-return written
-"""
-)
-
-# ARGV: a cursor, a pattern, a count, and a field. Returns the next cursor, the keys, and that field of each.
-SCAN = """
-local cursor, keys = unpack(redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3]))
-local fields = {}
-for i, key in ipairs(keys) do
-  fields[i] = redis.call('HGET', key, ARGV[4])
-end
-return {cursor, keys, fields}
-"""
-
-# KEYS: the entity. ARGV: the event timestamp's name, its bytes as last seen, the fields to delete.
-COMPARE_AND_DELETE = """
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
-  return 0
-end
-redis.call('HDEL', KEYS[1], unpack(ARGV, 3))
-return 1
-"""
 
 
 class ParityRedisOnlineStoreConfig(RedisOnlineStoreConfig):
@@ -173,9 +101,22 @@ class ParityRedisOnlineStoreConfig(RedisOnlineStoreConfig):
 
     type: Literal["parity.online_store.ParityRedisOnlineStore"] = "parity.online_store.ParityRedisOnlineStore"
 
+    future_tolerance_seconds: float = Field(default=0, ge=0)
+    """How far ahead of this machine's clock an event may be, and still be written and served."""
+
+
+@dataclass
+class Leftovers:
+    """What a scan met beside the rows that it looked for."""
+
+    foreign: list[bytes] = field(default_factory=list)
+    """Keys of this project that hold something else than a hash."""
+    fuller: list[bytes] = field(default_factory=list)
+    """Keys with fields that are not of the view's row: of other views, or of none any more."""
+
 
 class ParityRedisOnlineStore(RedisOnlineStore):
-    """See the module's docstring. ``now`` is the store's clock, aware UTC; who asks about another instant sets it."""
+    """See the module's docstring. ``now`` is the store's clock, aware UTC; set it to ask about another instant."""
 
     now: Callable[[], datetime] = staticmethod(utc_now)
 
@@ -238,31 +179,40 @@ class ParityRedisOnlineStore(RedisOnlineStore):
     def online_write_batch(
         self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
     ) -> None:
-        """Write (entity key, values, event timestamp, created timestamp) rows, each if nothing newer is stored."""
+        """Write (entity key, values, event timestamp, created timestamp) rows, each if nothing newer is stored.
+
+        Raises `ForeignKeys`, once all others are written, if a key holds something else than a row.
+        """
+        foreign = []
         for calls in _batches(self._encode(config, table, data)):
-            self._run_script(config, COMPARE_AND_SET, calls)
+            foreign += _refused(calls, self._run_script(config, COMPARE_AND_SET, calls))
             if progress:
                 progress(len(calls))
+        if foreign:
+            raise ForeignKeys(foreign)
 
     async def online_write_batch_async(
         self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
     ) -> None:
         """The same, through the asynchronous client."""
-        client = await self._get_client_async(config.online_store)
+        client, foreign = await self._get_client_async(config.online_store), []
         for calls in _batches(self._encode(config, table, data)):
-            pending = _Pending(COMPARE_AND_SET, calls)
+            pending = Pending(COMPARE_AND_SET, calls)
             while pending:
                 async with client.pipeline(transaction=False) as pipeline:
                     pending.send(pipeline)
                     pending.receive(await pipeline.execute(raise_on_error=False))
                 if pending:
                     await client.script_load(COMPARE_AND_SET)
+            foreign += _refused(calls, pending.replies)
             if progress:
                 progress(len(calls))
+        if foreign:
+            raise ForeignKeys(foreign)
 
     def _run_script(self, config: RepoConfig, script: str, calls: list[tuple[bytes, list]]) -> list:
         """Run a script for each (key, arguments), atomic for that key, and give the replies."""
-        client, pending = self._get_client(config.online_store), _Pending(script, calls)
+        client, pending = self._get_client(config.online_store), Pending(script, calls)
         while pending:
             with client.pipeline(transaction=False) as pipeline:
                 pending.send(pipeline)
@@ -272,92 +222,153 @@ class ParityRedisOnlineStore(RedisOnlineStore):
         return pending.replies
 
     def _encode(self, config: RepoConfig, table: FeatureView, data: list[Row]) -> Iterator[tuple[bytes, list]]:
-        """Give each row's key and script arguments, in stock's bytes; leave out, and tell of, rows from the future."""
-        now, from_the_future = self.now(), 0
+        """Give each row's key and the arguments of `COMPARE_AND_SET`."""
+        latest = self._latest(config)
+        for key, names, values in self._rows(config, table, data):
+            yield key, [*_header(config, latest, names), *values]
+
+    def _rows(self, config: RepoConfig, table: FeatureView, data: list[Row]) -> Iterator[tuple[bytes, list, list]]:
+        """Give each row's key, fields and values, in stock's bytes; leave out, and report, rows from the future."""
+        latest, from_the_future = self._latest(config), 0
         names = _Fields(config, table)
         for entity_key, values, event_timestamp, _ in data:
             event_timestamp = utils.make_tzaware(event_timestamp)
-            if event_timestamp > now:
+            if event_timestamp > latest:
                 from_the_future += 1
                 continue
             key = _redis_key(config.project, entity_key, config.entity_key_serialization_version)
             fields = [names.timestamp, *(names[feature] for feature in values)]
             row = [_timestamp_bytes(event_timestamp), *(value.SerializeToString() for value in values.values())]
-            yield key, [*_header(config, now, fields), *row]
-        _tell_of_the_future(table, from_the_future, now)
+            yield key, fields, row
+        _warn_of_the_future(table, from_the_future, latest)
+
+    def _latest(self, config: RepoConfig) -> datetime:
+        """The latest instant of an event that is known by now."""
+        seconds = getattr(config.online_store, "future_tolerance_seconds", 0)
+        return self.now() + timedelta(seconds=seconds) if seconds else self.now()
+
+    def replace(self, config: RepoConfig, table: FeatureView, data: list[Row], seen: dict[bytes, bytes]) -> int:
+        """Put rows in the place of those that `scan` found, each only while its event timestamp is the one ``seen``.
+
+        Unlike a write it lets in an older event, in one step: a reader gets the one row or the other. ``seen`` has the
+        bytes of the event timestamp by key. Returns how many were replaced.
+        """
+        seconds = config.online_store.key_ttl_seconds or 0
+        swaps = (
+            (key, [seen[key], seconds, *chain.from_iterable(zip(names, values, strict=True))])
+            for key, names, values in self._rows(config, table, data)
+        )
+        return sum(sum(self._run_script(config, COMPARE_AND_SWAP, calls)) for calls in _batches(swaps))
 
     def takes_columns(self, config: RepoConfig, table: FeatureView, rows: pa.RecordBatch) -> bool:
         """Tell whether `write_columns` takes ``rows``. In a Cluster one script can't write keys of many slots."""
         one_node = config.online_store.redis_type != RedisType.redis_cluster
         return one_node and config.entity_key_serialization_version == 3 and takes(table, rows)
 
-    def write_columns(self, config: RepoConfig, table: FeatureView, rows: pa.RecordBatch) -> Callable[[], None]:
-        """Encode ``rows`` (join key, event timestamp, features of ``table``) and give what remains: to write them.
+    def write_columns(self, config: RepoConfig, table: FeatureView, rows: pa.RecordBatch) -> Callable[[], list[bytes]]:
+        """Encode ``rows`` (join key, event timestamp, features of ``table``) and return a function that writes them.
 
-        Each is written if nothing newer is stored, as by `online_write_batch`. What is given back waits for Redis
-        most of the time, and may run in another thread.
+        Each is written if nothing newer is stored, as by `online_write_batch`. The function waits for Redis most of the
+        time, may run in another thread, and returns the keys that hold something else than a row.
         """
         client = self._get_client(config.online_store)
-        now, names, [join_key] = self.now(), _Fields(config, table), table.join_keys
+        latest, names, [join_key] = self._latest(config), _Fields(config, table), table.join_keys
         events = rows.column(table.batch_source.timestamp_field).cast(pa.int64()).to_numpy()
-        past = events <= (now - EPOCH) // MICROSECOND
+        past = events <= (latest - EPOCH) // MICROSECOND
         if not past.all():
-            _tell_of_the_future(table, len(past) - np.count_nonzero(past), now)
+            _warn_of_the_future(table, len(past) - np.count_nonzero(past), latest)
             rows, events = rows.filter(pa.array(past)), events[past]
         keys = encode_keys(rows.column(join_key).to_numpy(), key_prefix(join_key), config.project.encode())
         columns = [encode_timestamps(events), *(encode_values(rows.column(f.name)) for f in table.features)]
-        header = _header(config, now, [names.timestamp, *(names[feature.name] for feature in table.features)])
+        header = _header(config, latest, [names.timestamp, *(names[feature.name] for feature in table.features)])
         compare_and_set = client.register_script(COMPARE_AND_SET)
+        size = max(1, min(KEYS_PER_SCRIPT, ARGUMENTS_PER_SCRIPT // len(columns)))
 
-        def write() -> None:
-            for start in range(0, len(keys), KEYS_PER_SCRIPT):
-                some = slice(start, start + KEYS_PER_SCRIPT)
+        def write() -> list[bytes]:
+            foreign = []
+            for start in range(0, len(keys), size):
+                some = slice(start, start + size)
                 fields = chain.from_iterable(zip(*(column[some] for column in columns), strict=True))
-                compare_and_set(keys[some], [*header, *fields])
+                foreign += [keys[start + place - 1] for place in compare_and_set(keys[some], [*header, *fields])]
+            return foreign
 
         return write
 
     # Reading
 
-    def get_online_features(self, config: RepoConfig, features, entity_rows, *args, **kwargs) -> OnlineResponse:
-        """Answer as Feast does: mostly by the fast path, and else by Feast's own."""
-        try:
-            read, types = self._fast_read(config, features, *args, **kwargs)
-            ids = read.ids(entity_rows)
-            replies = self._read_hash_fields(config, read.commands(ids))
-            return read.response(ids, replies, self.now(), types)
-        except NotTaken:
-            return super().get_online_features(config, features, entity_rows, *args, **kwargs)
-
-    async def get_online_features_async(
-        self, config: RepoConfig, features, entity_rows, *args, **kwargs
-    ) -> OnlineResponse:
-        """The same, through the asynchronous client."""
-        try:
-            read, types = self._fast_read(config, features, *args, **kwargs)
-            ids = read.ids(entity_rows)
-            replies = await self._read_hash_fields_async(config, read.commands(ids))
-            return read.response(ids, replies, self.now(), types)
-        except NotTaken:
-            return await super().get_online_features_async(config, features, entity_rows, *args, **kwargs)
-
-    def _fast_read(
+    def get_online_features(
         self,
         config: RepoConfig,
         features,
+        entity_rows,
         registry,
         project: str,
         full_feature_names: bool = False,
         include_feature_view_version_metadata: bool = False,
+    ) -> OnlineResponse:
+        """Answer as Feast does: mostly by the fast path, and else by Feast's own.
+
+        Raises `InvalidRequest`, another `FeastError` that is the caller's fault, or `Unavailable`.
+        """
+        registry, features = ServingRegistry(registry), _from_rows(features)
+        context = resolve(registry, project, features, full_feature_names)
+        with answering():
+            try:
+                read, types = self._fast_read(
+                    config, context, features, project, full_feature_names, include_feature_view_version_metadata
+                )
+                ids = read.ids(entity_rows)
+                replies = self._read_hash_fields(config, read.commands(ids))
+                return read.response(ids, replies, self._latest(config), types)
+            except NotTaken:
+                require_valid(context, entity_rows)
+                flags = full_feature_names, include_feature_view_version_metadata
+                return super().get_online_features(config, features, entity_rows, registry, project, *flags)
+
+    async def get_online_features_async(
+        self,
+        config: RepoConfig,
+        features,
+        entity_rows,
+        registry,
+        project: str,
+        full_feature_names: bool = False,
+        include_feature_view_version_metadata: bool = False,
+    ) -> OnlineResponse:
+        """The same, through the asynchronous client."""
+        registry, features = ServingRegistry(registry), _from_rows(features)
+        context = resolve(registry, project, features, full_feature_names)
+        with answering():
+            try:
+                read, types = self._fast_read(
+                    config, context, features, project, full_feature_names, include_feature_view_version_metadata
+                )
+                ids = read.ids(entity_rows)
+                replies = await self._read_hash_fields_async(config, read.commands(ids))
+                return read.response(ids, replies, self._latest(config), types)
+            except NotTaken:
+                require_valid(context, entity_rows)
+                flags = full_feature_names, include_feature_view_version_metadata
+                return await super().get_online_features_async(config, features, entity_rows, registry, project, *flags)
+
+    def _fast_read(
+        self,
+        config: RepoConfig,
+        context: tuple,
+        features,
+        project: str,
+        full_feature_names: bool,
+        include_feature_view_version_metadata: bool,
     ) -> tuple[FastRead, dict[str, Any]]:
-        """Resolve a request, once for as long as Feast's own cache holds what it resolves to."""
+        """Prepare a request, once for as long as Feast's own cache holds ``context``, which it was resolved to."""
         if include_feature_view_version_metadata or metrics._config.online_features:
             raise NotTaken
-        context = utils._get_cached_request_context(registry, project, features, full_feature_names)
         key = (project, features.name if isinstance(features, FeatureService) else tuple(features), full_feature_names)
         found = self._reads.get(key)
         if found is None or found[0].context is not context:
-            read = FastRead(config, context, features, full_feature_names)
+            if len(self._reads) >= RESOLVED_REQUESTS:
+                self._reads.clear()
+            read = FastRead(config, context, full_feature_names)
             found = self._reads[key] = read, self._build_feature_types(context[5])
         return found
 
@@ -367,11 +378,14 @@ class ParityRedisOnlineStore(RedisOnlineStore):
         client = self._get_client(config.online_store)
         if len(commands) == 1:
             [(key, fields)] = commands
-            return [client.execute_command("HMGET", key, *fields)]
+            try:
+                return [_hash_fields(commands[0], client.execute_command("HMGET", key, *fields))]
+            except ResponseError as error:
+                return [_hash_fields(commands[0], error)]
         with client.pipeline(transaction=False) as pipeline:
             for key, fields in commands:
                 pipeline.execute_command("HMGET", key, *fields)
-            return pipeline.execute()
+            return list(map(_hash_fields, commands, pipeline.execute(raise_on_error=False)))
 
     def online_read(
         self,
@@ -382,7 +396,7 @@ class ParityRedisOnlineStore(RedisOnlineStore):
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
         """Read (event timestamp, values) per entity key: (None, None) if unknown, no values if older than the ttl."""
         read = _Read(config, table, entity_keys, requested_features)
-        return read.rows(self._read_hash_fields(config, read.commands), self.now())
+        return read.rows(self._read_hash_fields(config, read.commands), self._latest(config))
 
     async def online_read_async(
         self,
@@ -393,23 +407,26 @@ class ParityRedisOnlineStore(RedisOnlineStore):
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
         """The same, through the asynchronous client."""
         read = _Read(config, table, entity_keys, requested_features)
-        return read.rows(await self._read_hash_fields_async(config, read.commands), self.now())
+        return read.rows(await self._read_hash_fields_async(config, read.commands), self._latest(config))
 
     async def _read_hash_fields_async(self, config: RepoConfig, commands: list[tuple[bytes, list]]) -> list[list]:
         client = await self._get_client_async(config.online_store)
         if len(commands) == 1:
-            return [await client.hmget(*commands[0])]
+            try:
+                return [_hash_fields(commands[0], await client.hmget(*commands[0]))]
+            except ResponseError as error:
+                return [_hash_fields(commands[0], error)]
         async with client.pipeline(transaction=False) as pipeline:
             for key, fields in commands:
                 pipeline.hmget(key, fields)
-            return await pipeline.execute()
+            return list(map(_hash_fields, commands, await pipeline.execute(raise_on_error=False)))
 
     def _read_features_per_fv(
         self, config, grouped_refs, join_key_values, entity_name_to_join_key_map, response, full_names, versions
     ) -> None:
         reads = _plan(config, grouped_refs, join_key_values, entity_name_to_join_key_map)
         replies = iter(self._read_hash_fields(config, [command for read, *_ in reads for command in read.commands]))
-        _answer(reads, replies, self.now(), response, full_names, versions)
+        _answer(reads, replies, self._latest(config), response, full_names, versions)
 
     async def _read_features_per_fv_async(
         self, config, grouped_refs, join_key_values, entity_name_to_join_key_map, response, full_names, versions
@@ -419,11 +436,14 @@ class ParityRedisOnlineStore(RedisOnlineStore):
         _answer(
             reads,
             iter(await self._read_hash_fields_async(config, commands)),
-            self.now(),
+            self._latest(config),
             response,
             full_names,
             versions,
         )
+
+    def write_precomputed_vector(self, config, feature_service_name, project, entity_key, vector_bytes) -> None:
+        """Do nothing: a FeatureService with ``precompute_online`` is answered from the rows, as any other."""
 
     # Looking through what is stored
 
@@ -437,26 +457,52 @@ class ParityRedisOnlineStore(RedisOnlineStore):
         read = _Read(config, table, entity_keys, None)
         return [read.stored(reply) for reply in self._read_hash_fields(config, read.commands)]
 
-    def scan(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, config: RepoConfig, table: FeatureView, leftovers: Leftovers | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
         """Go through every entity that has a row of ``table`` in Redis, fit to be served or not, in no order.
 
         Gives its Redis key and the bytes of its event timestamp; one may come more than once. The other keys of the
-        same Redis, also those of a project whose name ends like this one's, are passed over.
+        same Redis, also those of a project whose name ends like this one's, are passed over. What else is met among the
+        keys of this project is noted in ``leftovers``.
         """
-        client, timestamp_field = self._get_client(config.online_store), _Fields(config, table).timestamp
+        timestamp, own = _Fields(config, table).timestamp, 1 + len(table.features)
         keys = _Keys(config, table.join_keys)
-        if config.online_store.redis_type == RedisType.redis_cluster:
-            for some in _batches(filter(keys.__contains__, client.scan_iter(keys.pattern, KEYS_PER_ROUND_TRIP))):
-                found = self._read_hash_fields(config, [(key, [timestamp_field]) for key in some])
-                yield from ((key, event) for key, [event] in zip(some, found, strict=True) if event is not None)
-            return
-        scan, cursor = client.register_script(SCAN), None
-        while cursor != b"0":
-            cursor, some, events = scan([], [cursor or 0, keys.pattern, KEYS_PER_ROUND_TRIP, timestamp_field])
+        pages = self._pages_of_cluster if config.online_store.redis_type == RedisType.redis_cluster else self._pages
+        for some, events, fuller in pages(config, keys, timestamp, own):
+            if leftovers is not None and (fuller or 0 in events):
+                leftovers.fuller += [some[place] for place in fuller if some[place] in keys]
+                leftovers.foreign += [
+                    key for key, event in zip(some, events, strict=True) if event == 0 and key in keys
+                ]
             rows = zip(some, events, strict=True)
-            if None in events or not keys.are_int64(some):
-                rows = (row for row in rows if row[1] is not None and row[0] in keys)
+            if None in events or 0 in events or not keys.are_int64(some):
+                rows = (row for row in rows if row[1] not in (None, 0) and row[0] in keys)
             yield from rows
+
+    def _pages(self, config: RepoConfig, keys: "_Keys", timestamp: str, own: int) -> Iterator[tuple]:
+        """A page of keys at a time: the keys, their event timestamps, and the places of those with more fields."""
+        scan, cursor = self._get_client(config.online_store).register_script(SCAN), None
+        while cursor != b"0":
+            cursor, some, events, fuller = scan([], [cursor or 0, keys.pattern, KEYS_PER_ROUND_TRIP, timestamp, own])
+            yield some, events, [place - 1 for place in fuller]
+
+    def _pages_of_cluster(self, config: RepoConfig, keys: "_Keys", timestamp: str, own: int) -> Iterator[tuple]:
+        """The same in a Cluster, where a script sees the keys of one slot only."""
+        client = self._get_client(config.online_store)
+        for some in _batches(client.scan_iter(keys.pattern, KEYS_PER_ROUND_TRIP)):
+            with client.pipeline(transaction=False) as pipeline:
+                for key in some:
+                    pipeline.hget(key, timestamp)
+                    pipeline.hlen(key)
+                replies = pipeline.execute(raise_on_error=False)
+            events = [0 if _is_wrong_type(reply) else _unless_error(reply) for reply in replies[::2]]
+            fuller = [
+                place
+                for place, (event, size) in enumerate(zip(events, replies[1::2], strict=True))
+                if event != 0 and (event is None or _unless_error(size) > own)
+            ]
+            yield some, events, fuller
 
     def retract(self, config: RepoConfig, table: FeatureView, rows: Iterable[tuple[bytes, bytes]]) -> int:
         """Delete the rows of ``table`` that `scan` found, each only while its event timestamp is still the one found.
@@ -469,6 +515,35 @@ class ParityRedisOnlineStore(RedisOnlineStore):
         for batch in _batches(rows):
             calls = [(key, [fields.timestamp, timestamp, *doomed]) for key, timestamp in batch]
             deleted += sum(self._run_script(config, COMPARE_AND_DELETE, calls))
+        return deleted
+
+    def delete_unknown_fields(
+        self, config: RepoConfig, keys: Iterable[bytes], views: Callable[[], Iterable[FeatureView]]
+    ) -> int:
+        """Delete, in ``keys`` of this project, the fields of features that none of its ``views`` has any more.
+
+        A key with a row of a view that is not known at all is left alone, and so is everything where several versions
+        of a view are served. Returns how many fields were deleted.
+        """
+        if config.registry.enable_online_feature_view_versioning:
+            return 0
+        client, deleted = self._get_client(config.online_store), 0
+        for batch in _batches(keys):
+            with client.pipeline(transaction=False) as pipeline:
+                for key in batch:
+                    pipeline.hkeys(key)
+                found = pipeline.execute()
+            rows, features = _known_fields(config, views())  # as late as can be: a new view may be written meanwhile
+            doomed = {
+                key: [field for field in fields if len(field) == 4 and field not in features]
+                for key, fields in zip(batch, found, strict=True)
+                if all(field in rows for field in fields if field.startswith(b"_ts:"))
+            }
+            with client.pipeline(transaction=False) as pipeline:
+                for key, fields in doomed.items():
+                    if fields:
+                        pipeline.hdel(key, *fields)
+                deleted += sum(pipeline.execute())
         return deleted
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
@@ -485,48 +560,65 @@ class ParityRedisOnlineStore(RedisOnlineStore):
                 pipeline.execute()
 
 
-class _Pending:
-    """Calls of a script, one key each, until all are answered: a Redis that does not know the script has to be told.
-
-    That may be one master of a Cluster among others, such as a replica that has just become one. Those that it did not
-    run are sent again, in what order does not matter. redis-py's own way, `register_script`, does none of that in a
-    Cluster, where a key of each call says which master it goes to.
-    """
-
-    def __init__(self, script: str, calls: list[tuple[bytes, list]]):
-        self._sha, self._calls = hashlib.sha1(script.encode()).hexdigest(), calls
-        self._waiting, self._attempts = list(range(len(calls))), 3
-        self.replies: list = [None] * len(calls)
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
-
-    def send(self, pipeline: Any) -> None:
-        for place in self._waiting:
-            key, arguments = self._calls[place]
-            pipeline.execute_command("EVALSHA", self._sha, 1, key, *arguments)
-
-    def receive(self, replies: list) -> None:
-        """Keep the replies; raises the first error that is another than a script that is not known."""
-        self._attempts -= 1
-        unknown = []
-        for place, reply in zip(self._waiting, replies, strict=True):
-            if isinstance(reply, NoScriptError) and self._attempts:
-                unknown.append(place)
-            elif isinstance(reply, Exception):
-                raise reply
-            self.replies[place] = reply
-        self._waiting = unknown
-
-
 def _header(config: RepoConfig, now: datetime, fields: list) -> list:
     """The first arguments of `COMPARE_AND_SET`."""
     return [_timestamp_bytes(now), config.online_store.key_ttl_seconds or 0, len(fields), *fields]
 
 
-def _tell_of_the_future(table: FeatureView, rows: int, now: datetime) -> None:
+def _warn_of_the_future(table: FeatureView, rows: int, latest: datetime) -> None:
     if rows:
-        logger.warning("%s: %d rows from after %s were not written online", table.name, rows, now)
+        logger.warning(
+            "%s: %d rows from after %s were not written online: they lie in the future. Are their timestamps in UTC? "
+            "For a producer whose clock is ahead, set future_tolerance_seconds of the online store.",
+            table.name,
+            rows,
+            latest,
+        )
+
+
+def _refused(calls: list[tuple[bytes, list]], replies: list[list]) -> list[bytes]:
+    """The keys that `COMPARE_AND_SET` left alone, as they hold something else than a row."""
+    return [key for (key, _), places in zip(calls, replies, strict=True) if places]
+
+
+def _hash_fields(command: tuple[bytes, list], reply: Any) -> list:
+    """What a hash holds: nothing, if the key holds something else. Raises what Redis could not answer."""
+    key, fields = command
+    if _is_wrong_type(reply):
+        logger.error("the key %r holds no hash", key)
+        return [None] * len(fields)
+    reply = _unless_error(reply)
+    if not isinstance(reply, list) or len(reply) != len(fields) or not {*map(type, reply)} <= {bytes, type(None)}:
+        raise InvalidResponse(f"HMGET of {len(fields)} fields was answered by {type(reply).__name__} {reply!r:.100}")
+    return reply
+
+
+def _is_wrong_type(reply: Any) -> bool:
+    return isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply)
+
+
+def _unless_error(reply: Any) -> Any:
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def _from_rows(features: Any) -> Any:
+    """The same features, of a service too, without precomputed vectors."""
+    if getattr(features, "precompute_online", False):
+        features = copy.copy(features)
+        features.precompute_online = False
+    return features
+
+
+def _known_fields(config: RepoConfig, views: Iterable[FeatureView]) -> tuple[set[bytes], set[bytes]]:
+    """The fields that hold event timestamps, and those that hold features, of these views."""
+    rows, features = set(), set()
+    for view in views:
+        names = _Fields(config, view)
+        rows.add(names.timestamp.encode())
+        features.update(names[feature.name] for feature in view.features)
+    return rows, features
 
 
 class _Fields(dict):
@@ -564,7 +656,8 @@ class _Read:
         event_timestamp, values = self.stored(reply)
         if event_timestamp in (None, UNREADABLE) or event_timestamp > now:
             return None, None
-        if self.table.ttl and now - event_timestamp > self.table.ttl:
+        ttl = getattr(self.table, "ttl", None)  # an on-demand view that is written has none
+        if ttl and now - event_timestamp > ttl:
             return event_timestamp, None
         return event_timestamp, {feature: value for feature, value in values.items() if value is not NOTHING}
 

@@ -5,21 +5,26 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import redis
-from feast import FeatureStore
+from feast import FeatureService, FeatureStore, FeatureView, Field, FileSource
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import _redis_key
+from feast.on_demand_feature_view import on_demand_feature_view
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
+from feast.types import Float64, Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
 from parity.online import key_of, online_store_of, stored_events
 from parity.online_columns import encode_keys
 from parity.online_read import key_prefix
-from parity.online_store import ParityRedisOnlineStore, _is_entity_key
+from parity.online_scripts import ForeignKeys
+from parity.online_store import Leftovers, ParityRedisOnlineStore, _is_entity_key
 
 VIEW, SERVICE = "user_purchase_features", "user_features"
 AVERAGE, TOTAL = "user_avg_3day_purchase_amount", "user_total_transactions"
@@ -197,6 +202,150 @@ class TestFuture:
         write(store, 1, NOW + timedelta(hours=1), 2.0)
         write(at(store, NOW), 1, NOW, 1.0)
         assert read(store) == (1.0, 1)
+
+    def test_how_far_a_clock_may_be_ahead_can_be_declared(self, project):
+        project.configure(online_store__future_tolerance_seconds=2)
+        project.apply()
+        store = at(FeatureStore(repo_path=str(project.root / "feature_repo")), NOW)
+        write(store, 1, NOW + timedelta(seconds=2), 1.0)
+        write(store, 2, NOW + timedelta(seconds=2) + MICROSECOND, 2.0)
+        assert read(store, 1) == (1.0, 1)
+        assert read(store, 2) == (None, None)
+
+
+class TestReplace:
+    """A row that gives way to an older one, in one step."""
+
+    def test_the_older_row_takes_the_place_of_the_newer_one(self, store):
+        view, online = store.get_feature_view(VIEW), online_store_of(store)
+        write(store, 1, NOW, 1.0, 5)
+        [(key, seen)] = online.scan(store.config, view)
+        assert online.replace(store.config, view, [rows_of(1, NOW - MICROSECOND, 2.0, 4)], {key: seen}) == 1
+        assert read(store) == (2.0, 4)
+
+    def test_a_row_that_changed_since_it_was_seen_stays(self, store):
+        view, online = store.get_feature_view(VIEW), online_store_of(store)
+        write(store, 1, NOW - MICROSECOND, 1.0)
+        [(key, seen)] = online.scan(store.config, view)
+        write(store, 1, NOW, 3.0)
+        assert online.replace(store.config, view, [rows_of(1, NOW - 2 * MICROSECOND, 2.0, 4)], {key: seen}) == 0
+        assert read(store) == (3.0, 1)
+
+
+def rows_of(user: int, instant: datetime, average: float, total: int) -> tuple:
+    key = EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=user)])
+    return key, {AVERAGE: Value(double_val=average), TOTAL: Value(int64_val=total)}, instant, None
+
+
+class TestForeignKeys:
+    """A key of this project that holds something else than a row."""
+
+    @pytest.fixture
+    def foreign(self, store, project) -> bytes:
+        for user in (1, 2, 3):
+            write(store, user, NOW - MICROSECOND, float(user))
+        key = _redis_key(store.project, key_of(store.get_feature_view(VIEW), 2), 3)
+        project.client.delete(key)
+        project.client.rpush(key, "something")
+        return key
+
+    def test_all_others_are_served(self, store, foreign, caplog):
+        service = store.get_feature_service(SERVICE)
+        answer = store.get_online_features(service, {"user_id": [1, 2, 3]}).to_dict()
+        assert answer[AVERAGE] == [1.0, None, 3.0]
+        assert repr(foreign) in caplog.text
+        assert read(store, 2) == (None, None)
+
+    def test_all_others_are_written_and_the_key_is_named(self, store, foreign):
+        rows = {"user_id": [1, 2, 3], "event_timestamp": NOW, AVERAGE: [4.0, 5.0, 6.0], TOTAL: 1}
+        with pytest.raises(ForeignKeys) as error:
+            store.write_to_online_store(VIEW, pd.DataFrame(rows))
+        assert repr(foreign) in str(error.value)
+        assert read(store, 1) == (4.0, 1)
+        assert read(store, 3) == (6.0, 1)
+
+    def test_it_is_found_by_a_scan_and_left_alone(self, store, foreign, project):
+        leftovers = Leftovers()
+        found = stored_events(store, store.get_feature_view(VIEW), leftovers)
+        assert sorted(found.ids.tolist()) == [1, 3]
+        assert leftovers.foreign == [foreign]
+        assert project.client.lrange(foreign, 0, -1) == [b"something"]
+
+
+class TestFeastsOwnKinds:
+    """Views and services of Feast's that this project does not make itself."""
+
+    SPENT = Field(name="spent", dtype=Float64)
+
+    def test_an_on_demand_view_that_is_written_is_read(self, store):
+        @on_demand_feature_view(
+            sources=[store.get_feature_view(VIEW)],
+            schema=[self.SPENT],
+            write_to_online_store=True,
+            entities=[store.get_entity("user")],
+            mode="python",
+        )
+        def spent(inputs: dict) -> dict:
+            both = zip(inputs["user_avg_3day_purchase_amount"], inputs["user_total_transactions"], strict=True)
+            return {"spent": [average * total for average, total in both]}
+
+        store.apply([spent])
+        row = {"user_id": [1], "event_timestamp": [NOW], AVERAGE: [2.5], TOTAL: [4]}
+        store.write_to_online_store("spent", pd.DataFrame(row))
+        assert store.get_online_features(["spent:spent"], [{"user_id": 1}]).to_dict()["spent"] == [10.0]
+
+    def test_a_service_with_precomputed_vectors_is_answered_from_the_rows(self, store):
+        service = FeatureService(name="precomputed", features=[store.get_feature_view(VIEW)], precompute_online=True)
+        write(store, 1, NOW, 95.32)
+        store.apply([service])
+        store.precompute_feature_service("precomputed")
+        write(store, 1, NOW, 96.0)
+        service = store.get_feature_service("precomputed")
+        assert store.get_online_features(service, [{"user_id": 1}]).to_dict()[AVERAGE] == [96.0]
+        online_store_of(store).delete_table(store.config, store.get_feature_view(VIEW))
+        assert store.get_online_features(service, [{"user_id": 1}]).to_dict()[AVERAGE] == [None]
+
+    def test_a_view_of_five_thousand_features_is_written_read_and_deleted(self, store, tmp_path):
+        names = [f"f{number}" for number in range(5_000)]
+        source = FileSource(path=str(tmp_path / "wide.parquet"), timestamp_field="event_timestamp")
+        schema = [Field(name="user_id", dtype=Int64), *(Field(name=name, dtype=Float64) for name in names)]
+        wide = FeatureView(name="wide", entities=[store.get_entity("user")], schema=schema, source=source)
+        columns = {name: [float(number), number + 0.5] for number, name in enumerate(names)}
+        events = pa.array([NOW, NOW], pa.timestamp("us", "UTC"))
+        pq.write_table(pa.table({"user_id": [1, 2], "event_timestamp": events, **columns}), tmp_path / "wide.parquet")
+        store.apply([wide])
+        store.materialize(NOW - TTL, NOW, ["wide"])
+        answer = store.get_online_features(["wide:f4999", "wide:f0"], [{"user_id": 2}]).to_dict()
+        assert (answer["f4999"], answer["f0"]) == ([4999.5], [0.5])
+        online_store_of(store).delete_table(store.config, wide)
+        assert list(online_store_of(store).scan(store.config, wide)) == []
+
+
+class TestLeftBehind:
+    """Fields of features that were renamed or dropped."""
+
+    def test_a_view_that_is_deleted_takes_what_its_older_definitions_left_with_it(self, store, project):
+        write(store, 1, NOW, 1.0)
+        [key] = keys(project)
+        project.client.hset(key, b"\x01\x02\x03\x04", b"left by a feature that was dropped")
+        online_store_of(store).delete_table(store.config, store.get_feature_view(VIEW))
+        assert keys(project) == []
+
+    def test_fields_of_no_view_are_deleted_and_those_of_others_stay(self, store, project):
+        write(store, 1, NOW, 1.0)
+        write(store, 2, NOW, 1.0)
+        one, two = keys(project)
+        before = set(project.client.hkeys(one))
+        for key in (one, two):
+            project.client.hset(key, b"\x01\x02\x03\x04", b"left")
+        project.client.hset(two, "_ts:a_view_of_another_registry", b"")
+        leftovers = Leftovers()
+        stored_events(store, store.get_feature_view(VIEW), leftovers)
+        assert set(leftovers.fuller) == {one, two}
+        deleted = online_store_of(store).delete_unknown_fields(store.config, leftovers.fuller, store.list_feature_views)
+        assert deleted == 1
+        assert set(project.client.hkeys(one)) == before
+        assert project.client.hexists(two, b"\x01\x02\x03\x04")
 
 
 class TestLayout:

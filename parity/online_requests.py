@@ -1,0 +1,153 @@
+"""Requests to the online store: resolved through the registry, checked, and refused if they can't be answered.
+
+Feast's feature server answers HTTP 500 to any exception, unless it is a `FeastError` that says otherwise. So a request
+that is wrong raises `InvalidRequest`, which is HTTP 422, and a Redis that does not answer `Unavailable`, which is 503.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Integral, Real
+from typing import Any
+
+import redis
+from feast import ValueType, utils
+from feast.errors import FeastError
+from feast.feature_view import FeatureViewState
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.protos.feast.types.Value_pb2 import Value
+
+WHOLE_NUMBERS = {ValueType.INT32: 2**31, ValueType.INT64: 2**63}
+SERVABLE = (FeatureViewState.STATE_UNSPECIFIED, FeatureViewState.AVAILABLE_ONLINE)
+
+
+class InvalidRequest(FeastError, ValueError):
+    """The request can't be answered, and the message says what is wrong with it."""
+
+    def http_status_code(self) -> int:
+        return 422
+
+
+class Unavailable(FeastError, redis.ConnectionError):
+    """Redis did not answer. The message names no address; the error of the client is its cause."""
+
+    def http_status_code(self) -> int:
+        return 503
+
+
+class ServingRegistry:
+    """A registry as serving sees it: a feature view that has been materialized is served, also while it is again.
+
+    Feast refuses to serve a view from the begin of a materialization to its end, and after one that was killed or that
+    failed. The rows of such a view are whole at any time; to take it out of service, disable it.
+    """
+
+    __slots__ = ("_registry",)
+
+    def __init__(self, registry: BaseRegistry):
+        self._registry = registry
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._registry, name)
+
+    def get_any_feature_view(self, name: str, project: str, allow_cache: bool = False) -> Any:
+        view = self._registry.get_any_feature_view(name, project, allow_cache)
+        if getattr(view, "materialization_intervals", None) and view.state not in SERVABLE:
+            view = copy.copy(view)
+            view.state = FeatureViewState.AVAILABLE_ONLINE
+        return view
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Make what redis-py raises an `Unavailable`."""
+    try:
+        yield
+    except Unavailable:
+        raise
+    except (redis.RedisError, redis.RedisClusterException) as error:
+        raise Unavailable("the online store does not answer") from error
+
+
+def resolve(registry: Any, project: str, features: Any, full_feature_names: bool) -> tuple:
+    """Resolve ``features`` as Feast does, through its cache. Raises `InvalidRequest`, or a `FeastError` of Feast's."""
+    try:
+        return utils._get_cached_request_context(registry, project, features, full_feature_names)
+    except FeastError as error:
+        if error.http_status_code() < 500:
+            raise
+        raise InvalidRequest(str(error)) from error
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise InvalidRequest(f"these features can't be served: {_reason(error)}") from error
+
+
+def require_valid(context: tuple, entity_rows: Any) -> None:
+    """Refuse ``entity_rows`` (of either form that Feast takes) that do not name the join keys, or with wrong ids.
+
+    ``context`` is what `resolve` gave. Raises `InvalidRequest`.
+    """
+    _, _, join_key_of, types, join_keys, groups, _, request_data, _ = context
+    columns = _columns(entity_rows)
+    needed = {view.projection.join_key_map.get(key, key) for view, _ in groups for key in view.join_keys}
+    needed.discard("__dummy_id")
+    for name in columns:
+        if name not in join_keys and name not in request_data and name in join_key_of:
+            raise InvalidRequest(f"{name!r} is the name of an entity; ask by its join key {join_key_of[name]!r}.")
+    if missing := sorted(needed - columns.keys()):
+        raise InvalidRequest(f"the request has no values of {', '.join(map(repr, missing))}.")
+    if len({len(values) for values in columns.values()}) > 1:
+        raise InvalidRequest("the request has more values of one column than of another.")
+    if not columns or not len(next(iter(columns.values()))):
+        raise InvalidRequest("the request names no entity.")
+    for name in needed:
+        _require_ids(name, columns[name], types.get(name))
+
+
+def _columns(entity_rows: Any) -> dict[str, Sequence]:
+    if isinstance(entity_rows, Mapping):
+        return {name: getattr(values, "val", values) for name, values in entity_rows.items()}
+    if not isinstance(entity_rows, list) or not all(isinstance(row, Mapping) for row in entity_rows):
+        raise InvalidRequest("entity rows are a list of dictionaries, or a dictionary of lists.")
+    names = list(entity_rows[0]) if entity_rows else []
+    if any(row.keys() != set(names) for row in entity_rows):
+        raise InvalidRequest("all entity rows must have the same keys.")
+    return {name: [row[name] for row in entity_rows] for name in names}
+
+
+def _require_ids(name: str, ids: Iterable, declared: ValueType | None) -> None:
+    takes = _TAKES.get(declared)
+    for value in ids:
+        if isinstance(value, Value):
+            continue
+        if value is None:
+            raise InvalidRequest(f"{name} is null, and an id can't be.")
+        if takes and not takes(value):
+            shown = repr(value)
+            shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+            raise InvalidRequest(f"{name} {shown} is not of type {declared.name}.")
+
+
+def _is_whole_number(bound: int) -> Callable[[Any], bool]:
+    def takes(value: Any) -> bool:
+        if isinstance(value, str):  # as the command line gives it
+            if not re.fullmatch(r"0|-?[1-9][0-9]{0,18}", value):
+                return False
+            value = int(value)
+        whole = isinstance(value, Integral) or (isinstance(value, Real) and value % 1 == 0)
+        return whole and not isinstance(value, bool) and -bound <= value < bound
+
+    return takes
+
+
+_TAKES: dict[ValueType | None, Callable[[Any], bool]] = {
+    **{kind: _is_whole_number(bound) for kind, bound in WHOLE_NUMBERS.items()},
+    ValueType.STRING: lambda value: isinstance(value, str),
+}
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text if not isinstance(error, KeyError) else f"{error.args[0]}"
