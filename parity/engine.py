@@ -8,10 +8,17 @@ feature_store.yaml names it, through Feast's own plug-in mechanism:
 Feast's own reads every row of the interval, keeps each key's latest in pandas, and makes a protobuf message of every
 value. This one lets the offline store pick the latest rows and encodes them a column at a time, while Redis writes
 the ones before. What that can't take goes Feast's way, with the same result.
+
+It also keeps what Feast notes down true. Nothing after the present is materialized or noted as such, whatever end was
+asked for, so the next incremental run begins where this one ended. And a run that begins where the last one ended
+(``feast materialize-incremental``) looks again at everything that may still be served: rows that came late, and a Redis
+that came back empty.
 """
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
 from typing import Literal
 
 import pyarrow as pa
@@ -21,7 +28,10 @@ from feast.infra.compute_engines.local.compute import LocalComputeEngine, LocalC
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
 
+from parity.command import utc_now
 from parity.files import progress
+from parity.offline import EVER
+from parity.online_scripts import ForeignKeys
 from parity.online_store import ParityRedisOnlineStore
 
 ROWS_PER_BATCH = 10_000
@@ -37,6 +47,39 @@ class ParityComputeEngineConfig(LocalComputeEngineConfig):
 
 class ParityComputeEngine(LocalComputeEngine):
     """See the module's docstring."""
+
+    supports_batch = True
+    applies_materialization = True
+
+    def materialize(
+        self, registry: BaseRegistry, tasks: MaterializationTask | list[MaterializationTask], **kwargs
+    ) -> list[LocalMaterializationJob]:
+        """Materialize each task, and note in the registry what was, as Feast leaves it to an engine that takes many."""
+        jobs = []
+        for task in [tasks] if isinstance(tasks, MaterializationTask) else tasks:
+            present = self._present()
+            end = min(task.end_time, present)
+            widened = replace(task, start_time=self._start(task, present), end_time=end)
+            [job] = super().materialize(registry, widened, **kwargs)
+            if job.status() != MaterializationJobStatus.ERROR and task.start_time <= end:
+                registry.apply_materialization(task.feature_view, task.project, task.start_time, end)
+            jobs.append(job)
+        return jobs
+
+    def _present(self) -> datetime:
+        now = getattr(self.online_store, "now", utc_now)
+        return now()
+
+    @staticmethod
+    def _start(task: MaterializationTask, present: datetime) -> datetime:
+        """From when on to look for rows: of a run that goes on where the last one ended, all that can be served."""
+        view = task.feature_view
+        if task.start_time != getattr(view, "most_recent_end_time", None):
+            return task.start_time
+        try:
+            return min(task.start_time, present - view.ttl) if view.ttl else EVER
+        except OverflowError:  # a ttl that reaches back further than the calendar
+            return EVER
 
     def _materialize_one(self, registry: BaseRegistry, task: MaterializationTask, **kwargs) -> LocalMaterializationJob:
         view = task.feature_view
@@ -76,12 +119,15 @@ class ParityComputeEngine(LocalComputeEngine):
             return False
         with ThreadPoolExecutor(WRITERS) as writers, progress("materialize", rows.num_rows, "row") as bar:
             writing: deque[Future] = deque()
+            foreign = []
             for batch in batches:
                 write = self.online_store.write_columns(self.repo_config, view, batch)
                 if len(writing) == WRITERS:
-                    writing.popleft().result()
+                    foreign += writing.popleft().result()
                 writing.append(writers.submit(write))
                 bar.update(batch.num_rows)
             for last in writing:
-                last.result()
+                foreign += last.result()
+        if foreign:
+            raise ForeignKeys(foreign)
         return True
