@@ -1,8 +1,9 @@
 """Bring every user's latest features into Redis, the online store, through Feast.
 
-    python materialize_to_online.py [--start INSTANT] [--end INSTANT]
+    python materialize_to_online.py [--start INSTANT] [--end INSTANT] [--retract]
 
-Without --start, the whole history: rows that it no longer has are taken out of Redis too.
+Without --start, the whole history: rows that it no longer has are taken out of Redis too. If these are more than half,
+nothing is done unless --retract is given.
 """
 
 import argparse
@@ -22,11 +23,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--start", type=instant, help="ISO 8601, UTC without an offset (default: the first event)")
     parser.add_argument("--end", type=instant, default=now, help="ISO 8601, UTC without an offset (default: now)")
+    parser.add_argument("--retract", action="store_true", help="take out even more than half of the rows in Redis")
     args = parser.parse_args()
 
     with opened(REPOSITORY, user_features, user_purchase_features) as store:
-        users = materialize(store, user_purchase_features, args.start, args.end, now)
+        users, retracted = materialize(store, user_purchase_features, args.start, args.end, now, args.retract)
     print(f"{users:,} users in Redis, materialized up to {args.end.isoformat()}")
+    if retracted:
+        print(f"{retracted:,} rows taken out that the features no longer have")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterable
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,17 +12,41 @@ import pyarrow.compute as pc
 from feast import FeatureStore, FeatureView
 
 from parity.command import UserError
-from parity.offline import EVER, latest_events
-from parity.online import Stored, retract, stored_events
+from parity.offline import EVER, history_schema, latest_events
+from parity.online import Stored, online_store_of, replace, retract, stored_events
+from parity.online_store import Leftovers
+
+LARGEST_SHARE = 0.5
+"""The share of the rows online that a materialization takes out without being told to."""
+SAMPLED = 1000
+"""How many rows online are looked at first, to estimate that share. Redis gives keys in the order of their hashes."""
 
 
-def materialize(store: FeatureStore, view: FeatureView, start: datetime | None, end: datetime, now: datetime) -> int:
-    """Bring each user's latest features in [start, end] online; return how many users the online store then holds.
+class Materialized(NamedTuple):
+    """What a materialization came to."""
+
+    users: int
+    """How many the online store then holds."""
+    retracted: int
+    """How many rows were taken out, for good or for the one before them."""
+
+
+def materialize(
+    store: FeatureStore,
+    view: FeatureView,
+    start: datetime | None,
+    end: datetime,
+    now: datetime,
+    any_share: bool = False,
+) -> Materialized:
+    """Bring each user's latest features in [start, end] online.
 
     Without ``start`` it is the whole history, and rows that the history no longer has are taken out: of users who are
-    gone, and rows newer than their user's latest. All instants are aware.
+    gone, and rows newer than their user's latest. So are the fields of features that no view has any more. All instants
+    are aware.
 
-    Raises `UserError` for an interval that is empty, holds no rows, or ends after ``now``, before anything is written.
+    Raises `UserError`, before anything is written, for an interval that is empty, holds no rows, or ends after ``now``;
+    and, unless ``any_share`` is set, where more than `LARGEST_SHARE` of the rows online would be taken out.
     """
     if end > now:
         raise UserError(f"the end {end.isoformat()} lies in the future; features are not known yet.")
@@ -31,17 +56,41 @@ def materialize(store: FeatureStore, view: FeatureView, start: datetime | None, 
     if not latest.num_rows:
         since = f" from {start.isoformat()}" if start else ""
         raise UserError(f"{view.name} has no rows{since} up to {end.isoformat()}, so there is nothing to materialize.")
+    if not start and not any_share:
+        _require_few_retracted(store, view, latest, end, now)
 
     with redirect_stdout(io.StringIO()):  # Feast reports progress there
         store.materialize(start or EVER, end, [view.name])
 
-    stored = stored_events(store, view)
-    if not start and _bring_in_step(store, view, latest, stored, end, now):
-        stored = stored_events(store, view)
+    leftovers, retracted = Leftovers(), 0
+    stored = stored_events(store, view, leftovers)
+    if not start:
+        retracted = _bring_in_step(store, view, latest, stored, end, now)
+        if retracted:
+            stored = stored_events(store, view)
+        _delete_unknown_fields(store, leftovers.fuller)
     missing = np.setdiff1d(latest[view.join_keys[0]].to_numpy(), stored.ids, assume_unique=True)
     if len(missing):
         raise UserError(f"{len(missing)} users did not arrive in the online store, {missing[0]} among them.")
-    return len(stored.ids)
+    return Materialized(len(stored.ids), retracted)
+
+
+def _require_few_retracted(
+    store: FeatureStore, view: FeatureView, latest: pa.Table, end: datetime, now: datetime
+) -> None:
+    stored = stored_events(store, view, at_most=SAMPLED)
+    retracted = np.count_nonzero(_outdated(view, latest, stored, end, now).gone)
+    if len(stored.ids) >= SAMPLED and retracted > LARGEST_SHARE / 2 * len(stored.ids):
+        stored = stored_events(store, view)
+        retracted = np.count_nonzero(_outdated(view, latest, stored, end, now).gone)
+    if retracted > LARGEST_SHARE * max(len(stored.ids), latest.num_rows):
+        ahead = np.count_nonzero(stored.events > _numpy(now))
+        clock = f", {ahead:,} of them from after {now.isoformat()}" if ahead else ""
+        raise UserError(
+            f"{retracted:,} of {len(stored.ids):,} rows online would be taken out{clock}, as {view.name} does not have "
+            "them up to the end. Are this machine's clock and the transactions right? Then run: "
+            "python materialize_to_online.py --retract"
+        )
 
 
 def repair(store: FeatureStore, view: FeatureView, ids: Iterable[int], at: datetime, now: datetime) -> None:
@@ -50,33 +99,61 @@ def repair(store: FeatureStore, view: FeatureView, ids: Iterable[int], at: datet
     latest, stored = latest_events(store, view, EVER, at), stored_events(store, view)
     latest = latest.filter(pc.is_in(latest[view.join_keys[0]], pa.array(wanted)))
     _bring_in_step(store, view, latest, stored[np.isin(stored.ids, wanted)], at, now)
-    _write_latest(store, view, wanted, at)
+    rows = _latest_rows(store, view, wanted, at)
+    if rows.num_rows:
+        store.write_to_online_store(view.name, rows.to_pandas())
 
 
-def _bring_in_step(
-    store: FeatureStore, view: FeatureView, latest: pa.Table, stored: Stored, end: datetime, now: datetime
-) -> bool:
-    """Retract, of ``stored``, what the history up to ``end`` does not have, and what lies in the future, where nothing
-    is known: users who are gone, and rows newer than their user's ``latest``, which takes its place. Tell if any was.
-    """
+class _Outdated(NamedTuple):
+    """Which stored rows are to be taken out, and which of all stored rows are of users with a latest row."""
+
+    gone: np.ndarray
+    known: np.ndarray
+
+
+def _outdated(view: FeatureView, latest: pa.Table, stored: Stored, end: datetime, now: datetime) -> _Outdated:
+    """Find, of ``stored``, what the history up to ``end`` does not have, and what lies in the future, where nothing is
+    known: users who are gone, and rows newer than their user's ``latest``."""
     ids, events = latest[view.join_keys[0]].to_numpy(), latest[view.batch_source.timestamp_field].to_numpy()
     known = np.isin(stored.ids, ids)
     newer = known.copy()
     newer[known] = stored.events[known] > events[np.searchsorted(ids, stored.ids[known])]
-    told_of = (stored.events <= _numpy(end)) | (stored.events > _numpy(now))
-    gone = told_of & (newer | ~known)
-    if not gone.any():
-        return False
-    retract(store, view, stored[gone])
-    _write_latest(store, view, stored.ids[gone & known], end)
-    return True
+    settled = (stored.events <= _numpy(end)) | (stored.events > _numpy(now))
+    return _Outdated(settled & (newer | ~known), known)
 
 
-def _write_latest(store: FeatureStore, view: FeatureView, ids: np.ndarray, end: datetime) -> None:
+def _bring_in_step(
+    store: FeatureStore, view: FeatureView, latest: pa.Table, stored: Stored, end: datetime, now: datetime
+) -> int:
+    """Retract what is outdated, or put the user's ``latest`` row in its place. Return how many rows were outdated."""
+    gone, known = _outdated(view, latest, stored, end, now)
+    if gone.any():
+        retract(store, view, stored[gone & ~known])
+        replace(store, view, stored[gone & known], _latest_rows(store, view, stored.ids[gone & known], end))
+    return np.count_nonzero(gone)
+
+
+def _latest_rows(store: FeatureStore, view: FeatureView, ids: np.ndarray, end: datetime) -> pa.Table:
+    if not len(ids):
+        return history_schema(view).empty_table()
     latest = latest_events(store, view, EVER, end, [feature.name for feature in view.features])
-    latest = latest.filter(pc.is_in(latest[view.join_keys[0]], pa.array(ids, pa.int64())))
-    if latest.num_rows:
-        store.write_to_online_store(view.name, latest.to_pandas())
+    return latest.filter(pc.is_in(latest[view.join_keys[0]], pa.array(ids, pa.int64())))
+
+
+def _delete_unknown_fields(store: FeatureStore, keys: list[bytes]) -> None:
+    """Delete what features that were renamed or dropped have left in ``keys``."""
+
+    def views() -> list:
+        registry, project = store.registry, store.project
+        written = [view for view in registry.list_on_demand_feature_views(project) if view.write_to_online_store]
+        return [
+            *registry.list_feature_views(project),
+            *registry.list_stream_feature_views(project),
+            *registry.list_label_views(project),
+            *written,
+        ]
+
+    online_store_of(store).delete_unknown_fields(store.config, keys, views)
 
 
 def _numpy(instant: datetime) -> np.datetime64:
