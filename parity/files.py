@@ -1,9 +1,13 @@
 """The edge to the disk and to buckets (S3): tables in and out, each output replaced in one step or not at all."""
 
+import errno
+import fcntl
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -120,9 +124,10 @@ def on_disk(place: Location) -> Iterator[Path]:
             for info in files:
                 file = copy / PurePosixPath(info.path).relative_to(root)
                 file.parent.mkdir(parents=True, exist_ok=True)
-                fs.copy_files(
-                    info.path, str(file), source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem()
-                )
+                with naming(f"{place}, copied to {file}"):
+                    fs.copy_files(
+                        info.path, str(file), source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem()
+                    )
             yield copy
         except UserError as error:
             raise UserError(str(error).replace(str(copy), place)) from None
@@ -140,22 +145,190 @@ def is_parquet(path: Location) -> bool:
 
 @contextmanager
 def replacing(place: Location) -> Iterator[Path]:
-    """Yield a temporary path that replaces the file at ``place``, atomically, if the block succeeds."""
+    """Yield a temporary path that replaces the file at ``place``, atomically, if the block succeeds.
+
+    The path lies in a folder that nobody else may enter, so nothing can be put in its way. A link at ``place`` stays,
+    and the file that it points to is replaced. The new file has the mode of the earlier one, or what the umask leaves.
+    `UserError`, and the earlier file whole, if the disk is full.
+    """
     if isinstance(place, str):
         with _uploading(place) as temporary:
             yield temporary
         return
     if place.is_dir():
         raise UserError(f"{place}: this is a directory; name a file to write.")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    try:
+    target = _followed(place)
+    if target.exists() and not target.is_file():
+        raise UserError(f"{place}: this is a device or a pipe; name a file to write.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with naming(place), _temporary_beside(target) as temporary:
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(place)
+        sync(temporary)
+        _keep_mode(temporary, target)
+        temporary.replace(target)
+        sync_folder(target.parent)
+
+
+def _followed(place: Path) -> Path:
+    """Give the file that a link at ``place`` points to, or ``place`` itself.
+
+    A link of somebody else in a folder that others may write to is a `UserError`: it may point to what only we may
+    write. (Linux refuses to open such a link in a sticky folder, but we never open it.)
+    """
+    for _ in range(LINKS_AT_MOST):
+        if not place.is_symlink():
+            return place
+        folder, owner = place.parent.stat(), place.lstat().st_uid
+        if folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and owner not in (os.geteuid(), 0, folder.st_uid):
+            raise UserError(f"{place}: this is a link that another user made. Remove it, or name the file to write.")
+        place = place.parent / place.readlink()
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(place))
+
+
+LINKS_AT_MOST = 40  # as Linux
+
+
+@contextmanager
+def _temporary_beside(target: Path) -> Iterator[Path]:
+    """Yield a path for a file that is to become ``target``, in a new folder, which is removed in the end.
+
+    The folder is locked while it is in use, and the kernel drops the lock of a process that dies: so one that is not
+    locked is nobody's, and removed here.
+    """
+    prefix = f".{target.name[:NAMED_AT_MOST]}."
+    for folder in _left_over(target.parent, prefix):
+        _remove_unless_in_use(folder)
+    folder, descriptor = _make_folder(target.parent, prefix)
+    try:
+        # By the descriptor, it stays this folder even if somebody who may write to the one around it renames it.
+        anchored = Path(f"{DESCRIPTORS}{descriptor}")
+        yield (anchored if anchored.exists() else folder) / NEW
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(folder, descriptor)
+
+
+TEMPORARY = ".tmp"
+NEW = f"new{TEMPORARY}"  # no suffix that a reader of the folder around it looks for
+DESCRIPTORS = "/proc/self/fd/"
+NAMED_AT_MOST = 50  # characters of a name that may have 255 bytes
+TRIES = 5
+
+
+def _left_over(parent: Path, prefix: str) -> list[Path]:
+    pattern = re.compile(rf"{re.escape(prefix)}\w{{8}}{re.escape(TEMPORARY)}")
+    with suppress(PermissionError), os.scandir(parent) as entries:
+        return [parent / entry.name for entry in entries if pattern.fullmatch(entry.name)]
+    return []
+
+
+def _make_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    """Make a folder that only we may enter, and open and lock it."""
+    for left in reversed(range(TRIES)):
+        folder = Path(tempfile.mkdtemp(TEMPORARY, prefix, parent))
+        descriptor = _open_locked(folder)
+        if descriptor is None:
+            continue  # another process has found it before it was locked, and removed it
+        if _is_own(descriptor) or not left:  # some file systems make every folder somebody else's
+            return folder, descriptor
+        os.close(descriptor)
+        with suppress(OSError):
+            folder.rmdir()
+    raise UserError(f"{parent}: somebody removes or renames what is written here. Write to another folder.")
+
+
+def _open_locked(folder: Path) -> int | None:
+    """Open a folder, locked if the file system has locks; None if it is gone or in use."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    if not _is_in_use(descriptor):
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), folder.lstat()):
+                return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _is_in_use(descriptor: int) -> bool:
+    """Lock a folder, unless another process does. Without locks nobody can tell, and nothing is removed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    return False
+
+
+def _is_own(descriptor: int) -> bool:
+    status = os.fstat(descriptor)
+    return status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) & 0o777 == stat.S_IRWXU
+
+
+def _remove_unless_in_use(folder: Path) -> None:
+    if (descriptor := _open_locked(folder)) is None:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error where there are no locks
+        ours = _is_own(descriptor)
+    except OSError:
+        ours = False
+    if ours:
+        _remove(folder, descriptor)
+    else:
+        os.close(descriptor)
+
+
+def _remove(folder: Path, descriptor: int) -> None:
+    """Remove the file in an open folder, then the folder, if nothing else is in it: it may have been swapped."""
+    with suppress(FileNotFoundError):
+        os.unlink(NEW, dir_fd=descriptor)
+    with suppress(OSError):
+        folder.rmdir()
+    os.close(descriptor)
+
+
+def _keep_mode(temporary: Path, target: Path) -> None:
+    """Give a file the mode of the one that it replaces; of somebody else's, not more than a new file has."""
+    with suppress(FileNotFoundError):
+        earlier = target.stat()
+        mode = stat.S_IMODE(earlier.st_mode) & 0o777
+        if earlier.st_uid != os.geteuid():
+            mode &= temporary.stat().st_mode
+        temporary.chmod(mode)
+
+
+def sync(path: Path) -> None:
+    """Have the disk keep a file, or the names in a folder, through a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """As `sync`, where the file system can do that for a folder, and we may read it."""
+    try:
+        sync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise
+
+
+@contextmanager
+def naming(place: Location) -> Iterator[None]:
+    """Name ``place`` in a `UserError` where the system's error names no file, as Arrow's do, or a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_TROUBLE if error.filename is None else not OURS.search(str(error.filename)):
+            raise
+        hint = " Make room, and run again." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise UserError(f"{place}: {os.strerror(error.errno)}.{hint}") from None
+
+
+OURS = re.compile(rf"^{DESCRIPTORS}|(^|/)\.[^/]*\.\w{{8}}{re.escape(TEMPORARY)}(/|$)")
+DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
 @contextmanager
@@ -164,7 +337,7 @@ def _uploading(uri: str) -> Iterator[Path]:
     filesystem, path = filesystem_of(uri)
     if filesystem.get_file_info(path).type == fs.FileType.Directory:
         raise UserError(f"{uri}: this is a directory; name a file to write.")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, naming(f"{uri}, written to {tempfile.gettempdir()} first"):
         temporary = Path(folder) / PurePosixPath(path).name
         yield temporary
         fs.copy_files(str(temporary), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
