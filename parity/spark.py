@@ -5,8 +5,9 @@ typed and refused by `parity.transactions`, and aggregated by `parity.aggregatio
 Instants travel as whole microseconds, and the workers write the Parquet files, so no time zone, calendar or Parquet
 setting of Spark plays a part.
 
-A worker needs this package, PySpark, pyarrow, numpy and tqdm; no Feast. It holds one file of transactions, then a
-stretch of one bucket of users (`aggregate_sorted`), then a part of a day: no user and no day has to fit in its memory.
+A worker needs this package, PySpark, pyarrow, numpy, filelock and tqdm; no Feast. It holds one file of transactions,
+then a stretch of one bucket of users (`aggregate_sorted`), then a part of a day: no user and no day has to fit in its
+memory.
 """
 
 import os
@@ -49,6 +50,7 @@ class Job(NamedTuple):
     rules: list[Rule]
     schema: pa.Schema
     output: Location
+    run: str
 
     @property
     def event(self) -> str:
@@ -75,21 +77,20 @@ def compute(source: Location, output: Location, aggregations: Sequence, schema: 
     Raises `UserError` for transactions that the laptop refuses, with its message.
     """
     rules = [Rule(a.name, a.function, a.column, a.time_window) for a in aggregations]
-    job = Job(schema.names[0], rules, schema, output)
     table = Partitions(output)
+    job = Job(schema.names[0], rules, schema, output, table.run)
     files = list(transaction_files(source))
     try:
-        session = _session()
-        staged = _run(session, files, job)
-        if not staged:
-            raise UserError(f"{source}: there are no rows, so there is nothing to compute.")
-        table.forget(MANIFEST)  # the next incremental run starts anew
-        table.replace(staged, table.days())
+        with table.alone():
+            session = _session()
+            staged = _run(session, files, job)
+            if not staged:
+                raise UserError(f"{source}: there are no rows, so there is nothing to compute.")
+            table.forget(MANIFEST)  # the next incremental run starts anew
+            table.replace(staged, table.days())
     except (PySparkException, Py4JError) as error:
         refused = re.search(r"parity\.command\.UserError: (.*)", str(error))
         raise UserError(refused[1] if refused else _failure(error)) from None
-    finally:
-        table.clear()
     return staged
 
 
@@ -162,7 +163,7 @@ def _aggregate(job: Job, sorted_rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _write(job: Job, sorted_rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    table = Partitions(job.output)
+    table = Partitions(job.output, job.run)
     for day, rows in _by_day(sorted_rows):
         staged = table.stage((part.drop_columns([DAY]).cast(job.schema) for part in rows), day, job.schema)
         yield pa.table({name: [value] for name, value in staged._asdict().items()})

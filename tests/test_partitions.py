@@ -1,6 +1,11 @@
 """Folders in place of files: features by day as the offline table, and a folder of transaction files."""
 
 import json
+import os
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +20,7 @@ from parity.command import UserError
 from parity.files import filesystem_of, on_disk
 from parity.offline import history_schema
 from parity.partitions import Partitions, day_of, split_by_day, transaction_files
+from tests.conftest import ROOT
 
 SCHEMA = history_schema(user_purchase_features)
 TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=1)
@@ -67,6 +73,175 @@ def test_what_was_staged_and_not_put_in_place_is_no_part_of_the_table(table):
     assert pq.read_table(table.place).num_rows == 2
     table.clear()
     assert sorted(path.name for path in table.place.iterdir()) == ["event_date=2026-01-01", "event_date=2026-01-02"]
+
+
+def test_what_one_run_has_staged_is_not_cleared_by_another(table):
+    staged = table.stage([features(TODAY, 7)], number(TODAY), SCHEMA)
+    other = Partitions(table.place)
+    other.stage([features(TODAY, 8)], number(TODAY), SCHEMA)
+    other.clear()
+    table.replace([staged], [])
+    assert read(table.place)[f"event_date={TODAY.date()}"] == [7]
+
+
+def test_a_worker_that_stages_for_a_run_is_cleared_with_it(table):
+    Partitions(table.place, table.run).stage([features(TODAY, 7)], number(TODAY), SCHEMA)
+    table.clear()
+    assert sorted(path.name for path in table.place.iterdir()) == ["event_date=2026-01-01", "event_date=2026-01-02"]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from parity.partitions import Partitions
+table = Partitions(Path(sys.argv[1]))
+with table.alone():
+    (table.place / "_staging" / "half-written").mkdir(parents=True)
+    print("alone", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def another_run(place: Path):
+    """A run in another process that has just begun to write to ``place``; a line on its standard input ends it."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLD, place], cwd=ROOT, **pipes) as process:
+        try:
+            assert process.stdout.readline() == "alone\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def alone(place: Path) -> None:
+    with Partitions(place).alone():
+        pass
+
+
+def test_while_a_run_writes_another_is_refused_with_a_line_that_names_it_and_removes_nothing_of_it(table):
+    with another_run(table.place) as process:
+        told = (
+            rf"^{table.place}: another run \(process {process.pid} on \S+, since 20\S+\) writes to this folder\. Wait"
+        )
+        with pytest.raises(UserError, match=told):
+            alone(table.place)
+        assert (table.place / "_staging" / "half-written").exists()
+        process.communicate("\n", timeout=30)
+        alone(table.place)
+    assert sorted(path.name for path in table.place.iterdir()) == ["event_date=2026-01-01", "event_date=2026-01-02"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to act as another user")
+def test_another_user_can_not_hold_the_lock(table):
+    with another_run(table.place):
+        held = subprocess.run(
+            ["flock", "-n", table.place / "_lock", "true"], user=65534, capture_output=True, text=True
+        )
+        assert "ermission denied" in held.stderr
+
+
+def test_by_another_name_it_is_the_same_folder(table, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(table.place)
+    monkeypatch.chdir(tmp_path)
+    with another_run(table.place):
+        for place in (tmp_path / "link", Path(table.place.name)):
+            with pytest.raises(UserError, match="another run"):
+                alone(place)
+
+
+def test_a_killed_run_leaves_no_lock_and_what_it_staged_is_removed_by_the_next(table):
+    with another_run(table.place) as process:
+        process.kill()
+        process.wait(10)
+        assert (table.place / "_staging" / "half-written").exists()
+        alone(table.place)
+    assert sorted(path.name for path in table.place.iterdir()) == ["event_date=2026-01-01", "event_date=2026-01-02"]
+
+
+def test_runs_that_wait_for_each_other_are_alone_one_after_the_other_however_many(tmp_path):
+    """Each takes a lock that the one before has just removed, with the folder around it."""
+    place, inside, failures = tmp_path / "features", [], []
+
+    def run():
+        for _ in range(20):
+            try:
+                with Partitions(place).alone():
+                    inside.append(1)
+                    failures.extend(inside[1:])
+                    inside.pop()
+            except UserError as error:
+                failures.append(str(error))
+
+    runs = [threading.Thread(target=run) for _ in range(4)]
+    for thread in runs:
+        thread.start()
+    for thread in runs:
+        thread.join()
+    assert [failure for failure in failures if "another run" not in str(failure)] == []
+    assert list(tmp_path.rglob("*")) in ([], [place])
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("event_date=garbage/features.parquet", "this is not a day of features"),
+        ("event_date=2026-02-30/features.parquet", "this is not a day of features"),
+        ("event_date=2026-2-3/features.parquet", "this is not a day of features"),
+        ("event_date=20260203/features.parquet", "this is not a day of features"),
+        ("event_date=/features.parquet", "this is not a day of features"),
+        ("event_date=today/features.parquet", "this is not a day of features"),
+        ("event_date=NaT/features.parquet", "this is not a day of features"),
+        ("event_date=2026-02/features.parquet", "this is not a day of features"),
+        ("event_date=12026-01-01/features.parquet", "this is not a day of features"),
+        ("Event_Date=2026-01-01/features.parquet", "this is not a day of features"),
+        ("old/event_date=2026-01-01/features.parquet", "this is not a day of features"),
+        ("event_date=2026-01-01/old/features.parquet", "this is not a day of features"),
+        ("event_date=2026-01-01/part-0.parquet", "this is not a day of features"),
+        ("features.parquet", "this is not a day of features"),
+        ("event_date=2026-02-03", "this is not a folder"),
+        ("event_date=2026-02-30", "this is not a folder"),
+        ("_staging", "this is not a folder"),
+        ("event_date=2026-02-03/features.parquet/x", "features.parquet: this is not a file"),
+        ("_manifest.json/x", "_manifest.json: this is not a file"),
+        ("_totals.arrow/x", "_totals.arrow: this is not a file"),
+        ("_lock/x", "_lock: this is a folder"),
+    ],
+)
+def test_what_is_no_part_of_a_table_is_refused_by_its_name_and_left_alone(table, name, told):
+    before = read(table.place)
+    (table.place / name).parent.mkdir(parents=True, exist_ok=True)
+    (table.place / name).write_text("mine")
+    with pytest.raises(UserError, match=told) as caught:
+        alone(table.place)
+    assert str(caught.value).startswith(f"{table.place}/{name.removesuffix('/x')}: ")
+    assert "Remove it" in str(caught.value)
+    assert (table.place / name).read_text() == "mine"
+    (table.place / name).unlink()
+    with suppress(OSError):
+        (table.place / name).parent.rmdir()
+    alone(table.place)
+    assert read(table.place) == before
+
+
+@pytest.mark.parametrize("name", ["event_date=2026-01-03", "event_date=2026-01-01/features.parquet", "_staging"])
+def test_links_in_a_table_are_refused_and_what_they_point_to_is_left_alone(table, tmp_path, name):
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "features.parquet").write_text("private")
+    link = table.place / name
+    link.unlink(missing_ok=True)
+    link.symlink_to(private / "features.parquet" if link.suffix else private)
+    with pytest.raises(UserError, match=f"{name}: this is a link"):
+        alone(table.place)
+    assert (private / "features.parquet").read_text() == "private"
+
+
+def test_other_things_in_the_folder_of_a_table_are_nobodys_concern(table):
+    (table.place / "README.txt").write_text("what this is")
+    (table.place / "event_date=garbage").mkdir()
+    alone(table.place)
+    assert table.days() == [number(datetime(2026, 1, day, tzinfo=UTC)) for day in (1, 2)]
 
 
 def test_a_file_is_not_made_a_folder_silently(tmp_path):
