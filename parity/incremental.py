@@ -11,12 +11,20 @@ those, which is told by the counts in the older days of the features, or by `TOT
 
 Before any day is replaced the manifest says from which day on they are in doubt, and it takes in the new files only
 when all is done. So after a run that was killed, the next one does that work again, and does it right.
+
+The manifest has a checksum, that of `TOTALS`, and a stamp of each day's file: size, times of modification and (on a
+disk) of any change. What is damaged, or was changed by anybody else, is computed anew.
+
+On a disk a lock keeps a second run out. In a bucket there is none, so a run reads the manifest again before it puts its
+days in place, and before it says that they are right. If another run has changed it meanwhile, it refuses, and the next
+run heals. Two runs that overlap there do no lasting harm, though readers may see the days of both until then.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +37,8 @@ from parity.files import Location, location, on_disk
 from parity.partitions import (
     MANIFEST,
     MICROSECONDS_PER_DAY,
+    TOTALS,
+    Damaged,
     Partitions,
     Staged,
     day_of,
@@ -36,9 +46,6 @@ from parity.partitions import (
     transaction_files,
 )
 from parity.transactions import FIRST_INSTANT, MICROSECOND, TIMESTAMP, read_part
-
-TOTALS = "_totals.arrow"
-"""A note of what each user's counts were before a certain day."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,19 @@ class Manifest:
     definition: str
     stamps: dict[str, str] = field(default_factory=dict)
     days: dict[str, list[int]] = field(default_factory=dict)
+    """The days of the purchases in each file."""
+
+    written: dict[int, str] = field(default_factory=dict)
+    """The stamp of each day's file of features."""
+
     in_doubt_from: int | None = None
+    run: str | None = None
+    """Which run has put days in doubt; no other may say that they are right."""
+
     totals_before: int | None = None
     """The day before which `TOTALS` counts, if it is of use."""
+
+    totals_sha256: str | None = None
 
 
 def update(
@@ -62,17 +79,21 @@ def update(
     Raises `UserError` as reading the transactions does; then nothing was touched.
     """
     table = Partitions(output)
-    try:
-        return _update(source, table, aggregations, schema)
-    finally:
-        table.clear()
+    with table.alone():
+        try:
+            return _update(source, table, aggregations, schema)
+        except Damaged:  # behind the back of the stamps, so none of the days is to be trusted
+            table.forget(MANIFEST)
+            return _update(source, table, aggregations, schema)
 
 
 def _update(
     source: Location, table: Partitions, aggregations: Sequence[Aggregation], schema: pa.Schema
 ) -> list[Staged] | None:
     key, event = schema.names[:2]
-    old = _manifest(table, _definition(aggregations, schema))
+    noted = table.noted(MANIFEST)
+    written = table.stamps()
+    old = _manifest(noted, written, _definition(aggregations, schema))
     files = transaction_files(source)
     stamps = {file.removeprefix(str(source)).lstrip("/"): stamp for file, stamp in files.items()}
     path = dict(zip(stamps, files, strict=True))
@@ -91,25 +112,41 @@ def _update(
         raise UserError(f"{source}: there are no rows, so there is nothing to compute.")
     touched = [day for name in changed | gone for day in [*old.days.get(name, []), *days.get(name, [])]]
     start = min(touched + ([] if old.in_doubt_from is None else [old.in_doubt_from]), default=None)
-    new = Manifest(old.definition, stamps, days, None, old.totals_before)
+    new = replace(old, stamps=stamps, days=days, in_doubt_from=None, run=None)
     if start is None:  # files without rows have come or gone
-        _note(table, new)
+        _require_unchanged(table, noted)
+        table.note(MANIFEST, _to_json(new))
         return []
 
     since = _first_day_needed(start, aggregations)
     parts |= {name: read(name) for name in stamps if name not in parts and max(days[name], default=since - 1) >= since}
     rows = pa.concat_tables(parts.values()).combine_chunks() if parts else read(next(iter(stamps))).slice(0, 0)
     rows = rows.filter(pa.array(_days(rows) >= since))
-    earlier = _totals(table, old.totals_before, since, key, counts_to_continue(aggregations))
+    earlier = _totals(table, old, sorted(written), since, key, counts_to_continue(aggregations))
     history = aggregate_from(start * MICROSECONDS_PER_DAY, rows, earlier, key, TIMESTAMP, aggregations)
     history = history.rename_columns({TIMESTAMP: event}).select(schema.names).cast(schema)
 
-    staged = _stage(table, history, event, schema)
-    _note(table, replace(old, in_doubt_from=start))
-    table.replace(staged, [day for day in table.days() if day >= start])
-    table.note(TOTALS, _to_bytes(earlier.replace_schema_metadata({"before": str(since)})))
-    _note(table, replace(new, totals_before=since))
+    staged, totals = _stage(table, history, event, schema), _to_bytes(earlier)
+    in_doubt = _to_json(replace(old, in_doubt_from=start, run=table.run))
+    _require_unchanged(table, noted)
+    table.note(MANIFEST, in_doubt)
+    table.replace(staged, [day for day in written if day >= start])
+    table.note(TOTALS, totals)
+    new = replace(new, written=table.stamps(), totals_before=since, totals_sha256=hashlib.sha256(totals).hexdigest())
+    if table.noted(MANIFEST) != in_doubt:
+        table.forget(MANIFEST)  # nobody knows whose days are whose: the next run computes all of them
+        raise UserError(_ANOTHER_RUN.format(table.place))
+    table.note(MANIFEST, _to_json(new))
     return staged
+
+
+def _require_unchanged(table: Partitions, noted: bytes | None) -> None:
+    """Refuse to go on if another run has written to the table, as one can in a bucket, where nothing locks it out."""
+    if table.noted(MANIFEST) != noted:
+        raise UserError(_ANOTHER_RUN.format(table.place))
+
+
+_ANOTHER_RUN = "{}: another run has written to this folder meanwhile. Run again when it has ended."
 
 
 def _first_day_needed(start: int, aggregations: Sequence[Aggregation]) -> int:
@@ -125,44 +162,66 @@ def _stage(table: Partitions, history: pa.Table, event: str, schema: pa.Schema) 
     return [table.stage([rows], day, schema) for day, rows in split_by_day(history.take(order), days[order])]
 
 
-def _totals(table: Partitions, noted_before: int | None, before: int, key: str, counts: list[str]) -> pa.Table:
-    """Find the ``counts`` of each key as they stood when the day ``before`` began."""
+def _totals(table: Partitions, old: Manifest, written: list[int], before: int, key: str, counts: list[str]) -> pa.Table:
+    """Find the ``counts`` of each key as they stood when the day ``before`` began, from the days ``written``."""
     columns = [key, *counts]
     totals, first = pa.schema([(name, pa.int64()) for name in columns]).empty_table(), FIRST_DAY
     if not counts:
         return totals
-    if noted_before is not None and noted_before <= before and (note := table.noted(TOTALS)):
-        noted = feather.read_table(pa.BufferReader(note))
-        if noted.schema.metadata[b"before"] == str(noted_before).encode():
-            totals, first = noted.replace_schema_metadata(), noted_before
-    for day in table.days():
+    if old.totals_before is not None and old.totals_before <= before:
+        note = table.noted(TOTALS)
+        if note and hashlib.sha256(note).hexdigest() == old.totals_sha256:
+            totals, first = feather.read_table(pa.BufferReader(note)), old.totals_before
+    for day in written:
         if first <= day < before:
             # A count never falls, so the highest is the last.
-            both = pa.concat_tables([totals, table.read(day, columns).cast(totals.schema)])
+            both = pa.concat_tables([totals, _typed(table.read(day, columns), totals.schema)])
             grouped = both.group_by(key).aggregate([(name, "max") for name in counts])
             totals = grouped.rename_columns({f"{name}_max": name for name in counts}).select(columns)
     return totals
 
 
-def _manifest(table: Partitions, definition: str) -> Manifest:
-    """Read the manifest; one that is empty, with all days in doubt, if it is not that of these days."""
-    days = table.days()
-    anew = Manifest(definition, in_doubt_from=min(days, default=None))
-    noted = table.noted(MANIFEST)
-    if noted is None:
-        return anew
-    manifest = Manifest(**json.loads(noted))
-    expected = {day for some in manifest.days.values() for day in some}
-    differing = expected.symmetric_difference(days)
-    if manifest.definition != definition or any(
-        manifest.in_doubt_from is None or day < manifest.in_doubt_from for day in differing
-    ):
-        return anew
-    return manifest
+def _typed(counts: pa.Table, schema: pa.Schema) -> pa.Table:
+    try:
+        return counts.cast(schema)
+    except (pa.ArrowException, ValueError) as error:
+        raise Damaged from error
 
 
-def _note(table: Partitions, manifest: Manifest) -> None:
-    table.note(MANIFEST, json.dumps(asdict(manifest)).encode())
+def _manifest(noted: bytes | None, written: dict[int, str], definition: str) -> Manifest:
+    """Read the manifest of the days that are ``written``, and put those in doubt that it does not know as they are.
+
+    All are if the manifest is missing, damaged, or of another definition.
+    """
+    manifest = _from_json(noted)
+    if manifest is None or manifest.definition != definition:
+        return Manifest(definition, in_doubt_from=min(written, default=None))
+    differing = [day for day in manifest.written | written if manifest.written.get(day) != written.get(day)]
+    if manifest.in_doubt_from is not None:
+        differing.append(manifest.in_doubt_from)
+    return replace(manifest, in_doubt_from=min(differing, default=None))
+
+
+def _to_json(manifest: Manifest) -> bytes:
+    content = asdict(manifest)
+    content["written"] = {str(day): stamp for day, stamp in manifest.written.items()}
+    return json.dumps({**content, "checksum": _checksum(content)}).encode()
+
+
+def _from_json(noted: bytes | None) -> Manifest | None:
+    """Read a manifest; None if it is not, to the letter, one that `_to_json` wrote."""
+    try:
+        content = json.loads(noted or b"")
+        if content.pop("checksum") != _checksum(content):
+            return None
+        written = {int(day): stamp for day, stamp in content.pop("written").items()}
+        return Manifest(**content, written=written)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
+
+
+def _checksum(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _definition(aggregations: Sequence[Aggregation], schema: pa.Schema) -> str:

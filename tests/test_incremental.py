@@ -1,26 +1,37 @@
 """Days brought in step with a folder of transactions are what computing the whole folder gives, whatever happened."""
 
+import errno
 import json
 import os
+import re
+import sys
+import threading
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 from feast.aggregation import Aggregation
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow.fs import FileSelector, copy_files
 
 from feature_repo.features import AGGREGATIONS
 from parity import incremental
 from parity.aggregation import aggregate
 from parity.command import UserError
+from parity.files import filesystem_of
 from parity.incremental import update
-from parity.partitions import MANIFEST, Partitions
+from parity.partitions import MANIFEST, TOTALS, Partitions
 from tests.test_aggregation import DAYS_3, MICROSECOND, T, cents, more_aggregations
 from tests.test_continued import KEY, TIMESTAMP, bits, table
+from tests.test_files import limited_to
 
 EVENT = "event_timestamp"
 clock = count(10**18, 10**9)
@@ -245,6 +256,356 @@ def test_what_is_lost_is_computed_anew(shop, lost):
     shop.put("day-8", day(8))
     shop.update()
     shop.assert_right()
+
+
+def days_of(shop, count: int) -> None:
+    for number in range(count):
+        shop.put(f"day-{number}", day(number))
+
+
+def change(**fields):
+    """Damage a manifest: set these fields, as another program or an older version might have written them."""
+    return lambda content: json.dumps(json.loads(content) | fields).encode()
+
+
+def other_table(content: bytes) -> bytes:
+    """A Parquet file that is none of ours."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"user_id": ["one"], "event_timestamp": [1.5]}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def other_numbers(content: bytes) -> bytes:
+    """The features with other values, of the same size."""
+    rows = pq.read_table(pa.BufferReader(content), partitioning=None)
+    last = rows.schema.names[-1]
+    changed = pa.array([value + 1 for value in rows[last].to_pylist()], rows[last].type)
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows.set_column(rows.num_columns - 1, rows.schema.field(last), changed), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def other_counts(content: bytes) -> bytes:
+    """The noted counts, each one more, in a file that is as good."""
+    rows = feather.read_table(pa.BufferReader(content))
+    counts = [value + 1 for value in rows[1].to_pylist()]
+    sink = pa.BufferOutputStream()
+    feather.write_feather(rows.set_column(1, rows.schema.field(1), pa.array(counts, pa.int64())), sink)
+    return sink.getvalue().to_pybytes()
+
+
+ANYTHING = [
+    lambda content: b"",
+    lambda content: b"\x00" * len(content),
+    lambda content: content[: len(content) // 2],
+    lambda content: content[:-1],
+    lambda content: content + content,
+    lambda content: b"[" * 100_000,
+    lambda content: b"\xff\xfe",
+]
+NO_MANIFEST = [
+    *[lambda content, text=text: text for text in (b"null", b"[]", b"1e999", b'"text"', b"{}", b'{"checksum": null}')],
+    change(stamps=None),
+    change(stamps=["day-0.csv"]),
+    change(stamps={"day-0.csv": 7}),
+    change(days={}),
+    change(days={f"day-{number}.csv": [] for number in range(8)}),
+    change(days={f"day-{number}.csv": ["soon"] for number in range(8)}),
+    change(days={f"day-{number}.csv": [10**30] for number in range(8)}),
+    change(written={}),
+    change(written={"soon": "1"}),
+    change(written=None),
+    change(in_doubt_from="soon"),
+    change(in_doubt_from=10**30),
+    change(totals_before=10**6),
+    change(totals_before="soon"),
+    change(totals_sha256=None),
+    change(definition=None),
+    change(more="fields"),
+    lambda content: content.replace(b'"days"', b'"hours"'),
+]
+DAMAGES = [
+    *[(MANIFEST, damage) for damage in [*ANYTHING, *NO_MANIFEST]],
+    *[(TOTALS, damage) for damage in [*ANYTHING, other_table, other_counts]],
+    *[(f"{name(3)}/features.parquet", damage) for damage in [*ANYTHING, other_table, other_numbers]],
+    *[(f"{name(0)}/features.parquet", damage) for damage in [*ANYTHING, other_table, other_numbers]],
+]
+
+
+@pytest.mark.parametrize(("file", "damage"), DAMAGES)
+def test_what_is_damaged_is_computed_anew(shop, file, damage):
+    days_of(shop, 8)
+    shop.update()
+    shop.put("day-8", day(8))
+    shop.update()
+    path = shop.features / file
+    path.write_bytes(damage(path.read_bytes()))
+    shop.update()
+    shop.assert_right()
+    shop.put("day-9", day(9))
+    shop.update()
+    shop.assert_right()
+    assert shop.update() is None
+
+
+def test_a_day_that_was_changed_behind_our_back_is_computed_anew_though_size_and_time_are_the_same(shop):
+    days_of(shop, 8)
+    shop.update()
+    file = shop.features / name(3) / "features.parquet"
+    before, content = file.stat(), file.read_bytes()
+    file.write_bytes(other_numbers(content))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    with pytest.raises(AssertionError):
+        shop.assert_right()
+    assert len(shop.update()) == 5
+    shop.assert_right()
+
+
+def test_a_day_that_somebody_else_has_put_there_is_taken_out(shop):
+    days_of(shop, 3)
+    shop.update()
+    for number in (-5, 1.5, 9):
+        folder = shop.features / name(number) if number != 1.5 else shop.features / "event_date=1950-01-01"
+        folder.mkdir()
+        (folder / "features.parquet").write_bytes((shop.features / name(1) / "features.parquet").read_bytes())
+    shop.update()
+    shop.assert_right()
+    assert shop.update() is None
+
+
+def test_a_damage_that_no_stamp_tells_of_is_healed_when_it_is_met(shop, monkeypatch):
+    """As in a bucket, which tells times to the second."""
+    monkeypatch.setattr(Partitions, "_stamp", lambda self, info: "the same")
+    days_of(shop, 8)
+    shop.update()
+    for damage in [*ANYTHING, other_table]:
+        file = shop.features / name(2) / "features.parquet"
+        file.write_bytes(damage(file.read_bytes()))
+        (shop.features / TOTALS).unlink()
+        shop.put("day-8", [*day(8), (1, T, float(len(shop.files)))])
+        shop.update()
+        shop.assert_right()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_bytes_in_place_of_any_others_of_any_file_end_in_the_full_computation(tmp_path_factory, data):
+    shop = Shop(tmp_path_factory.mktemp("shop"))
+    days_of(shop, 5)
+    shop.update()
+    shop.put("day-5", day(5))
+    shop.update()
+    for _ in range(data.draw(st.integers(1, 3))):
+        file = data.draw(st.sampled_from(sorted(path for path in shop.features.rglob("*") if path.is_file())))
+        content = file.read_bytes()
+        start = data.draw(st.integers(0, len(content)))
+        end = data.draw(st.integers(start, len(content)))
+        file.write_bytes(content[:start] + data.draw(st.binary(max_size=20)) + content[end:])
+    if data.draw(st.booleans()):
+        shop.put("day-6", day(6))
+    shop.update()
+    shop.assert_right()
+    assert shop.update() is None
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_full_disk_is_told_by_the_name_of_the_day_and_the_table_is_whole(shop, there):
+    shop.put("a", [(user, T, 1.5) for user in range(3)])
+    if there:
+        shop.update()
+    before = {path: path.read_bytes() for path in shop.features.rglob("*") if path.is_file()}
+    shop.put("b", [(user, T, float(user)) for user in range(10_000)])
+    with limited_to(1 << 14), pytest.raises(UserError, match=rf"^{shop.features}/{name(0)}/\S+: File too large\.$"):
+        shop.update()
+    assert {path: path.read_bytes() for path in shop.features.rglob("*") if path.is_file()} == before
+    assert shop.features.exists() == there
+    shop.update()
+    shop.assert_right()
+
+
+def test_a_disk_that_fills_up_at_any_later_moment_is_told_and_mended_by_the_next_run(shop, monkeypatch):
+    days_of(shop, 4)
+    shop.update()
+    for moment in range(7):
+        shop.put("late", [(1, T + timedelta(hours=moment), 99.0)])
+        left = moment
+
+        def full(*arguments):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr("parity.partitions.sync", full)
+            if moment < 6:
+                with pytest.raises(UserError, match=rf"{shop.features}/\S+: No space left on device\. Make room"):
+                    shop.update()
+        shop.update()
+        shop.assert_right()
+
+
+class Meeting:
+    """Two runs that meet: the first waits at a moment of its own, for the second to get as far as a moment of its own.
+
+    Nothing locks one of them out, as in a bucket. A run that notices the other ends with a `UserError`.
+    """
+
+    def __init__(self, monkeypatch, first_at: int, second_at: int):
+        self.waits, self.goes_on = threading.Event(), threading.Event()
+        self.left = threading.local()
+        self.at = {"first": first_at, "second": second_at}
+        monkeypatch.setattr(Partitions, "_locked", lambda self: nullcontext())
+        monkeypatch.setattr(Partitions, "_clear_left_over", lambda self: None)
+        for method in ("_put", "_delete", "noted"):
+            real = getattr(Partitions, method)
+            monkeypatch.setattr(Partitions, method, lambda *arguments, real=real: (self.pause(), real(*arguments))[1])
+
+    def pause(self) -> None:
+        who = threading.current_thread().name
+        if who not in self.at:
+            return
+        self.at[who] -= 1
+        if self.at[who] == 0 and who == "first":
+            self.waits.set()
+            assert self.goes_on.wait(60)
+        elif self.at[who] == 0:
+            self.goes_on.set()
+            self.first.join()
+
+    def run(self, first, second) -> dict[str, str]:
+        """Let both run; say how each ended."""
+        ended = {}
+
+        def attempt(who, update):
+            try:
+                update()
+                ended[who] = "well"
+            except UserError as error:
+                ended[who] = str(error)
+            finally:
+                self.waits.set()
+                if who == "second":
+                    self.goes_on.set()
+
+        self.first = threading.Thread(target=attempt, args=("first", first), name="first")
+        other = threading.Thread(target=attempt, args=("second", second), name="second")
+        self.first.start()
+        self.waits.wait(60)
+        other.start()
+        other.join()
+        self.first.join()
+        return ended
+
+
+@pytest.mark.parametrize("first_at", range(1, 13))
+@pytest.mark.parametrize("second_at", [1, 2, 3, 5, 8, 11, 99])
+def test_two_runs_that_nothing_keeps_apart_notice_it_or_agree_and_the_next_one_is_right(
+    shop, monkeypatch, first_at, second_at
+):
+    days_of(shop, 4)
+    shop.update()
+    shop.put("late", [(1, T + timedelta(days=1, hours=1), 99.0)])
+
+    def second():
+        shop.put("later", [(2, T + timedelta(days=2, hours=1), 77.0)])
+        shop.remove("day-3")
+        shop.update()
+
+    with monkeypatch.context() as patch:
+        ended = Meeting(patch, first_at, second_at).run(shop.update, second)
+    assert ended.keys() == {"first", "second"}
+    assert all(how == "well" or "another run has written to this folder meanwhile" in how for how in ended.values())
+    shop.update()
+    shop.assert_right()
+    assert shop.update() is None
+
+
+@pytest.mark.scale
+@pytest.mark.skipif(not find_spec("moto") and "CI" not in os.environ, reason="moto missing")
+@pytest.mark.parametrize(("first_at", "second_at"), [(3, 2), (3, 99), (4, 5), (6, 3), (7, 99), (11, 99)])
+def test_two_runs_in_a_bucket_notice_each_other_and_the_next_one_is_right(
+    tmp_path, bucket, monkeypatch, first_at, second_at
+):
+    for variable, value in bucket.items():
+        monkeypatch.setenv(variable, value)
+    shop = Shop(tmp_path)
+    local, shop.features = shop.features, "s3://bucket/features.parquet"
+    days_of(shop, 3)
+    shop.update()
+    shop.put("late", [(1, T + timedelta(days=1, hours=1), 99.0)])
+
+    def second():
+        shop.put("later", [(2, T + timedelta(hours=1), 77.0)])
+        shop.update()
+
+    with monkeypatch.context() as patch:
+        ended = Meeting(patch, first_at, second_at).run(shop.update, second)
+    assert ended.keys() == {"first", "second"}
+    assert all(how == "well" or "another run has written to this folder meanwhile" in how for how in ended.values())
+    shop.update()
+    assert shop.update() is None
+    filesystem, path = filesystem_of(shop.features)
+    assert not [
+        info for info in filesystem.get_file_info(FileSelector(path, recursive=True)) if "_staging" in info.path
+    ]
+    copy_files(path, str(local), source_filesystem=filesystem)
+    shop.features = local
+    shop.assert_right()
+
+
+@pytest.mark.scale
+@pytest.mark.skipif(not find_spec("moto") and "CI" not in os.environ, reason="moto missing")
+def test_in_a_bucket_only_what_was_abandoned_long_ago_is_removed(bucket, monkeypatch):
+    for variable, value in bucket.items():
+        monkeypatch.setenv(variable, value)
+    day_schema = schema(AGGREGATIONS)
+    rows = day_schema.empty_table()
+    staged = Partitions("s3://bucket/features.parquet").stage([rows], 0, day_schema)
+    filesystem, _ = filesystem_of("s3://bucket")
+    with Partitions("s3://bucket/features.parquet").alone():
+        assert filesystem.get_file_info(staged.file).is_file
+    monkeypatch.setattr("parity.partitions.utc_now", lambda: datetime.now(UTC) + timedelta(days=2))
+    with Partitions("s3://bucket/features.parquet").alone():
+        assert not filesystem.get_file_info(staged.file).is_file
+
+
+def test_a_second_run_at_the_same_time_is_refused_and_the_first_is_right(shop, monkeypatch):
+    days_of(shop, 4)
+    replace, refused = Partitions.replace, []
+
+    def meanwhile(*arguments):
+        with pytest.raises(UserError, match=rf"{shop.features}: another run \(process {os.getpid()} on") as caught:
+            shop.update()
+        refused.append(caught)
+        replace(*arguments)
+
+    monkeypatch.setattr(Partitions, "replace", meanwhile)
+    shop.update()
+    assert len(refused) == 1
+    shop.assert_right()
+    assert shop.update() is None
+    assert not (shop.features / "_lock").exists()
+
+
+def test_two_runs_at_once_through_the_script_end_in_the_full_computation(project):
+    """Whichever comes first, the other is refused with status 2, or waits for it and has nothing to do."""
+    folder = project.root / "transactions"
+    folder.mkdir()
+    for number in range(3):
+        options = ["--rows", 30_000, "--users", 5_000, "--seed", number, "--output", folder / f"{number}.csv"]
+        project.succeed("generate_synthetic_data.py", *options)
+    command = f"{sys.executable} compute_features.py --incremental --input {folder}"
+    both = project.shell(f"{command} & first=$!; {command}; second=$?; wait $first; echo $? $second")
+    assert sorted(both.out.splitlines()[-1].split()) in (["0", "0"], ["0", "2"]), both
+    assert "Traceback" not in both.err
+    if "2" in both.out.splitlines()[-1]:
+        assert re.search(r"error: \S+: another run \(process \d+ on ", both.err), both
+    assert project.succeed("compute_features.py", "--incremental", "--input", folder).startswith("nothing has changed")
+    purchases = pa.concat_tables(pacsv.read_csv(file) for file in folder.iterdir())
+    instants = purchases.group_by(["user_id", "timestamp"]).aggregate([]).num_rows
+    assert sum(pq.read_metadata(file).num_rows for file in project.features.rglob("*.parquet")) == instants
 
 
 def test_a_bad_file_is_refused_and_nothing_is_touched(shop):
