@@ -51,14 +51,14 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StrictStr, field_serializer, model_validator
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import InvalidResponse, ResponseError
 from redis.retry import Retry
 
 from parity.command import utc_now
-from parity.configuration import connection
+from parity.configuration import connection, connection_of, without_secrets
 from parity.online_columns import decode_timestamps, encode_keys, encode_timestamps, encode_values, takes
 from parity.online_read import (
     INT64_HEADER,
@@ -95,14 +95,28 @@ Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 
 
 class ParityRedisOnlineStoreConfig(RedisOnlineStoreConfig):
-    """The options of Feast's stock Redis store; ``skip_dedup`` has no effect, since every write is compared."""
+    """The options of Feast's stock Redis store; ``skip_dedup`` has no effect, since every write is compared.
+
+    The connection string is looked through before Feast does, whose errors quote it. It is hidden in ``repr`` and in
+    ``model_dump``.
+    """
 
     model_config = ConfigDict(hide_input_in_errors=True)  # the connection string holds secrets
 
     type: Literal["parity.online_store.ParityRedisOnlineStore"] = "parity.online_store.ParityRedisOnlineStore"
-
+    connection_string: StrictStr = Field("localhost:6379", repr=False)
     future_tolerance_seconds: float = Field(default=0, ge=0)
     """How far ahead of this machine's clock an event may be, and still be written and served."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_the_connection_string(cls, options: dict[str, Any]) -> dict[str, Any]:
+        text = options.get("connection_string", "localhost:6379")
+        return options | {"connection_string": connection_of(text, options.get("redis_type", "redis"))}
+
+    @field_serializer("connection_string")
+    def _hide_secrets(self, text: str) -> str:
+        return without_secrets(text, text)
 
 
 @dataclass
@@ -171,8 +185,8 @@ class ParityRedisOnlineStore(RedisOnlineStore):
     def server_version(self, config: RepoConfig) -> str:
         client = self._get_client(config.online_store)
         if config.online_store.redis_type == RedisType.redis_cluster:
-            return client.info("server", target_nodes=client.get_default_node())["redis_version"]
-        return client.info("server")["redis_version"]
+            return _own_version(client.info("server", target_nodes=client.get_default_node()))
+        return _own_version(client.info("server"))
 
     # Writing
 
@@ -558,6 +572,11 @@ class ParityRedisOnlineStore(RedisOnlineStore):
                 for key in batch:
                     pipeline.delete(key)
                 pipeline.execute()
+
+
+def _own_version(server: dict[str, Any]) -> str:
+    """The version of what answers: Valkey and others give that of the Redis that they are like beside their own."""
+    return str(server.get(f"{server.get('server_name', 'redis')}_version", server["redis_version"]))
 
 
 def _header(config: RepoConfig, now: datetime, fields: list) -> list:

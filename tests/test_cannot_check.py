@@ -191,7 +191,7 @@ def test_a_link_to_itself_is_no_file(project):
     project.fail("compute_features.py", "--input", project.root / "loop.csv")
 
 
-@pytest.mark.parametrize("connection", ["localhost:abc", "localhost", "", "localhost:6379,nonsense=1"])
+@pytest.mark.parametrize("connection", ["localhost:abc", "localhost:", "", "localhost:6379,nonsense=1"])
 @BOTH
 def test_a_connection_string_that_is_none(computed, script, connection):
     computed.configure(online_store__connection_string=connection)

@@ -291,6 +291,7 @@ class TestFeastsOwnKinds:
 
         store.apply([spent])
         row = {"user_id": [1], "event_timestamp": [NOW], AVERAGE: [2.5], TOTAL: [4]}
+        at(store, datetime.now(UTC) + timedelta(hours=1))  # Feast gives such a row the time of its writing
         store.write_to_online_store("spent", pd.DataFrame(row))
         assert store.get_online_features(["spent:spent"], [{"user_id": 1}]).to_dict()["spent"] == [10.0]
 

@@ -35,7 +35,7 @@ def opened(path: Path | str, store: str | None = OURS) -> FeatureStore:
             provider="local",
             registry={"path": str(path)} | ({"registry_store_type": store} if store else {}),
             offline_store={"type": "duckdb"},
-            online_store={"type": "sqlite", "path": f"{path}.online" if isinstance(path, Path) else "unused.db"},
+            online_store={"type": "sqlite", "path": ":memory:"},
             entity_key_serialization_version=3,
         )
     )
