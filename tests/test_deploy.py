@@ -1,10 +1,17 @@
 """What deploy/ sets is what the production configuration asks for."""
 
+import json
 import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 
 import yaml
 
+from parity.redis_server import free_port
 from tests.conftest import ROOT
+from tests.deployments import wait_until
 
 DEPLOY = ROOT / "deploy"
 CONFIGURATION = "\n".join(
@@ -12,7 +19,7 @@ CONFIGURATION = "\n".join(
     for line in (ROOT / "feature_repo" / "feature_store.production.yaml").read_text().splitlines()
     if not line.startswith("#")
 )
-NAMED = set(re.findall(r"\$\{(\w+)\}", CONFIGURATION))
+NAMED = {name for names in re.findall(r"\$\{(\w+)\}|\benv:(\w+)", CONFIGURATION) for name in names if name}
 
 
 def test_compose_sets_every_variable_for_every_container_of_ours():
@@ -42,3 +49,99 @@ def test_the_image_holds_all_that_the_commands_need():
     for name in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE):
         for source in name.split():
             assert list(ROOT.glob(source)), source
+
+
+def test_compose_shows_the_server_to_this_machine_only_and_redis_to_none():
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    services = compose["services"]
+    assert [port for service in services.values() for port in service.get("ports", [])] == ["127.0.0.1:6566:6566"]
+    assert services["redis"]["networks"] == ["store"]
+    assert compose["networks"]["store"]["internal"]
+
+
+def test_kubernetes_lets_in_who_carries_a_label():
+    resources = yaml.safe_load_all((DEPLOY / "kubernetes" / "feature-store.yaml").read_text())
+    by_kind = {resource["kind"]: resource for resource in resources}
+    policy, server = by_kind["NetworkPolicy"]["spec"], by_kind["Deployment"]["spec"]["template"]
+    assert policy["podSelector"]["matchLabels"].items() <= server["metadata"]["labels"].items()
+    [rule] = policy["ingress"]
+    [peer] = rule["from"]
+    assert peer["podSelector"]["matchLabels"]
+    assert peer["namespaceSelector"]["matchLabels"]
+    assert "command" not in server["spec"]["containers"][0], "the image serves by itself"
+
+
+def command_of_the_image() -> list[str]:
+    return json.loads(re.search(r"^CMD (\[.*\])$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)[1])
+
+
+def ask(url: str, body: object = None, method: str | None = None) -> tuple[int, str]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+FEATURE = "user_purchase_features:user_total_transactions"
+ROW = {
+    "user_id": [1],
+    "event_timestamp": ["2026-11-25T00:00:00+00:00"],
+    "user_avg_3day_purchase_amount": [666.0],
+    "user_total_transactions": [666],
+}
+WRITES = [
+    ("/write-to-online-store", {"feature_view_name": "user_purchase_features", "df": ROW}),
+    ("/push", {"push_source_name": "any", "df": ROW, "to": "online_and_offline"}),
+    ("/materialize", {"start_ts": "2020-01-01T00:00:00", "end_ts": "2021-01-01T00:00:00"}),
+    ("/materialize-incremental", {"end_ts": "2021-01-01T00:00:00"}),
+    ("/retrieve-online-documents", {"features": [FEATURE], "query": [1.0]}),
+    ("/search", {"features": [FEATURE], "query": [1.0]}),
+    ("/chat", {"messages": []}),
+]
+
+
+def test_the_server_of_the_image_answers_reads_and_refuses_what_writes(project):
+    project.prepare()
+    port = free_port()
+    python, *arguments = command_of_the_image()
+    assert (python, arguments[:2]) == ("python", ["-m", "parity.read_only_server"])
+    arguments[arguments.index("0.0.0.0")], arguments[arguments.index("6566")] = "127.0.0.1", str(port)
+    server = subprocess.Popen([sys.executable, *arguments], cwd=project.root, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    question = {"features": [FEATURE], "entities": {"user_id": [1]}}
+    try:
+        wait_until(lambda: _healthy(url), 120)
+        assert ask(f"{url}/get-online-features", question)[0] == 200
+        before = ask(f"{url}/get-online-features", question)
+        for path, body in WRITES:
+            for variant in (path, f"{path}/", f"/{path}", f"{path}?x=1", path.replace("e", "%65"), path.upper()):
+                for method in ("POST", "PUT"):
+                    status, answer = ask(url + variant, body, method)
+                    assert (status, "this server only reads" in answer) == (403, True), variant
+        for path in ("/openapi.json", "/docs", "/static/", "/chat", "/v1/vector_stores", "/get-online-features", "/"):
+            assert ask(url + path)[0] == 403, path
+        assert ask(f"{url}/health", {})[0] == 403
+        assert ask(f"{url}/get-online-features", question) == before
+        assert "666" not in before[1]
+        assert server.poll() is None
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return ask(f"{url}/health")[0] == 200
+    except urllib.error.URLError:
+        return False
+
+
+def test_a_server_without_its_variables_says_which_in_one_line(project):
+    yaml_file = project.root / "feature_repo" / "feature_store.production.yaml"
+    outcome = project.shell("python -m parity.read_only_server --port 1", FEAST_FS_YAML_FILE_PATH=str(yaml_file))
+    assert outcome.status == 2
+    assert outcome.err.count("\n") == 1
+    assert "FEATURE_STORE_REDIS, FEATURE_STORE_REDIS_TYPE, FEATURE_STORE_REGISTRY, which are not set" in outcome.err
