@@ -7,7 +7,8 @@ T. The functions ``mean``, ``sum`` and ``count`` are known.
 Sums are exact, so the bits of a result depend on the rows in its window and on nothing else: not on the order of the
 rows, on how they are split for processing, or on how much older history is there. An amount stands for the decimal
 number with the fewest digits that reads back as the same float64, which is the number a CSV file shows: 0.1 is one
-tenth. ``mean`` and ``sum`` are the float64 nearest to the exact decimal result (ties to even).
+tenth. ``mean`` and ``sum`` are the float64 nearest to the exact decimal result (ties to even), and zero is 0.0,
+never -0.0.
 """
 
 from __future__ import annotations
@@ -232,8 +233,9 @@ class _ExactSums:
             total = cents[large].astype(object) * 10 ** (self._places - 2)
             if len(self._fine_at):
                 total += self._fine[fine_end[large]] - self._fine[fine_start[large]]
-            # Python divides integers of any size and rounds the true quotient once.
-            result[large] = total / (divisor[large].astype(object) * 10**self._places)
+            # Python divides integers of any size and rounds the true quotient once. Zero has no sign: adding 0.0
+            # makes 0.0 of the -0.0 that a quotient just below zero rounds to.
+            result[large] = total / (divisor[large].astype(object) * 10**self._places) + 0.0
         return result
 
 

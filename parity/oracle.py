@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -45,32 +46,92 @@ def evaluate(aggregation: Aggregation, purchases: Iterable[Purchase], instant: d
     ]
     if aggregation.function == "count":
         return len(amounts)
-    total = sum(map(_exact, amounts))
+    total = sum(Fraction(*_exact(amount)) for amount in amounts)
     if aggregation.function == "sum":
-        return float(total)
+        return _nearest(aggregation, total.numerator, total.denominator)
     if aggregation.function == "mean":
-        return float(total / len(amounts)) if amounts else None
+        return _nearest(aggregation, total.numerator, total.denominator * len(amounts)) if amounts else None
     raise ValueError(f"the oracle does not know the function {aggregation.function!r}")
+
+
+def evaluate_each(aggregation: Aggregation, purchases: Iterable[Purchase]) -> list[tuple[datetime, float | int | None]]:
+    """Work out what `evaluate` gives at each instant of one user's purchases, in their order: (instant, value).
+
+    Goes through the sorted purchases once: each enters the window and leaves it, and the sum is of whole numbers.
+    """
+    known = sorted(purchases, key=lambda purchase: purchase.time)
+    times, window = [purchase.time for purchase in known], aggregation.time_window
+    if aggregation.function not in ("count", "sum", "mean"):
+        raise ValueError(f"the oracle does not know the function {aggregation.function!r}")
+    if aggregation.function == "count":
+        wholes, unit = [0] * len(known), 1
+    else:
+        wholes, unit = _whole_numbers([purchase.amounts[aggregation.column] for purchase in known])
+    found = []
+    total = start = end = 0
+    while end < len(known):
+        instant = times[end]
+        while end < len(known) and times[end] == instant:
+            total += wholes[end]
+            end += 1
+        while start < end and not _within(window, instant - times[start]):
+            total -= wholes[start]
+            start += 1
+        if aggregation.function == "count":
+            found.append((instant, end - start))
+        elif aggregation.function == "sum":
+            found.append((instant, _nearest(aggregation, total, unit)))
+        else:
+            mean = _nearest(aggregation, total, unit * (end - start)) if end > start else None
+            found.append((instant, mean))
+    return found
 
 
 def expected(
     aggregation: Aggregation, purchases: Sequence[Purchase], at: datetime, ttl: timedelta | None
 ) -> float | int | None:
     """Work out what both stores have to answer for one user at the instant ``at``: null if nothing is known, or no
-    longer, because the user's last purchase is more than ``ttl`` ago."""
-    last = max((purchase.time for purchase in purchases if purchase.time <= at), default=None)
-    if last is None or not _within(ttl, at - last):
+    longer, because the user's last purchase is more than ``ttl`` ago. A ttl of zero is none, as in Feast."""
+    last = last_event(purchases, at)
+    if last is None or is_expired(last, at, ttl):
         return None
     return evaluate(aggregation, purchases, last)
 
 
+def last_event(purchases: Iterable[Purchase], at: datetime) -> datetime | None:
+    """The instant of the last of ``purchases`` up to ``at``."""
+    return max((purchase.time for purchase in purchases if purchase.time <= at), default=None)
+
+
+def is_expired(event: datetime, at: datetime, ttl: timedelta | None) -> bool:
+    return not _within(ttl or None, at - event)
+
+
 def _within(limit: timedelta | None, age: timedelta) -> bool:
-    return not limit or age <= limit
+    return limit is None or age <= limit
 
 
-def _exact(amount: str) -> Fraction:
-    """The shortest decimal that reads back as the same float64: what features are defined on."""
-    return Fraction(repr(float(amount)))
+def _exact(amount: str) -> tuple[int, int]:
+    """The shortest decimal that reads back as the same float64, as a ratio: what features are defined on."""
+    return Decimal(repr(float(amount))).as_integer_ratio()
+
+
+def _whole_numbers(amounts: Sequence[str]) -> tuple[list[int], int]:
+    """The exact amounts as whole numbers of one unit, which is 1 / the number that is given with them."""
+    ratios = [_exact(amount) for amount in amounts]
+    unit = math.lcm(*{denominator for _, denominator in ratios})
+    return [numerator * (unit // denominator) for numerator, denominator in ratios], unit
+
+
+def _nearest(aggregation: Aggregation, numerator: int, denominator: int) -> float:
+    """The float64 nearest to a quotient. Zero has no sign: what underflows from below is 0.0, never -0.0."""
+    try:
+        return numerator / denominator + 0.0
+    except OverflowError:
+        raise UserError(
+            f"a {aggregation.function} of {aggregation.column} is larger than a float64 can hold. "
+            "Correct the transactions with such amounts, or remove them."
+        ) from None
 
 
 class RawTransactions:
