@@ -4,6 +4,8 @@ The evidence is the user's raw purchases, the user's rows in the offline store, 
 before age or the future hide it. Each cause is a claim about them; the first that holds is the one that is named.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -36,10 +38,10 @@ MEANING = {
     COERCION: "the same value, rounded, cut off, or of another type",
     WINDOW_EDGE: "the value of a window that takes in or leaves out what lies exactly on its bound",
     TIE: "the value with only some of several purchases at one instant",
-    DELETED: "an event that the later side still has and the earlier side has no longer",
+    DELETED: "an event that one side still has and another has no longer",
     NEVER: "nothing of this feature was ever written online, or all of it was lost",
     FUTURE: "the stored event lies after the instant of the check, so it is not served",
-    TAMPERED: "the same event, another value, and no known cause",
+    TAMPERED: "another value of the same event, or an event that nothing gives, and no known cause",
 }
 """Every cause, in words. The sides in the order of the data: transactions, offline, online."""
 
@@ -103,10 +105,10 @@ def offline_cause(feature: str, aggregation: Aggregation, e: Evidence, right: An
     missing, surplus = events - e.history.keys(), e.history.keys() - events
     if _is_shift(e.history, events):
         return TIME_ZONE
-    if surplus or e.stored_at in missing:  # what is online has once been offline
-        return DELETED
-    if missing:
-        return LATE_ROW
+    if surplus:
+        return cause_of_surplus(fresh)
+    if missing:  # what is online has once been offline
+        return DELETED if e.stored_at in missing else cause_of_missing(fresh)
     event = max(e.history)
     if event in e.tied:
         return TIE
@@ -118,9 +120,78 @@ def offline_cause(feature: str, aggregation: Aggregation, e: Evidence, right: An
     return CORRECTION if fresh.computed < fresh.transactions else TAMPERED
 
 
+class Past:
+    """What is on file about the whole history of one user: ``purchases``, and the offline rows, (event, features).
+
+    Events are aware instants. ``right`` has, by event, what the purchases give.
+    """
+
+    def __init__(
+        self,
+        purchases: list[Purchase],
+        rows: list[tuple[datetime, dict[str, Any]]],
+        right: dict[datetime, dict[str, Any]],
+    ):
+        self.purchases, self.right = purchases, right
+        self.history = dict(rows)
+        self.tied = {event for event, count in Counter(event for event, _ in rows).items() if count > 1}
+        self.missing, self.surplus = right.keys() - self.history.keys(), self.history.keys() - right.keys()
+        self.shifted = _is_shift(self.history, set(right))
+
+    def moved(self, event: datetime) -> bool:
+        """Whether a row at ``event`` that one side has is there on the other side at another time zone's instant."""
+        if event in self.surplus:
+            return any(_same_row(self.history[event], self.right[other]) for other in _zones_away(event, self.missing))
+        return any(_same_row(self.history[other], self.right[event]) for other in _zones_away(event, self.surplus))
+
+
+def surplus_cause(past: Past, event: datetime, at: datetime, fresh: Freshness) -> str:
+    """Say why the offline table has a row at ``event``, where no purchase is."""
+    if past.shifted or past.moved(event):
+        return TIME_ZONE
+    return FUTURE if event > at else cause_of_surplus(fresh)
+
+
+def missing_cause(past: Past, event: datetime, fresh: Freshness) -> str:
+    """Say why the offline table has no row at ``event``, where a purchase is."""
+    return TIME_ZONE if past.shifted or past.moved(event) else cause_of_missing(fresh)
+
+
+def wrong_cause(aggregation: Aggregation, past: Past, event: datetime, wrong: Any, right: Any, fresh: Freshness) -> str:
+    """Say why a row at ``event`` has another value than the purchases give."""
+    if event in past.tied:
+        return TIE
+    known = [purchase for purchase in past.purchases if purchase.time <= event]
+    if past.missing:
+        in_time = [purchase for purchase in known if purchase.time not in past.missing]
+        if same(wrong, evaluate(aggregation, in_time, event)):
+            return cause_of_missing(fresh)
+    if cause := _arithmetic(wrong, right, aggregation, known, event):
+        return cause
+    if fresh.computed >= fresh.transactions:
+        return TAMPERED
+    return DELETED if any(other < event for other in past.surplus) else CORRECTION
+
+
+def cause_of_missing(fresh: Freshness) -> str:
+    """Of an event that is raw and not offline: has it come since the features were computed?"""
+    return LATE_ROW if fresh.computed < fresh.transactions else DELETED
+
+
+def cause_of_surplus(fresh: Freshness) -> str:
+    """Of an event that is offline and not raw: has it gone since the features were computed?"""
+    return DELETED if fresh.computed < fresh.transactions else TAMPERED
+
+
 def same(a: Any, b: Any) -> bool:
-    """Equality of values: of type and value, null equal to null."""
-    return type(a) is type(b) and a == b
+    """Equality of values: of type and value, null equal to null, and 0.0 not equal to -0.0, which is other bits."""
+    if type(a) is not type(b) or a != b:
+        return False
+    return not isinstance(a, float) or math.copysign(1, a) == math.copysign(1, b)
+
+
+def _same_row(row: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(same(value, other[name]) for name, value in row.items())
 
 
 def _zones_away(instant: datetime, events: Iterable[datetime]) -> Iterator[datetime]:
@@ -178,7 +249,7 @@ def _mistaken_windows(
         yield TIE, window, others + tied[:count]
         yield TIE, window, others + tied[-count:]
     yield WINDOW_EDGE, window, others
-    if window:
+    if window is not None:
         inside = [purchase for purchase in purchases if event - purchase.time != window]
         yield WINDOW_EDGE, window, inside
         yield WINDOW_EDGE, window, [purchase for purchase in inside if purchase.time != event]

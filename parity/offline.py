@@ -1,7 +1,9 @@
 """The offline store's side: the feature history that is written, and what training reads of it through Feast."""
 
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pyarrow.compute as pc
 from feast import FeatureService, FeatureStore, FeatureView
 from feast.aggregation import Aggregation
 from feast.infra.offline_stores.ibis import IbisRetrievalJob
+from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
 from feast.types import from_feast_to_pyarrow_type
 
@@ -92,16 +95,8 @@ def latest_events(
 
 def tied_events(store: FeatureStore, view: FeatureView, until: datetime) -> pa.Table:
     """Find the events, up to ``until``, of which the offline store has several rows: join key and event timestamp."""
-    source, columns = view.batch_source, [view.join_keys[0], view.batch_source.timestamp_field]
-    job = get_offline_store_from_config(store.config.offline_store).pull_all_from_table_or_query(
-        config=store.config,
-        data_source=source,
-        join_key_columns=view.join_keys,
-        feature_name_columns=[],
-        timestamp_field=source.timestamp_field,
-        start_date=EVER,
-        end_date=until,
-    )
+    columns = [view.join_keys[0], view.batch_source.timestamp_field]
+    job = _every_row(store, view, [], EVER, until)
     rows = job.table if isinstance(job, IbisRetrievalJob) else ibis.memtable(job.to_arrow())
     counted = rows.group_by(columns).agg(rows=ibis._.count())
     return counted.filter(counted.rows > 1).select(columns).to_pyarrow()
@@ -137,17 +132,7 @@ def history_of(
     """Read every row of the users ``ids`` up to ``until`` from the offline store: per user, (event, features)."""
     source, [key] = view.batch_source, view.join_keys
     names = [feature.name for feature in view.features]
-    job = get_offline_store_from_config(store.config.offline_store).pull_all_from_table_or_query(
-        config=store.config,
-        data_source=source,
-        join_key_columns=view.join_keys,
-        feature_name_columns=names,
-        timestamp_field=source.timestamp_field,
-        created_timestamp_column=source.created_timestamp_column,
-        start_date=EVER,
-        end_date=until,
-    )
-    rows = job.to_arrow()
+    rows = _every_row(store, view, names, EVER, until).to_arrow()
     rows = rows.filter(pc.is_in(rows[key], pa.array(ids, pa.int64())))
     events = rows[source.timestamp_field].cast(UTC_MICROSECONDS).to_pylist()
     columns = [nan_as_null(rows[name].to_pylist()) for name in names]
@@ -155,6 +140,69 @@ def history_of(
     for user, event, *values in zip(rows[key].to_pylist(), events, *columns, strict=True):
         history.setdefault(user, []).append((event.replace(tzinfo=UTC), dict(zip(names, values, strict=True))))
     return history
+
+
+@contextmanager
+def history_by_part(
+    store: FeatureStore,
+    view: FeatureView,
+    part_of: Callable[[np.ndarray], np.ndarray],
+    parts: int,
+    ids: np.ndarray | None,
+) -> Iterator[Callable[[int], pa.Table]]:
+    """Read every row of the offline table once, whatever its event, and give a function from a part to its rows.
+
+    These are the rows that every answer to training is one of. ``part_of`` says to which of ``parts`` parts users
+    belong; of all the users, or of ``ids``. A part has the columns join key, event timestamp (int64, microseconds
+    since 1970), and the features, sorted by the first two. The parts wait on disk, so memory does not grow with the
+    table where the offline store reads it by and by, as those do that are made of DuckDB.
+    """
+    source, [key] = view.batch_source, view.join_keys
+    names = [feature.name for feature in view.features]
+    job = _every_row(store, view, names, None, None)
+    batches = job.table.to_pyarrow_batches() if isinstance(job, IbisRetrievalJob) else job.to_arrow().to_batches()
+    with ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(parts)]
+        writers: list[pa.ipc.RecordBatchStreamWriter] = []
+        for batch in batches:
+            rows = pa.table(batch).select([key, source.timestamp_field, *names])
+            events = rows[source.timestamp_field].cast(UTC_MICROSECONDS).cast(pa.int64())
+            rows = rows.set_column(1, source.timestamp_field, events)
+            if ids is not None:
+                rows = rows.filter(pc.is_in(rows[key], pa.array(ids, pa.int64())))
+            writers = writers or [pa.ipc.new_stream(file, rows.schema) for file in files]
+            number = part_of(rows[key].to_numpy())
+            order = np.argsort(number, kind="stable")
+            ends = np.cumsum(np.bincount(number, minlength=parts))
+            rows = rows.take(pa.array(order))
+            for writer, start, end in zip(writers, [0, *ends[:-1]], ends, strict=True):
+                if end > start:
+                    writer.write_table(rows.slice(start, end - start))
+        for writer in writers:
+            writer.close()
+
+        def rows_of(part: int) -> pa.Table:
+            files[part].seek(0)
+            rows = pa.ipc.open_stream(files[part]).read_all()
+            return rows.sort_by([(key, "ascending"), (source.timestamp_field, "ascending")])
+
+        yield rows_of
+
+
+def _every_row(
+    store: FeatureStore, view: FeatureView, features: list[str], start: datetime | None, end: datetime | None
+) -> RetrievalJob:
+    source = view.batch_source
+    return get_offline_store_from_config(store.config.offline_store).pull_all_from_table_or_query(
+        config=store.config,
+        data_source=source,
+        join_key_columns=view.join_keys,
+        feature_name_columns=features,
+        timestamp_field=source.timestamp_field,
+        created_timestamp_column=source.created_timestamp_column,
+        start_date=start,
+        end_date=end,
+    )
 
 
 def nan_as_null(values: list) -> list:
