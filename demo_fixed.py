@@ -15,7 +15,7 @@ import numpy as np
 import parity.quick_feast  # noqa: F401
 from feature_repo.features import AGGREGATIONS, user, user_features, user_purchase_features
 from parity import report
-from parity.certificate import certificate, write_certificate
+from parity.certificate import certificate, watched, write_certificate
 from parity.command import file_named, instant, run, utc_now, whole_number
 from parity.files import location
 from parity.materialization import repair
@@ -23,7 +23,7 @@ from parity.offline import origin_of
 from parity.online import online_latency
 from parity.oracle import raw_transactions
 from parity.page import Gallery, write_page
-from parity.proof import Subject, compare, known_users, three_sides
+from parity.proof import Subject, compare, known_users, require_values, surveyed, three_sides
 from parity.replay import store_at
 from parity.repository import opened
 from parity.transactions import TIMESTAMP
@@ -36,38 +36,45 @@ def main() -> int:
     now = utc_now()
     at = args.at or now
     amounts = sorted({aggregation.column for aggregation in AGGREGATIONS})
+    data = [args.input, location(user_purchase_features.batch_source.path)]
     with (
         opened(REPOSITORY, user_features, user_purchase_features) as live,
+        surveyed(live, user_features, user_purchase_features) as unseen,
+        watched(data, hashed=bool(args.certificate or args.report)) as files,
         raw_transactions(args.input, user.join_key, TIMESTAMP, amounts) as raw,
         store_at(live, user_features, user_purchase_features, args.at, now) as store,
     ):
-        subject = Subject(store, user_features, user_purchase_features, AGGREGATIONS)
+        subject = Subject(store, user_features, user_purchase_features, AGGREGATIONS, unseen)
         users = known_users(subject, raw, at)
         shown = users.choose(args.user if args.explain is None else args.explain)
         purchases = raw.of(shown)
         sides = three_sides(subject, {shown: purchases}, np.array([shown]), at)
         if args.explain is not None:
             print(report.explanation(shown, user_purchase_features, AGGREGATIONS, purchases, sides, at))
-            found = compare(subject, raw, args.input, np.array([shown]), at, users.events_at_odds)
+            found = compare(subject, raw, args.input, users, np.array([shown]), at, past=bool(args.at))
+            files.require_unchanged()
             print("\n".join(report.differences(found)) or "  All sides agree.")
             return 1 if found.differences else 0
         print(report.one_user(shown, user_purchase_features, sides))
 
         ids, sample = users.sampled(args.sample, args.seed)
         gallery = Gallery(len(ids))
-        found = compare(subject, raw, args.input, ids, at, users.events_at_odds, gallery.look)
-        print(report.every_user(found))
+        found = compare(subject, raw, args.input, users, ids, at, gallery.look, past=bool(args.at))
+        files.require_unchanged()
+        require_values(found)
+        print(report.every_user(found, sample))
         if args.repair and found.differences:
             repair(store, user_purchase_features, found.users_skewed, at, now)
             gallery = Gallery(len(ids))
-            found = compare(subject, raw, args.input, ids, at, users.events_at_odds, gallery.look)
+            found = compare(subject, raw, args.input, users, ids, at, gallery.look)
             print("Repaired, and compared again:")
-            print(report.every_user(found))
+            files.require_unchanged()
+            print(report.every_user(found, sample))
         milliseconds = online_latency(store, user_features, user_purchase_features, shown)
         print(report.latency(milliseconds))
 
         if args.certificate or args.report:
-            proof = certificate(subject, found, sample, args.input, now)
+            proof = certificate(subject, found, sample, args.input, files.hashes, now)
         if args.certificate:
             write_certificate(proof, args.certificate)
         if args.report:

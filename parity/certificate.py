@@ -6,24 +6,85 @@ import math
 import os
 import platform
 import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from parity.files import Location, files_at, location, replacing
-from parity.online import Coerced, online_store_of
-from parity.proof import Comparison, Sample, Subject
+from parity.command import UserError
+from parity.files import Location, files_at, replacing
+from parity.online import Coerced, cut, online_store_of, replies, shown
+from parity.proof import CONFIDENCE, Comparison, Sample, Subject, bound
 
 ROOT = Path(__file__).resolve().parent.parent
 LISTED = 1000
-CONFIDENCE = 0.95
+LONGEST_TEXT = 10_000
+"""Characters: file names and commands are whole, and no tampered value is."""
+
+
+class Watched:
+    """The files that are compared, as they were before they were read: their state, and their hashes if asked for.
+
+    The state of a file on disk has the time of its last change, which nobody can set back: a file that was swapped for
+    another and back again is found as well.
+    """
+
+    def __init__(self, places: Sequence[Location], hashed: bool):
+        self._places, self._hashed = places, hashed
+        self._before = self._look()
+
+    def _look(self) -> list[tuple[dict[str, tuple], str | None]]:
+        states = [_states(place) for place in self._places]
+        hashes = [
+            file_hash(place) if self._hashed and state else None
+            for place, state in zip(self._places, states, strict=True)
+        ]
+        return list(zip(states, hashes, strict=True))
+
+    def require_unchanged(self) -> None:
+        """Raise a `UserError` if any of the files is another than before it was read."""
+        for place, before, after in zip(self._places, self._before, self._look(), strict=True):
+            if before != after:
+                raise UserError(
+                    f"{_from_root(place)}: it changed while it was compared, so nothing is proven. "
+                    "Run this again when nothing writes there."
+                )
+
+    @property
+    def hashes(self) -> dict[str, str | None]:
+        """SHA-256 of what was compared, by place: the same before and after, if `require_unchanged` says so."""
+        return {_from_root(place): digest for place, (_, digest) in zip(self._places, self._before, strict=True)}
+
+
+@contextmanager
+def watched(places: Sequence[Location], hashed: bool) -> Iterator[Watched]:
+    """Watch the files at ``places`` from here on; they are read within the block. Hashes cost one more reading."""
+    yield Watched(places, hashed)
+
+
+def _states(place: Location) -> dict[str, tuple]:
+    """What changes with the content of a file, of each file at ``place``; nothing where there is none."""
+    if isinstance(place, str):
+        return {info.path: (info.size, info.mtime_ns) for info in files_at(place)[2]}
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    states = {str(file): file.stat() for file in files if file.is_file()}
+    return {name: (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in states.items()}
 
 
 def certificate(
-    subject: Subject, found: Comparison, sample: Sample | None, transactions: Location, checked_at: datetime
+    subject: Subject,
+    found: Comparison,
+    sample: Sample | None,
+    transactions: Location,
+    hashes: dict[str, str | None],
+    checked_at: datetime,
 ) -> dict[str, Any]:
-    """Put together the certificate of a comparison, ready for JSON. No secret of the configuration is in it."""
+    """Put together the certificate of a comparison, ready for JSON. No secret of the configuration is in it.
+
+    ``hashes`` are those of the files that were compared.
+    """
     return {
         "verdict": "skew" if found.differences else "equal",
         "at": found.at.isoformat(),
@@ -35,12 +96,23 @@ def certificate(
         "counts": dict(found.counts),
         "causes": dict(found.causes),
         "differences": [difference._asdict() for difference in found.differences[:LISTED]],
-        "differences_not_listed": max(0, len(found.differences) - LISTED),
+        "differences_not_listed": found.differing - len(found.differences[:LISTED]),
+        "null_on_all_sides": found.nulls,
+        "users_expired": found.expired,
+        "history": {
+            "rows": found.history.rows,
+            "users": found.history.users,
+            "rows_after_at": found.history.later,
+            "counts": dict(found.history.counts),
+        },
+        "not_looked_at": {
+            "feature_views": list(found.unseen),
+            "redis_keys_of_another_type": found.others.count,
+            "examples": list(found.others.examples),
+        },
         "sample": sample and _bound(sample, found),
         "definition_sha256": definition_hash(subject),
-        "data_sha256": {
-            _from_root(place): file_hash(place) for place in (transactions, location(subject.view.batch_source.path))
-        },
+        "data_sha256": hashes,
         "versions": _versions(subject),
         "replay": _replay_command(found, sample, transactions),
     }
@@ -52,11 +124,17 @@ def write_certificate(content: dict[str, Any], path: Path) -> None:
 
 
 def _plain(content: Any) -> Any:
-    """The same, with what JSON has no number for as text."""
+    """The same, with what JSON has no number for as text, and no text longer than people read."""
+    if isinstance(content, datetime):
+        return content.isoformat()
     if isinstance(content, Coerced) or (isinstance(content, float) and not math.isfinite(content)):
         return str(content)
     if isinstance(content, dict):
         return {name: _plain(value) for name, value in content.items()}
+    if isinstance(content, bytes):
+        return shown(content)
+    if isinstance(content, str):
+        return content if len(content) <= LONGEST_TEXT else cut(content)
     return [_plain(value) for value in content] if isinstance(content, list) else content
 
 
@@ -70,7 +148,7 @@ def definition_hash(subject: Subject) -> str:
         "features": [(feature.name, str(feature.dtype)) for feature in view.features],
         "ttl_seconds": view.ttl.total_seconds() if view.ttl else None,
         "aggregations": [
-            (a.name, a.function, a.column, a.time_window.total_seconds() if a.time_window else None)
+            (a.name, a.function, a.column, a.time_window.total_seconds() if a.time_window is not None else None)
             for a in subject.aggregations
         ],
     }
@@ -105,20 +183,15 @@ def _listed_hash(hashes: dict[str, str]) -> str:
 
 
 def _bound(sample: Sample, found: Comparison) -> dict[str, Any]:
-    """State what a sample says of all users.
-
-    With no differing user among n drawn at random, the share of differing users is at most 3/n at 95 % confidence (the
-    rule of three: Hanley and Lippman-Hand, "If nothing goes wrong, is everything all right?", JAMA 1983).
-    """
+    """State what a sample says of all users."""
     differing = len(found.users_skewed)
-    bound = None if differing else min(1.0, 3 / found.users)
     return {
         "users": found.users,
         "of": sample.of,
         "seed": sample.seed,
         "confidence": CONFIDENCE,
         "users_differing": differing,
-        "share_of_users_differing_at_most": bound,
+        "share_of_users_differing_at_most": None if differing else bound(found.users),
     }
 
 
@@ -127,8 +200,13 @@ def _versions(subject: Subject) -> dict[str, str]:
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
-        "redis-server": online_store_of(subject.store).server_version(subject.store.config),
+        "redis-server": _server_version(subject),
     }
+
+
+def _server_version(subject: Subject) -> str:
+    with replies(subject.store, subject.view):
+        return str(online_store_of(subject.store).server_version(subject.store.config))
 
 
 def _from_root(place: Location) -> str:

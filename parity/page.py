@@ -1,6 +1,7 @@
 """The report as one self-contained page: no script, nothing loaded from elsewhere, light and dark, wide and narrow."""
 
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import jinja2
 import numpy as np
 
 from parity import charts
-from parity.causes import MEANING
+from parity.causes import MEANING, same
 from parity.files import replacing
 from parity.naive import IMPLEMENTATIONS
+from parity.online import cut
 from parity.oracle import Purchase, expected
 from parity.proof import Comparison, Subject, Values
-from parity.report import PROMISED_MILLISECONDS
+from parity.report import PROMISED_MILLISECONDS, looked_at
 
 USERS_DRAWN = 1000
 DIFFERENCES_LISTED = 50
@@ -34,7 +36,7 @@ class Gallery:
         for feature, values in sides.items():
             points = self.points.setdefault(feature, [])
             for place, (training, serving, oracle) in enumerate(zip(*values, strict=True)):
-                odd = training != serving or training != oracle
+                odd = not (same(training, serving) and same(training, oracle))
                 if place % self._every == 0 or (odd and len(points) < 2 * USERS_DRAWN):
                     points.append((training, serving))
         self.purchases.update((user, purchases[user]) for user in ids[:: self._every] if user in purchases)
@@ -57,6 +59,8 @@ def write_page(
                 found=found,
                 certificate=certificate,
                 meaning=MEANING,
+                looked_at=looked_at(found),
+                shown=lambda value: "null" if value is None else cut(str(value)),
                 listed=found.differences[:DIFFERENCES_LISTED],
                 features=[
                     (name, charts.scatter(_drawable(points), "training (offline)", "serving (online)"), len(points))
@@ -75,7 +79,7 @@ def write_page(
 def _prevented(subject: Subject, found: Comparison, gallery: Gallery) -> list[dict[str, Any]]:
     """Hold the naive implementations of the first windowed mean against the true values at each last purchase."""
     for aggregation in subject.aggregations:
-        if aggregation.function == "mean" and aggregation.time_window:
+        if aggregation.function == "mean" and (aggregation.time_window or timedelta()) >= timedelta(days=1):
             break
     else:
         return []

@@ -11,8 +11,9 @@ from feast import FeatureView
 from feast.aggregation import Aggregation
 
 from parity.materialization import EVER
+from parity.online import cut
 from parity.oracle import Purchase, evaluate
-from parity.proof import Comparison, Values
+from parity.proof import CONFIDENCE, MATCH, Comparison, Difference, Sample, Values, bound, duration
 
 PROMISED_MILLISECONDS = 10
 LINES_SHOWN = 20
@@ -30,27 +31,72 @@ def one_user(user: int, view: FeatureView, sides: dict[str, Values]) -> str:
     return "\n".join([f"User {user}", *_aligned(lines)])
 
 
-def every_user(found: Comparison) -> str:
-    """Show the counts of a comparison, each difference with its cause, and the verdict."""
+def every_user(found: Comparison, sample: Sample | None = None) -> str:
+    """Show the counts of a comparison, what it did not see, each difference with its cause, and the verdict."""
     counts = ", ".join(f"{kind} {count:,}" for kind, count in found.counts.items())
     lines = [f"{found.users:,} users, {len(found.features)} features, at {found.at.isoformat()}", f"  {counts}"]
+    lines += [f"  {line}" for line in looked_at(found)]
     lines += differences(found)
     if found.differences:
         causes = ", ".join(f"{cause} {count:,}" for cause, count in found.causes.most_common())
-        skewed = len(found.users_skewed)
-        lines.append(f"SKEW: {len(found.differences):,} values of {skewed:,} users. Causes: {causes}.")
+        skewed, listed = len(found.users_skewed), len(found.differences)
+        of = f" of the {listed:,} listed" if listed < found.differing else ""
+        lines.append(f"SKEW: {found.differing:,} values of {skewed:,} users. Causes{of}: {causes}.")
+    elif sample:
+        lines.append(
+            f"Training equals serving equals the oracle: every value of {found.users:,} users drawn from "
+            f"{sample.of:,}; at most {bound(found.users):.2g} of all users differ, at {CONFIDENCE:.0%} confidence."
+        )
     else:
         lines.append("Training equals serving equals the oracle: every value of every user.")
     return "\n".join(lines)
 
 
+def looked_at(found: Comparison) -> list[str]:
+    """Say how much of the history was compared, how much was nothing, and what was not looked at."""
+    history = found.history
+    rows = f"history: {_count(history.rows, 'row')} of {_count(history.users, 'user')}"
+    if history.differing:
+        counts = [f"{kind.removesuffix(' in history')} {count:,}" for kind, count in history.counts.items()]
+        lines = [f"{rows}, {', '.join(counts)}"]
+    else:
+        lines = [f"{rows}, {_count(history.counts[MATCH], 'value')} equal to the oracle"]
+    if history.later:
+        lines.append(f"later: {_count(history.later, 'row')} of the history from after that instant, compared as well")
+    if found.nulls:
+        expired = (
+            f"expired: {_count(found.expired, 'user')}, whose last purchase is more than {duration(found.ttl)} ago"
+        )
+        reason = expired if found.expired else "no purchase was known by then"
+        lines.append(f"no value on any side: {found.nulls:,} of {found.values:,} ({reason})")
+    if found.unseen:
+        lines.append(f"not looked at: the feature views {', '.join(map(cut, found.unseen))}")
+    if found.others.count:
+        lines.append(f"not looked at: {found.others}")
+    return lines
+
+
 def differences(found: Comparison) -> list[str]:
     """Name each difference: user, feature, the value on each side, kind and cause."""
-    return [
-        f"  user {d.user}: {d.feature} is {_shown(d.training)} in training, {_shown(d.serving)} in serving, "
-        f"{_shown(d.oracle)} by the oracle ({d.kind}: {d.cause})"
-        for d in found.differences
-    ]
+    lines = [f"  {_difference(d)} ({d.kind}: {d.cause})" for d in found.differences]
+    hidden = found.differing - len(found.differences)
+    return lines + ([f"  ... and {hidden:,} more values in history"] if hidden else [])
+
+
+def _difference(d: Difference) -> str:
+    if d.instant:
+        return (
+            f"user {d.user} at {d.instant.isoformat()}: {d.feature} is {_shown(d.training)} in training, "
+            f"{_shown(d.oracle)} by the oracle"
+        )
+    return (
+        f"user {d.user}: {d.feature} is {_shown(d.training)} in training, {_shown(d.serving)} in serving, "
+        f"{_shown(d.oracle)} by the oracle"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def explanation(
@@ -70,8 +116,8 @@ def explanation(
     lines.append(f"  last purchase {event.isoformat()}, {at - event} ago, {_against(view.ttl, at - event)}")
     for aggregation in aggregations:
         window = aggregation.time_window
-        inside = [purchase for purchase in known if not window or event - purchase.time <= window]
-        start = event - window if window and event - EVER >= window else inside[0].time
+        inside = [purchase for purchase in known if window is None or event - purchase.time <= window]
+        start = event - window if window is not None and event - EVER >= window else inside[0].time
         lines.append(f"{aggregation.name}: {aggregation.function} of {aggregation.column} in [{start}, {event}]")
         lines += _purchases("outside", aggregation.column, known[: len(known) - len(inside)])
         lines += _purchases("inside", aggregation.column, inside)
@@ -96,7 +142,7 @@ def latency(milliseconds: np.ndarray) -> str:
 def _purchases(where: str, column: str, purchases: Sequence[Purchase]) -> list[str]:
     hidden = [f"  {where:7}  ... {len(purchases) - LINES_SHOWN:,} earlier ones"] if len(purchases) > LINES_SHOWN else []
     last = purchases[-LINES_SHOWN:]
-    return hidden + [f"  {where:7}  {purchase.time.isoformat()}  {purchase.amounts[column]:>12}" for purchase in last]
+    return hidden + [f"  {where:7}  {p.time.isoformat()}  {cut(p.amounts[column]):>12}" for p in last]
 
 
 def _values(view: FeatureView, sides: dict[str, Values]) -> list[str]:
@@ -110,7 +156,7 @@ def _values(view: FeatureView, sides: dict[str, Values]) -> list[str]:
 def _against(ttl: timedelta | None, age: timedelta) -> str:
     if not ttl:
         return "and values live for ever"
-    return f"{'within' if age <= ttl else 'beyond'} the ttl of {ttl.days} days"
+    return f"{'within' if age <= ttl else 'beyond'} the ttl of {duration(ttl)}"
 
 
 def _decimal(value: Fraction | int) -> str:
@@ -127,5 +173,4 @@ def _aligned(lines: list[tuple[str, ...]]) -> list[str]:
 def _shown(value: Any, unit: str = "") -> str:
     if isinstance(value, datetime):
         return value.isoformat()
-    text = "null" if value is None else f"{unit}{value}"
-    return text if text.isprintable() else repr(text)  # a tampered value may try to steer the terminal
+    return "null" if value is None else cut(f"{unit}{value}")

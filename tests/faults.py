@@ -5,9 +5,9 @@ has to find in each of them.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
-from datetime import timedelta
+from datetime import datetime, timedelta
 from fractions import Fraction
 
 import numpy as np
@@ -18,11 +18,12 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from feature_repo.features import user
 from parity import causes
-from parity.proof import EXTRA, MISMATCH, MISSING, WRONG
+from parity.proof import EXTRA, EXTRA_ROW, MISMATCH, MISSING, MISSING_ROW, WRONG, WRONG_ROW
 from tests.world import AVERAGE, DAY, OFFLINE, OURS, STOCK, TOTAL, TTL, WINDOW, T, World
 
-Planted = set[tuple[int, str]]
-"""The values that a fault makes wrong: (user, feature)."""
+Planted = set[tuple]
+"""The values that a fault makes wrong: (user, feature) at the instant of the comparison, and (user, feature, instant,
+kind of difference) in the row of an instant."""
 
 
 class Fault:
@@ -31,6 +32,12 @@ class Fault:
     def __init__(self, plant: Callable[[World], Planted], kind: str, cause: str, online: str, offline: str):
         self.plant, self.kind, self.cause, self.online, self.offline = plant, kind, cause, online, offline
         self.name = plant.__name__.replace("_", " ")
+
+    def expected(self, value: tuple) -> tuple[tuple, str]:
+        """A planted value as (user, feature, instant of the row, if any), and the kind of difference it has to be."""
+        who, feature, *row = value
+        instant, kind = row or (None, self.kind)
+        return (who, feature, instant), kind
 
 
 FAULTS: list[Fault] = []
@@ -46,6 +53,10 @@ def fault(kind: str, cause: str, online: str = OURS, offline: str = OFFLINE):
 
 def both(*users: int) -> Planted:
     return {(user_id, feature) for user_id in users for feature in (AVERAGE, TOTAL)}
+
+
+def rows_of(who: int, kind: str, *instants: datetime, features: Iterable[str] = (AVERAGE, TOTAL)) -> Planted:
+    return {(who, feature, instant, kind) for instant in instants for feature in features}
 
 
 def expired(world: World) -> set[int]:
@@ -201,10 +212,18 @@ def features_are_computed_in_local_time(world: World) -> Planted:
     world.rows = [row for row in world.rows if T - world.last(row[0]) < TTL - 2 * DAY]
     world.rows.append((who, world.now - timedelta(hours=2), "55.55"))
     world.write()
-    world.compute(shift=timedelta(hours=5, minutes=30))
+    shift = timedelta(hours=5, minutes=30)
+    world.compute(shift=shift)
     world.materialize()
-    late = world.now + timedelta(minutes=1) - timedelta(hours=5, minutes=30)
-    return {value for user_id in {user_id for user_id, time, _ in world.rows if time > late} for value in both(user_id)}
+    at = world.now + timedelta(minutes=1)
+    late = {user_id for user_id, time, _ in world.rows if time > at - shift}
+    planted = both(*late)
+    for user_id in world.users:
+        raw = world.events(user_id)
+        moved = {time + shift for time in raw}
+        named = {max(time for time in raw | moved if time <= at)} if user_id in late else set()
+        planted |= rows_of(user_id, MISSING_ROW, *(raw - named)) | rows_of(user_id, EXTRA_ROW, *(moved - named))
+    return planted
 
 
 # Rounding and types
@@ -330,7 +349,7 @@ def the_offline_store_lost_a_user(world: World) -> Planted:
     who = world.fresh()
     rows = [row for row in pq.read_table(world.features).to_pylist() if row[user.join_key] != who]
     world.save(pa.Table.from_pylist(rows, pq.read_schema(world.features)))
-    return both(who)
+    return both(who) | rows_of(who, MISSING_ROW, *(world.events(who) - {world.last(who)}))
 
 
 @fault(EXTRA, causes.DELETED)
@@ -457,6 +476,195 @@ def a_total_was_changed_in_the_parquet(world: World) -> Planted:
     row = world.row(who)
     world.change_history(who, row["event_timestamp"], **{TOTAL: row[TOTAL] + 1000})
     return {(who, TOTAL)}
+
+
+# The sign of a zero
+
+
+def _zero(world: World) -> tuple[int, datetime]:
+    """A user whose average is zero, and the event."""
+    world.rows += [(900, T - DAY, "5.00"), (900, T - DAY, "-5.00")]
+    world.write()
+    world.compute()
+    world.materialize()
+    return 900, T - DAY
+
+
+@fault(MISMATCH, causes.COERCION)
+def a_zero_is_negative_in_redis(world: World) -> Planted:
+    who, _ = _zero(world)
+    world.put(who, AVERAGE, Value(double_val=-0.0))
+    return {(who, AVERAGE)}
+
+
+@fault(MISMATCH, causes.COERCION)
+def a_zero_is_negative_in_the_parquet(world: World) -> Planted:
+    who, event = _zero(world)
+    world.change_history(who, event, **{AVERAGE: -0.0})
+    return {(who, AVERAGE)}
+
+
+@fault(WRONG, causes.COERCION)
+def a_zero_is_negative_in_both_stores(world: World) -> Planted:
+    who, event = _zero(world)
+    world.change_history(who, event, **{AVERAGE: -0.0})
+    world.materialize()
+    return {(who, AVERAGE)}
+
+
+# Rows that are not their user's latest: training reads them, serving does not
+
+
+def _past(world: World) -> tuple[int, datetime]:
+    """A user with an old purchase, far from any other, and the event."""
+    who = world.fresh()
+    event = world.last(who) - 20 * DAY
+    world.rows.append((who, event, "123.45"))
+    world.write()
+    world.compute()
+    world.materialize()
+    return who, event
+
+
+def _save(world: World, rows: list[dict]) -> None:
+    world.save(pa.Table.from_pylist(rows, pq.read_schema(world.features)))
+
+
+def _is_row(row: dict, who: int, event: datetime) -> bool:
+    return (row[user.join_key], row["event_timestamp"]) == (who, event)
+
+
+@fault(WRONG_ROW, causes.TAMPERED)
+def a_total_was_changed_in_an_older_row(world: World) -> Planted:
+    who, event = _past(world)
+    world.change_history(who, event, **{TOTAL: 1001})
+    return rows_of(who, WRONG_ROW, event, features=[TOTAL])
+
+
+@fault(WRONG_ROW, causes.TAMPERED)
+def the_last_bit_of_an_average_was_changed_in_an_older_row(world: World) -> Planted:
+    who, event = _past(world)
+    world.change_history(who, event, **{AVERAGE: float(np.nextafter(123.45, np.inf))})
+    return rows_of(who, WRONG_ROW, event, features=[AVERAGE])
+
+
+@fault(WRONG_ROW, causes.TAMPERED)
+def a_total_of_an_expired_user_was_changed(world: World) -> Planted:
+    event = world.now - TTL - DAY
+    world.rows.append((901, event, "1.00"))
+    world.write()
+    world.compute()
+    world.materialize()
+    world.change_history(901, event, **{TOTAL: 1001})
+    return rows_of(901, WRONG_ROW, event, features=[TOTAL])
+
+
+@fault(WRONG_ROW, causes.COERCION)
+def an_average_is_rounded_in_an_older_row(world: World) -> Planted:
+    who, event = _past(world)
+    world.change_history(who, event, **{AVERAGE: 123.0})
+    return rows_of(who, WRONG_ROW, event, features=[AVERAGE])
+
+
+@fault(WRONG_ROW, causes.WINDOW_EDGE)
+def the_total_leaves_out_the_purchase_itself_in_an_older_row(world: World) -> Planted:
+    who, event = _past(world)
+    world.change_history(who, event, **{TOTAL: 0})
+    return rows_of(who, WRONG_ROW, event, features=[TOTAL])
+
+
+@fault(WRONG_ROW, causes.CORRECTION)
+def a_correction_of_an_older_purchase_is_not_computed(world: World) -> Planted:
+    who, event = _past(world)
+    world.rows = [(*row[:2], "543.21") if row[:2] == (who, event) else row for row in world.rows]
+    world.write()
+    return rows_of(who, WRONG_ROW, event, features=[AVERAGE])
+
+
+@fault(WRONG, causes.LATE_ROW)
+def an_older_purchase_is_in_the_transactions_and_not_computed(world: World) -> Planted:
+    who = world.fresh()
+    event, later = world.last(who) - 20 * DAY, world.events(who) - {world.last(who)}
+    world.rows.append((who, event, "123.45"))
+    world.write()
+    wrong = rows_of(who, WRONG_ROW, *later, features=[TOTAL])
+    return {(who, TOTAL)} | wrong | rows_of(who, MISSING_ROW, event)
+
+
+@fault(MISSING_ROW, causes.DELETED)
+def an_older_row_was_deleted(world: World) -> Planted:
+    who, event = _past(world)
+    _save(world, [row for row in pq.read_table(world.features).to_pylist() if not _is_row(row, who, event)])
+    return rows_of(who, MISSING_ROW, event)
+
+
+@fault(EXTRA_ROW, causes.TIE)
+def an_older_row_is_there_twice(world: World) -> Planted:
+    who, event = _past(world)
+    rows = pq.read_table(world.features).to_pylist()
+    _save(world, rows + [row for row in rows if _is_row(row, who, event)])
+    return rows_of(who, EXTRA_ROW, event, features=["event_timestamp"])
+
+
+@fault(WRONG_ROW, causes.TIE)
+def an_older_row_has_a_twin_of_another_value(world: World) -> Planted:
+    who, event = _past(world)
+    rows = pq.read_table(world.features).to_pylist()
+    _save(world, rows + [row | {TOTAL: 1001} for row in rows if _is_row(row, who, event)])
+    return rows_of(who, WRONG_ROW, event, features=[TOTAL])
+
+
+@fault(EXTRA_ROW, causes.TAMPERED)
+def an_older_row_was_added(world: World) -> Planted:
+    who, event = _past(world)
+    rows = pq.read_table(world.features).to_pylist()
+    _save(world, [*rows, *(row | {"event_timestamp": event - DAY} for row in rows if _is_row(row, who, event))])
+    return rows_of(who, EXTRA_ROW, event - DAY)
+
+
+@fault(EXTRA_ROW, causes.DELETED)
+def an_older_purchase_is_gone_from_the_transactions(world: World) -> Planted:
+    who = world.fresh()
+    event = world.last(who) - 20 * DAY
+    later = world.events(who) - {world.last(who)}
+    world.rows.append((who, event, "123.45"))
+    world.write()
+    world.compute()
+    world.materialize()
+    world.rows.pop()
+    world.write()
+    wrong = rows_of(who, WRONG_ROW, *later, features=[TOTAL])
+    return {(who, TOTAL, None, WRONG)} | wrong | rows_of(who, EXTRA_ROW, event)
+
+
+@fault(EXTRA_ROW, causes.TIME_ZONE)
+def an_older_row_is_of_another_time_zone(world: World) -> Planted:
+    who, event = _past(world)
+    moved = event + timedelta(hours=5, minutes=45)
+    rows = pq.read_table(world.features).to_pylist()
+    _save(world, [row | {"event_timestamp": moved} if _is_row(row, who, event) else row for row in rows])
+    return rows_of(who, EXTRA_ROW, moved) | rows_of(who, MISSING_ROW, event)
+
+
+@fault(EXTRA_ROW, causes.FUTURE)
+def a_row_from_the_future_was_added(world: World) -> Planted:
+    who, event = _past(world)
+    future = world.now + timedelta(days=3, minutes=7)
+    rows = pq.read_table(world.features).to_pylist()
+    _save(world, [*rows, *(row | {"event_timestamp": future} for row in rows if _is_row(row, who, event))])
+    return rows_of(who, EXTRA_ROW, future)
+
+
+@fault(EXTRA_ROW, causes.TAMPERED)
+def a_user_whom_nobody_knows_has_an_old_row(world: World) -> Planted:
+    who, event = _past(world)
+    rows = pq.read_table(world.features).to_pylist()
+    old = world.now - TTL - DAY
+    _save(
+        world,
+        [*rows, *(row | {user.join_key: 902, "event_timestamp": old} for row in rows if _is_row(row, who, event))],
+    )
+    return rows_of(902, EXTRA_ROW, old)
 
 
 def _mean(amounts: list[str]) -> float:

@@ -1,25 +1,41 @@
 """What demo_fixed.py does beside comparing: explain, go back in time, repair, sample, certify."""
 
+import contextlib
 import csv
 import json
+import os
 import re
+import select
 import shlex
+import socket
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
+from time import monotonic, sleep
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
-from feast.infra.online_stores.helpers import _mmh3
+import yaml
+from feast.aggregation import Aggregation
+from feast.infra.online_stores.helpers import _mmh3, _redis_key
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
 
+import parity.proof
 from feature_repo.features import AGGREGATIONS
+from parity import causes
+from parity.command import UserError
+from parity.files import filesystem_of
 from parity.materialization import repair
-from parity.oracle import Purchase, evaluate, raw_transactions
+from parity.oracle import Purchase, evaluate, evaluate_each, expected, raw_transactions
 from parity.proof import WRONG
+from tests.conftest import BIN
 from tests.faults import FAULTS
 from tests.test_demo import hashes
 from tests.world import AVERAGE, STOCK, TOTAL, world
@@ -140,7 +156,7 @@ class TestRepair:
             found = spoiled.compare()
             repair(spoiled.store, spoiled.view, found.users_skewed, spoiled.now, spoiled.now)
             left = spoiled.compare()
-            assert all(d.training != d.oracle for d in left.differences), "what is left is wrong offline"
+            assert not any(causes.same(d.training, d.oracle) for d in left.differences), "what is left is wrong offline"
 
 
 class TestCertificate:
@@ -204,9 +220,11 @@ class TestOracle:
 
     def test_parquet_transactions(self, ready):
         parquet = ready.transactions.with_suffix(".parquet")
-        ready.succeed("generate_synthetic_data.py", "--output", parquet)
+        end = datetime.now(UTC).isoformat()
+        ready.succeed("generate_synthetic_data.py", "--output", parquet, "--end", end)
         ready.succeed("compute_features.py", "--input", parquet)
         ready.succeed("materialize_to_online.py")
+        ready.succeed("generate_synthetic_data.py", "--end", end)
         usual = ready.transactions.read_bytes()
         ready.transactions.unlink()
         ready.succeed("demo_fixed.py")
@@ -215,7 +233,7 @@ class TestOracle:
         ready.succeed("materialize_to_online.py")
         parquet.unlink()
         ready.succeed("demo_fixed.py")
-        ready.succeed("generate_synthetic_data.py", "--output", parquet)
+        ready.succeed("generate_synthetic_data.py", "--output", parquet, "--end", end)
         ready.succeed("demo_fixed.py", "--input", parquet)
 
     def test_without_the_transactions_nothing_can_be_proven(self, ready):
@@ -240,6 +258,427 @@ class TestOracle:
         ages = {"1": timedelta(), "2": window, "4": window + timedelta(microseconds=1)}
         bought = [Purchase(event - age, {"purchase_amount": amount}) for amount, age in ages.items()]
         assert [evaluate(a, bought, event) for a in AGGREGATIONS] == [1.5, 3]
+
+
+def rows_of(project, user: int) -> list[dict]:
+    """The user's rows in the offline table, oldest first."""
+    rows = [row for row in pq.read_table(project.features).to_pylist() if row["user_id"] == user]
+    return sorted(rows, key=lambda row: row["event_timestamp"])
+
+
+def rewrite(project, change) -> None:
+    """Put in place of the rows of the offline table those that ``change`` makes of them."""
+    table = pq.read_table(project.features)
+    pq.write_table(pa.Table.from_pylist(change(table.to_pylist()), table.schema), project.features)
+
+
+class TestHistory:
+    """Training reads every row of the offline table, and not each user's latest only."""
+
+    def test_a_healthy_one_is_said_to_be_compared(self, ready):
+        out = ready.succeed("demo_fixed.py")
+        assert "  history: 100 rows of 20 users, 200 values equal to the oracle\n" in out
+
+    @pytest.mark.parametrize(
+        ("change", "difference"),
+        [
+            (
+                lambda row: [row | {TOTAL: 99}],
+                f"{TOTAL} is 99 in training, 1 by the oracle (wrong in history: tampered)",
+            ),
+            (lambda row: [], f"{TOTAL} is no row in training, 1 by the oracle (missing in history: row deleted)"),
+            (
+                lambda row: [row, row],
+                "event_timestamp is 2 rows in training, 1 row by the oracle (extra in history: tie)",
+            ),
+            (
+                lambda row: [row | {TOTAL: 99}, row],
+                f"{TOTAL} is 99 in training, 1 by the oracle (wrong in history: tie)",
+            ),
+            (
+                lambda row: [row, row | {"event_timestamp": row["event_timestamp"] + timedelta(seconds=1)}],
+                f"{TOTAL} is 1 in training, no row by the oracle (extra in history: tampered)",
+            ),
+        ],
+        ids=["changed", "deleted", "doubled", "with a twin", "added"],
+    )
+    def test_a_row_that_is_not_the_latest_is_compared_too(self, ready, tmp_path, change, difference):
+        first = rows_of(ready, 7)[0]
+        rewrite(ready, lambda rows: [new for row in rows for new in (change(row) if row == first else [row])])
+        outcome = ready.run("demo_fixed.py", "--certificate", tmp_path / "c.json")
+        assert outcome.status == 1
+        assert "match 40, mismatch 0, missing online 0, extra online 0, equal but wrong 0" in outcome.out
+        [instant] = re.findall(rf"user 7 at (\S+): {re.escape(difference)}", outcome.out)
+        assert abs(datetime.fromisoformat(instant) - first["event_timestamp"]) <= timedelta(seconds=1)
+        content = json.loads((tmp_path / "c.json").read_text())
+        assert content["verdict"] == "skew"
+        assert instant in [difference["instant"] for difference in content["differences"]]
+        assert ready.run("demo_fixed.py", "--explain", 7).status == 1
+        assert ready.run("demo_fixed.py", "--explain", 8).status == 0
+
+    def test_a_sample_covers_the_history_of_its_users_and_of_no_others(self, ready):
+        first = rows_of(ready, 7)[0]
+        rewrite(ready, lambda rows: [row | {TOTAL: 99} if row == first else row for row in rows])
+        outcomes = [ready.run("demo_fixed.py", "--sample", 10, "--seed", seed) for seed in range(6)]
+        assert {outcome.status for outcome in outcomes} == {0, 1}
+        assert all(("user 7 at" in outcome.out) == (outcome.status == 1) for outcome in outcomes)
+
+    def test_a_replay_compares_what_was_there_by_then(self, ready):
+        third = rows_of(ready, 7)[2]
+        rewrite(ready, lambda rows: [row | {TOTAL: 99} if row == third else row for row in rows])
+        event = third["event_timestamp"]
+        ready.succeed("demo_fixed.py", "--at", (event - timedelta(microseconds=1)).isoformat())
+        assert ready.run("demo_fixed.py", "--at", event.isoformat()).status == 1
+        outcome = ready.run("demo_fixed.py", "--at", rows_of(ready, 7)[3]["event_timestamp"].isoformat())
+        assert outcome.status == 1
+        assert f"user 7 at {event.isoformat()}: {TOTAL} is 99 in training, 3 by the oracle" in outcome.out
+
+    @pytest.mark.parametrize("user", [7, 777])
+    def test_a_row_from_the_future_is_said_to_be(self, ready, user):
+        future = datetime.now(UTC) + timedelta(days=3)
+        row = rows_of(ready, 7)[0] | {"user_id": user, "event_timestamp": future}
+        rewrite(ready, lambda rows: [*rows, row])
+        outcome = ready.run("demo_fixed.py")
+        assert outcome.status == 1
+        assert f"user {user} at {future.isoformat()}: {TOTAL} is 1 in training, no row by the oracle" in outcome.out
+        assert "(extra in history: from the future)" in outcome.out
+
+    def test_a_row_from_before_the_calendar(self, ready):
+        table = pq.read_table(ready.features)
+        ancient = pa.array([-(10**17)], pa.int64()).cast(table.schema.field("event_timestamp").type)
+        row = table.slice(0, 1).set_column(1, table.schema.field("event_timestamp"), ancient)
+        pq.write_table(pa.concat_tables([table, row]), ready.features)
+        outcome = ready.run("demo_fixed.py")
+        assert outcome.status == 1
+        assert "at 0001-01-01T00:00:00+00:00" in outcome.out
+
+    def test_many_differences_are_counted_and_some_are_listed(self, ready, tmp_path, monkeypatch):
+        monkeypatch.setattr("parity.proof.HISTORY_LISTED", 5)
+        rewrite(ready, lambda rows: [row | {TOTAL: row[TOTAL] + 1000} for row in rows])
+        outcome = ready.run("demo_fixed.py", "--certificate", tmp_path / "c.json", "--report", tmp_path / "r.html")
+        assert outcome.status == 1
+        assert "mismatch 20," in outcome.out
+        assert "history: 100 rows of 20 users, match 100, wrong 80, missing 0, extra 0" in outcome.out
+        assert "... and 75 more values in history" in outcome.out
+        assert "SKEW: 100 values of 20 users. Causes of the 25 listed: tampered 25." in outcome.out
+        content = json.loads((tmp_path / "c.json").read_text())
+        assert (len(content["differences"]), content["differences_not_listed"]) == (25, 75)
+
+    def test_the_stock_offline_stores_are_read_as_well(self, ready):
+        first = rows_of(ready, 7)[0]
+        rewrite(ready, lambda rows: [row | {TOTAL: 99} if row == first else row for row in rows])
+        for offline in ("duckdb", "file"):
+            ready.configure(offline_store={"type": offline})
+            outcome = ready.run("demo_fixed.py")
+            assert outcome.status == 1
+            assert f"{TOTAL} is 99 in training, 1 by the oracle (wrong in history: tampered)" in outcome.out
+
+    def test_a_table_by_day_is_read_whole(self, project, monkeypatch):
+        folder = project.root / "transactions"
+        folder.mkdir()
+        project.succeed("generate_synthetic_data.py", "--output", folder / "all.csv")
+        project.apply()
+        project.succeed("compute_features.py", "--incremental", "--input", folder)
+        project.succeed("materialize_to_online.py")
+        assert "history: 100 rows of 20 users, 200 values equal" in project.succeed("demo_fixed.py")
+        first, second = sorted(project.features.rglob("*.parquet"))[:2]
+        pq.write_table(pa.concat_tables([pq.read_table(path) for path in (first, second)]), second)
+        outcome = project.run("demo_fixed.py")
+        assert outcome.status == 1
+        assert "(extra in history: tie)" in outcome.out
+
+
+AMOUNTS = st.one_of(
+    st.integers(-10_000, 10_000).map(lambda cents: f"{cents / 100:.2f}"),
+    st.floats(allow_nan=False, allow_infinity=False, width=32).map(repr),
+    st.sampled_from(["-0.0", "0", "5e-324", "-5e-324", "1.7e307", "1e-20"]),
+)
+AGES = st.one_of(
+    st.integers(0, 8).map(lambda days: timedelta(days=days)), st.timedeltas(timedelta(), timedelta(days=9))
+)
+WINDOWS = [None, timedelta(0), timedelta(microseconds=1), timedelta(days=1), timedelta(days=3)]
+
+
+class TestOracleOfTheHistory:
+    @given(
+        st.lists(st.tuples(AGES, AMOUNTS), min_size=1, max_size=20),
+        st.sampled_from(WINDOWS),
+        st.sampled_from(["count", "sum", "mean"]),
+    )
+    def test_it_gives_what_the_naive_oracle_gives_at_every_instant(self, rows, window, function):
+        end = datetime(2026, 3, 8, tzinfo=UTC)
+        bought = [Purchase(end - age, {"purchase_amount": amount}) for age, amount in rows]
+        aggregation = Aggregation(column="purchase_amount", function=function, time_window=window)
+        found = evaluate_each(aggregation, bought)
+        assert [instant for instant, _ in found] == sorted({purchase.time for purchase in bought})
+        for instant, value in found:
+            assert causes.same(value, evaluate(aggregation, bought, instant))
+
+    def test_a_user_with_very_many_purchases_is_gone_through_once(self):
+        end = datetime(2026, 3, 8, tzinfo=UTC)
+        bought = [
+            Purchase(end - timedelta(seconds=second), {"purchase_amount": f"{second % 977}.01"})
+            for second in range(100_000)
+        ]
+        begin = monotonic()
+        found = evaluate_each(AGGREGATIONS[0], bought)
+        assert monotonic() - begin < 20, "the naive way takes an hour"
+        assert found[-1] == (end, evaluate(AGGREGATIONS[0], bought, end))
+
+    @pytest.mark.parametrize("function", ["sum", "mean", "count"])
+    def test_a_window_of_nothing_is_the_instant_itself(self, function):
+        end = datetime(2026, 3, 8, tzinfo=UTC)
+        bought = [Purchase(end - timedelta(days=age), {"purchase_amount": "2"}) for age in (0, 1)]
+        aggregation = Aggregation(column="purchase_amount", function=function, time_window=timedelta(0))
+        assert evaluate(aggregation, bought, end) == (1 if function == "count" else 2.0)
+
+    def test_a_ttl_of_zero_is_none(self):
+        end = datetime(2026, 3, 8, tzinfo=UTC)
+        bought = [Purchase(end - timedelta(days=400), {"purchase_amount": "2"})]
+        assert expected(AGGREGATIONS[1], bought, end, timedelta(0)) == expected(AGGREGATIONS[1], bought, end, None) == 1
+
+    def test_a_sum_that_no_float_holds_is_an_error_of_one_line(self):
+        end = datetime(2026, 3, 8, tzinfo=UTC)
+        bought = [Purchase(end, {"purchase_amount": "1.7e308"})] * 2
+        for evaluation in (lambda a: evaluate(a, bought, end), lambda a: evaluate_each(a, bought)):
+            with pytest.raises(UserError, match="larger than a float64"):
+                evaluation(Aggregation(column="purchase_amount", function="sum"))
+
+
+class TestZero:
+    """Zero is 0.0 on every side; -0.0, which other bits stand for, is another value on every side."""
+
+    def test_no_side_makes_a_negative_one(self, project):
+        project.apply()
+        now = datetime.now(UTC) - timedelta(hours=1)
+        amounts = [["-0.0"], ["5", "-5"], ["-5e-324", "0", "0"], ["-0.001", "0.001"]]
+        project.write_transactions(
+            *[f"{user},100,{now.isoformat()},{amount}" for user, some in enumerate(amounts, 1) for amount in some]
+        )
+        project.succeed("compute_features.py")
+        project.succeed("materialize_to_online.py")
+        assert [repr(value) for value in pq.read_table(project.features)[AVERAGE].to_pylist()] == ["0.0"] * 4
+        project.succeed("demo_fixed.py")
+
+    @pytest.mark.parametrize("side", ["offline", "online", "both"])
+    def test_a_negative_one_is_a_difference_wherever_it_is(self, project, side):
+        project.apply()
+        now = datetime.now(UTC) - timedelta(hours=1)
+        project.write_transactions(*[f"1,100,{now.isoformat()},{amount}" for amount in (5, -5)])
+        project.succeed("compute_features.py")
+        project.succeed("materialize_to_online.py")
+        if side != "offline":
+            name = _mmh3(f"user_purchase_features:{AVERAGE}")
+            project.client.hset(hashes(project)[1], name, Value(double_val=-0.0).SerializeToString())
+        if side != "online":
+            rewrite(project, lambda rows: [row | {AVERAGE: -0.0} for row in rows])
+        outcome = project.run("demo_fixed.py")
+        assert outcome.status == 1
+        assert f"user 1: {AVERAGE} is {'0.0' if side == 'online' else '-0.0'} in training" in outcome.out
+
+
+class TestFilesThatChange:
+    """What was compared is what the certificate gives the hashes of, or nothing is proven."""
+
+    @pytest.fixture
+    def during(self, ready, monkeypatch):
+        """Do something while the sides are compared, and run the proof."""
+
+        def run(act, *options) -> str:
+            count = parity.proof._count
+
+            def act_and_count(*arguments):
+                act()
+                return count(*arguments)
+
+            monkeypatch.setattr("parity.proof._count", act_and_count)
+            return ready.run("demo_fixed.py", *options)
+
+        return run
+
+    @pytest.mark.parametrize("options", [[], ["--certificate", "c.json"], ["--report", "r.html"], ["--explain", "7"]])
+    @pytest.mark.parametrize("which", ["transactions", "features"])
+    def test_a_file_that_is_replaced_is_an_error(self, ready, during, which, options):
+        path = getattr(ready, which)
+        outcome = during(lambda: path.write_bytes(path.read_bytes() + b"\n"), *options)
+        assert outcome.status == 2
+        assert outcome.err.count("\n") == 1
+        assert path.name in outcome.err
+        assert "it changed while it was compared" in outcome.err
+        assert "Training equals" not in outcome.out
+        assert not (ready.root / "c.json").exists()
+
+    def test_a_file_that_is_swapped_and_swapped_back_is_an_error(self, ready, during):
+        def swap():
+            usual, state = ready.features.read_bytes(), ready.features.stat()
+            ready.features.write_bytes(usual[::-1])
+            ready.features.write_bytes(usual)
+            os.utime(ready.features, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+        assert during(swap).status == 2
+
+    def test_a_file_that_is_written_again_with_the_same_content_is_an_error(self, ready, during):
+        assert during(lambda: ready.transactions.write_bytes(ready.transactions.read_bytes())).status == 2
+
+    @pytest.mark.scale
+    @pytest.mark.skipif(not (BIN / "moto_server").exists() and "CI" not in os.environ, reason="moto missing")
+    def test_an_object_in_a_bucket(self, project, bucket, monkeypatch):
+        for name, value in bucket.items():
+            monkeypatch.setenv(name, value)
+        place = "s3://bucket/transactions.csv"
+        project.succeed("generate_synthetic_data.py")
+        project.apply()
+        filesystem, path = filesystem_of(place)
+
+        def put() -> None:
+            with filesystem.open_output_stream(path) as stream:
+                stream.write(project.transactions.read_bytes())
+
+        put()
+        project.succeed("compute_features.py", "--input", place)
+        project.succeed("materialize_to_online.py")
+        project.succeed("demo_fixed.py", "--input", place, "--certificate", project.root / "c.json")
+        count = parity.proof._count
+
+        def put_and_count(*arguments):
+            sleep(1)  # S3 tells times by the second
+            project.transactions.write_bytes(project.transactions.read_bytes())
+            put()
+            return count(*arguments)
+
+        monkeypatch.setattr("parity.proof._count", put_and_count)
+        assert f"{place}: it changed while" in project.fail("demo_fixed.py", "--input", place)
+
+
+SECOND_VIEW = """
+other_features = FeatureView(
+    name="other_features",
+    entities=[user],
+    schema=[Field(name=user.join_key, dtype=Int64), Field(name=average_3day.name, dtype=Float64)],
+    source=user_features_source,
+)
+"""
+ON_DEMAND_VIEW = """
+from feast.on_demand_feature_view import on_demand_feature_view
+@on_demand_feature_view(sources=[user_purchase_features], schema=[Field(name="doubled", dtype=Float64)])
+def doubled_features(inputs):
+    import pandas
+    return pandas.DataFrame({"doubled": inputs["user_avg_3day_purchase_amount"] * 2})
+"""
+
+
+class TestWhatWasNotLookedAt:
+    def declare(self, project, text: str, given: str = "user_purchase_features") -> None:
+        path = project.root / "feature_repo" / "features.py"
+        features, service_text = path.read_text().split("user_features = FeatureService")
+        service_text = service_text.replace("[user_purchase_features]", f"[{given}]")
+        path.write_text(f"{features}{text}\nuser_features = FeatureService{service_text}")
+        project.apply()
+
+    @pytest.mark.parametrize(
+        ("text", "view"),
+        [(SECOND_VIEW, "other_features"), (ON_DEMAND_VIEW, "doubled_features")],
+        ids=["view", "on demand"],
+    )
+    def test_a_service_with_another_view_is_refused_and_the_view_named(self, ready, text, view):
+        self.declare(ready, text, f"user_purchase_features, {view}")
+        error = ready.fail("demo_fixed.py")
+        assert f"user_features gives {view} too" in error
+
+    def test_a_service_with_part_of_the_features_is_refused(self, ready):
+        self.declare(ready, "", f'user_purchase_features[["{AVERAGE}"]]')
+        assert f"leaves out {TOTAL}" in ready.fail("demo_fixed.py")
+
+    @pytest.mark.parametrize(
+        ("text", "views"),
+        [
+            (SECOND_VIEW, "other_features"),
+            (SECOND_VIEW + ON_DEMAND_VIEW, "doubled_features (on demand), other_features"),
+        ],
+        ids=["view", "both"],
+    )
+    def test_other_views_of_the_project_are_named(self, ready, tmp_path, text, views):
+        self.declare(ready, text)
+        options = ["--certificate", tmp_path / "c.json", "--report", tmp_path / "r.html"]
+        assert f"  not looked at: the feature views {views}\n" in ready.succeed("demo_fixed.py", *options)
+        content = json.loads((tmp_path / "c.json").read_text())
+        assert ", ".join(content["not_looked_at"]["feature_views"]) == views
+        assert f"not looked at: the feature views {views}" in (tmp_path / "r.html").read_text()
+        at = rows_of(ready, 7)[-1]["event_timestamp"].isoformat()
+        assert f"not looked at: the feature views {views}" in ready.succeed("demo_fixed.py", "--at", at)
+
+    @pytest.mark.parametrize(
+        ("value", "name"),
+        [
+            (Value(string_val="7"), "user_id '7' of type string"),
+            (Value(string_val="\x1b[31m"), r"user_id '\x1b[31m' of type string"),
+            (Value(int32_val=7), "user_id 7 of type int32"),
+        ],
+    )
+    def test_keys_of_other_types_in_redis_are_named(self, ready, tmp_path, value, name):
+        keys = hashes(ready)
+        key = EntityKey(join_keys=["user_id"], entity_values=[value])
+        project = yaml.safe_load((ready.root / "feature_repo" / "feature_store.yaml").read_text())["project"]
+        ready.client.hset(_redis_key(project, key, 3), mapping=ready.client.hgetall(keys[7]))
+        out = ready.succeed("demo_fixed.py", "--certificate", tmp_path / "c.json")
+        assert f"  not looked at: 1 key of another type in Redis ({name})\n" in out
+        content = json.loads((tmp_path / "c.json").read_text())["not_looked_at"]
+        assert (content["redis_keys_of_another_type"], content["examples"]) == (1, [name])
+        ready.client.delete(*keys.values())
+        assert f"1 key of another type in Redis ({name})" in ready.fail("demo_fixed.py")
+
+
+class TestNothingButNulls:
+    @pytest.fixture
+    def old(self, project):
+        """Data of 2010, with a ttl of 30 days."""
+        project.apply()
+        project.succeed("generate_synthetic_data.py", "--end", "2010-12-09T12:00:00Z")
+        project.succeed("compute_features.py")
+        project.succeed("materialize_to_online.py")
+        return project
+
+    def test_they_prove_nothing_and_an_instant_with_values_is_suggested(self, old, tmp_path):
+        error = old.fail("demo_fixed.py", "--certificate", tmp_path / "c.json")
+        assert "nothing is proven" in error
+        assert "null on all sides" in error
+        assert "more than the ttl of 30 days" in error
+        assert not (tmp_path / "c.json").exists()
+        options = shlex.split(re.search(r"--at \S+", error)[0])
+        out = old.succeed("demo_fixed.py", *options)
+        assert "Training equals serving equals the oracle" in out
+
+    def test_a_row_that_differs_is_skew_all_the_same(self, old):
+        first = rows_of(old, 7)[0]
+        rewrite(old, lambda rows: [row | {TOTAL: 99} if row == first else row for row in rows])
+        assert old.run("demo_fixed.py").status == 1
+
+    def test_some_are_counted_with_the_users_who_are_expired(self, project, tmp_path):
+        project.apply()
+        now = datetime.now(UTC)
+        ages = [timedelta(days=1), timedelta(days=31), timedelta(days=40)]
+        project.write_transactions(*[f"{user},1,{(now - age).isoformat()},5" for user, age in enumerate(ages, 1)])
+        project.succeed("compute_features.py")
+        project.succeed("materialize_to_online.py")
+        options = ["--certificate", tmp_path / "c.json", "--report", tmp_path / "r.html"]
+        out = project.succeed("demo_fixed.py", *options)
+        line = "no value on any side: 4 of 6 (expired: 2 users, whose last purchase is more than 30 days ago)"
+        assert f"  {line}\n" in out
+        assert line in (tmp_path / "r.html").read_text()
+        content = json.loads((tmp_path / "c.json").read_text())
+        assert (content["null_on_all_sides"], content["users_expired"]) == (4, 2)
+
+    def test_a_sample_of_expired_users_proves_nothing(self, project):
+        project.apply()
+        now = datetime.now(UTC)
+        ages = [timedelta(days=1), *[timedelta(days=40)] * 30]
+        project.write_transactions(*[f"{user},1,{(now - age).isoformat()},5" for user, age in enumerate(ages, 1)])
+        project.succeed("compute_features.py")
+        project.succeed("materialize_to_online.py")
+        assert "nothing is proven" in project.fail("demo_fixed.py", "--sample", 2, "--seed", 1)
+
+    def test_there_are_none_in_a_healthy_store(self, ready):
+        assert "no value on any side" not in ready.succeed("demo_fixed.py")
 
 
 class TestOptionsThatDoNotGoTogether:
@@ -303,6 +742,25 @@ class TestHostileValues:
         assert "\x1b" not in outcome.out
         assert len(json.loads((tmp_path / "c.json").read_text())["differences"]) == 1
         assert "<b>" not in re.findall(r"<td>1</td>.*?</tr>", (tmp_path / "r.html").read_text(), re.DOTALL)[0]
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            Value(string_val="x" * 5_000_000),
+            Value(bytes_val=b"\x1b" * 5_000_000),
+            Value(double_list_val={"val": [0.5] * 600_000}),
+        ],
+        ids=["text", "bytes", "list"],
+    )
+    def test_what_is_huge_is_cut_everywhere(self, ready, tmp_path, value):
+        ready.client.hset(hashes(ready)[1], _mmh3(f"user_purchase_features:{AVERAGE}"), value.SerializeToString())
+        outcome = ready.run("demo_fixed.py", "--report", tmp_path / "r.html", "--certificate", tmp_path / "c.json")
+        assert outcome.status == 1
+        assert "\x1b" not in outcome.out
+        assert re.search(r"\([\d,]+ (characters|bytes)\)", outcome.out)
+        for size in (len(outcome.out), (tmp_path / "c.json").stat().st_size, (tmp_path / "r.html").stat().st_size):
+            assert size < 200_000
+        assert ready.run("demo_fixed.py", "--explain", 1).status == 1
 
     def test_a_report_that_can_not_be_written_is_not_blamed_on_the_transactions(self, ready):
         error = ready.fail("demo_fixed.py", "--report", "/dev/null/report.html")
@@ -371,3 +829,73 @@ def stop(*arguments):
 parity.proof.latest_events = stop  # by then the replay is in Redis
 runpy.run_path("demo_fixed.py", run_name="__main__")
 """
+
+
+class Proxy:
+    """Stands between the scripts and Redis, and after some replies gives another one for each."""
+
+    def __init__(self, port: int, replies: int, other: bytes):
+        self.left, self.other, self.redis = replies, other, port
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.port = self.server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # the test is over
+            while True:
+                client, _ = self.server.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError), client, socket.create_connection(("127.0.0.1", self.redis)) as server:
+            while ready := select.select([client, server], [], [])[0]:
+                for end, other in ((client, server), (server, client)):
+                    if end not in ready:
+                        continue
+                    data = end.recv(1 << 20)
+                    if not data:
+                        return
+                    if end is server:
+                        self.left -= 1
+                    other.sendall(self.other if end is server and self.left < 0 else data)
+
+
+class TestRepliesOfAnotherShape:
+    @pytest.fixture
+    def behind(self, ready):
+        @contextlib.contextmanager
+        def behind(replies: int, other: bytes):
+            proxy = Proxy(ready.port, replies, other)
+            with proxy.server:
+                string = f"localhost:{proxy.port},socket_timeout=1,socket_connect_timeout=1"
+                ready.configure(online_store__connection_string=string)
+                yield ready
+
+        return behind
+
+    @pytest.mark.parametrize("replies", [2, 4, 6, 8])
+    @pytest.mark.parametrize("other", [b":1\r\n", b"*-1\r\n", b"$-1\r\n", b"+OK\r\n", b"*0\r\n", b"*1\r\n*1\r\n:7\r\n"])
+    def test_they_are_an_error_of_one_line(self, behind, replies, other):
+        with behind(replies, other) as project:
+            error = project.fail("demo_fixed.py")
+            assert "of another shape" in error or "Redis at localhost" in error
+
+    def test_a_reply_that_never_ends_is_waited_for_once(self, behind):
+        with behind(5, b"$999999999\r\n") as project:
+            begin = monotonic()
+            project.fail("demo_fixed.py")
+            assert monotonic() - begin < 30
+
+    def test_slow_reads_end_the_measurement(self, ready, monkeypatch):
+        monkeypatch.setattr("parity.online.LATENCY_SECONDS", 0.05)
+        out = ready.succeed("demo_fixed.py")
+        [calls] = re.findall(r"Online read of one user, ([\d,]+) calls?: p50", out)
+        assert 1 <= int(calls.replace(",", "")) < 1000
+
+    @pytest.mark.parametrize("kind", ["string", "list"])
+    def test_a_key_that_is_not_a_hash_is_named(self, ready, kind):
+        key = hashes(ready)[7]
+        ready.client.delete(key)
+        ready.client.set(key, "text") if kind == "string" else ready.client.lpush(key, "text")
+        error = ready.fail("demo_fixed.py")
+        assert f"the key of user_id 7 of type int64 is a {kind} and not a hash" in error

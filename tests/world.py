@@ -120,7 +120,7 @@ class World:
         columns = sorted({aggregation.column for aggregation in AGGREGATIONS})
         with raw_transactions(self.transactions, user.join_key, TIMESTAMP, columns) as raw:
             users = known_users(subject, raw, self.now)
-            return compare(subject, raw, self.transactions, users.all, self.now, users.events_at_odds)
+            return compare(subject, raw, self.transactions, users, users.all, self.now)
 
     # What faults are made with
 
@@ -130,6 +130,9 @@ class World:
 
     def last(self, user_id: int) -> datetime:
         return max(time for who, time, _ in self.rows if who == user_id)
+
+    def events(self, user_id: int) -> set[datetime]:
+        return {time for who, time, _ in self.rows if who == user_id}
 
     def fresh(self) -> int:
         """A user whose values are far from expiring, now and for days to come."""

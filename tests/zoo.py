@@ -36,15 +36,16 @@ class Score(NamedTuple):
 def try_fault(fault: Fault, port: int, seed: int) -> Score:
     """Plant a fault in a random world. It is found if the spoiled values, and no others, differ, as the right kind."""
     with world(port, seed, fault.online, fault.offline) as spoiled:
-        planted = fault.plant(spoiled)
-        differences = {(d.user, d.feature): d for d in spoiled.compare().differences}
+        planted = dict(map(fault.expected, fault.plant(spoiled)))
+        differences = {(d.user, d.feature, d.instant): d for d in spoiled.compare().differences}
         hits = [differences[value] for value in planted if value in differences]
+        kinds = [planted[value] for value in planted if value in differences]
         return Score(
             faults=1,
-            found=len(hits) == len(planted) and all(d.kind == fault.kind for d in hits),
+            found=len(hits) == len(planted) and [d.kind for d in hits] == kinds,
             values=len(planted),
             causes=sum(d.cause == fault.cause for d in hits),
-            alarms=len(differences.keys() - planted),
+            alarms=len(differences.keys() - planted.keys()),
         )
 
 
