@@ -205,7 +205,7 @@ def _versions(subject: Subject) -> dict[str, str]:
 
 
 def _server_version(subject: Subject) -> str:
-    with replies(subject.store, subject.view):
+    with replies(subject.view):
         return str(online_store_of(subject.store).server_version(subject.store.config))
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from feast import FeatureService, FeatureStore, FeatureView, Field
+from feast.errors import FeastError
 from feast.infra.key_encoding_utils import deserialize_entity_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
@@ -111,8 +112,8 @@ def stored_events(
     if met.foreign and leftovers is None:
         key = met.foreign[0]
         raise UserError(
-            f"Redis refuses a command (WRONGTYPE): the key of {_named(key[: -len(after)])} is not a hash: {shown(key)}. "
-            "Delete that key, and materialize again."
+            f"Redis refuses a command (WRONGTYPE): the key of {_named(key[: -len(after)])} is not a hash: "
+            f"{shown(key)}. Delete that key, and materialize again."
         )
     ids = np.frombuffer(b"".join([key[number] for key, _ in found]), "<i8")
     examples = tuple(_named(key[: -len(after)]) for key in sorted(others)[:OTHERS_SHOWN])
@@ -137,7 +138,7 @@ def replies(view: FeatureView) -> Iterator[None]:
     """Make a `UserError` of replies that no Redis gives."""
     try:
         yield
-    except UserError:
+    except (UserError, FeastError):
         raise
     except (TypeError, ValueError, LookupError, AttributeError, struct.error) as error:
         raise UserError(
