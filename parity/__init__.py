@@ -3,6 +3,7 @@
 Data flows one way, and each module is one station of it:
 
     transactions   raw purchases, read and typed once, at the edge
+      refusals       what is said of those that are refused
     aggregation    purchases to features, exactly
       continued      the same a part at a time; partitions, incremental and spark are made of it
     offline        the feature history, and what training reads of it

@@ -7,6 +7,7 @@ fractions and Python's own calendar. What it knows of the features it reads in t
 import csv
 import math
 import pickle
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,9 @@ from parity.files import Location, is_parquet, on_disk, progress
 
 BYTES_PER_PART = 8 << 20
 MOST_PARTS = 200
+_ISO = re.compile(
+    r"[0-9]{4}(-[0-9]{2}){2}([T ][0-9]{2}(:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6}0*)?)?)?(Z|[+-][0-9]{2}(:?[0-5][0-9])?)?)?"
+)
 csv.field_size_limit(2**31 - 1)  # a column that nobody asks for may hold anything
 
 
@@ -204,7 +208,7 @@ def _read(path: Path, key: str, timestamp: str, amounts: Sequence[str], parts: l
         ) from None
     except (ValueError, TypeError, KeyError, OSError, OverflowError, csv.Error, pa.ArrowException) as error:
         raise UserError(
-            f"{path}: the oracle can't read it: {error}. Run compute_features.py on it to see where."
+            f"{path}: the oracle can't read it: {error!s:.300}. Run compute_features.py on it to see where."
         ) from None
 
 
@@ -223,6 +227,7 @@ def _blocks(path: Path, columns: Sequence[str]) -> Iterator[list[tuple]]:
     """Go through the file, some rows at a time, each row as the values of ``columns``."""
     if is_parquet(path):
         with pq.ParquetFile(path) as file, progress(f"read {path.name}", file.metadata.num_rows, "row") as bar:
+            _require_numbers(file.schema_arrow, columns)
             for batch in file.iter_batches(columns=list(columns)):
                 yield list(zip(*(_in_utc(batch.column(name)).to_pylist() for name in columns), strict=True))
                 bar.update(batch.num_rows)
@@ -243,6 +248,16 @@ def _blocks(path: Path, columns: Sequence[str]) -> Iterator[list[tuple]]:
         yield block
 
 
+def _require_numbers(schema: pa.Schema, columns: Sequence[str]) -> None:
+    """Texts are for CSV: in Parquet an id is a whole number, and an instant a date or a timestamp."""
+    key, timestamp, *amounts = (schema.field(name).type for name in columns)
+    numeric = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    if not pa.types.is_integer(key) or not all(any(is_kind(amount) for is_kind in numeric) for amount in amounts):
+        raise TypeError("an id or an amount is not a number")
+    if not (pa.types.is_timestamp(timestamp) or pa.types.is_date(timestamp)):
+        raise TypeError("an instant is not a timestamp")
+
+
 def _in_utc(values: pa.Array) -> pa.Array:
     """The same instants, told in UTC: Python does not know every time zone, nor every instant in each."""
     aware = pa.types.is_timestamp(values.type) and values.type.tz
@@ -250,13 +265,20 @@ def _in_utc(values: pa.Array) -> pa.Array:
 
 
 def _number(kind: type, value: Any) -> Any:
-    if isinstance(value, str) and "_" in value:  # Python reads 1_0 as 10
-        raise ValueError(f"{value!r} is not a number")
-    return kind(value)
+    """Read a number. Python alone would take 1_0 for 10, digits of any script, and 007 for the user 7."""
+    if not isinstance(value, str):
+        return kind(value)
+    digits = value.strip()
+    number = kind(digits)
+    if not digits.isascii() or "_" in digits or (kind is int and str(number) != digits):
+        raise ValueError(f"{value!r:.80} is not a number, or an id that does not read back as it was written")
+    return number
 
 
 def _utc(value: Any) -> datetime:
     if isinstance(value, str):
+        if not _ISO.fullmatch(value):  # Python alone takes other forms too, and cuts what is finer than a microsecond
+            raise ValueError(f"{value!r:.80} is not an ISO 8601 date and time")
         value = datetime.fromisoformat(value)
     elif isinstance(value, date) and not isinstance(value, datetime):
         value = datetime.combine(value, time())

@@ -1,12 +1,23 @@
 """What compute_features.py accepts as a transaction file, and what it refuses, and how."""
 
+import gzip
 import os
+import shutil
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from importlib.util import find_spec
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parity import oracle, transactions
+from parity.command import UserError
+from parity.transactions import UTC_MICROSECONDS
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HEADER = "user_id,product_id,timestamp,purchase_amount"
@@ -160,6 +171,7 @@ class TestRefused:
                 ("user_id", v)
                 for v in ["", "x", "7.5", "1e3", "0x10", "9223372036854775808", "-9223372036854775809", "NaN"]
             ],
+            *[("user_id", v) for v in ["007", "0007", "00", "+7", "-0", "-07", "7.0", "7e0", "0X1f", "7_0", "\uff17"]],
             *[("purchase_amount", v) for v in ["", "ten", "$5", "NaN", "nan", "inf", "-Infinity", "1e400", "NULL"]],
         ],
     )
@@ -283,3 +295,281 @@ def test_a_directory_in_place_of_a_file(project, option):
 def test_a_file_name_that_is_no_text(project):
     name = os.fsdecode(b"\xff.csv")
     assert "there is no such file" in project.fail("compute_features.py", "--input", name)
+
+
+@pytest.fixture
+def refused(project):
+    """Write a file of purchases, whole or with a column of these values, and return the line that refuses it."""
+
+    def refuse(content: bytes | str | None = None, name: str = "purchases.csv", **columns: list[str]) -> str:
+        path = project.root / name
+        if columns:
+            default = {"user_id": "7", "product_id": "1", "timestamp": "2026-03-01", "purchase_amount": "1"}
+            rows = max(map(len, columns.values()))
+            pacsv.write_csv(pa.table({key: columns.get(key, [value] * rows) for key, value in default.items()}), path)
+        else:
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return project.fail("compute_features.py", "--input", path)
+
+    return refuse
+
+
+class TestIds:
+    """An id has to read back as it was written, or two users become one."""
+
+    @pytest.mark.parametrize("value", ["7", " 7", "7 ", "\t7\t", "\u00a07", '"7"', '" 7 "'])
+    def test_blanks_and_quotes_around_an_id_do_not_matter(self, project, value):
+        project.write_transactions(f"{value},1,2026-03-01T12:00:00Z,10.50", GOOD.replace("1,", "7,", 1))
+        assert computed(project) == [(7, NOON, 10.5, 2)]
+
+    def test_users_that_were_written_in_several_ways_are_not_made_one(self, refused):
+        error = refused(user_id=["7", "007", "7", "0007"])
+        assert "row 2 (line 3): user_id '007' is not" in error
+        assert "'0007' in row 4 (line 5): 2 of 4 rows are refused" in error
+        assert "text ids, which are not supported yet" in error
+
+    @pytest.mark.parametrize(
+        "arguments", [["--incremental"], pytest.param(["--engine", "spark"], marks=pytest.mark.scale)]
+    )
+    @pytest.mark.parametrize("value", ["007", "+7", "7.0"])
+    def test_every_way_of_computing_refuses_it(self, project, arguments, value):
+        if "spark" in arguments and not (find_spec("pyspark") and shutil.which("java")):
+            pytest.skip("PySpark or Java missing")
+        (project.root / "in").mkdir()
+        (project.root / "in" / "purchases.csv").write_text(f"{HEADER}\n{GOOD}\n{value}{GOOD[1:]}\n")
+        run = ["--input", project.root / "in", "--output", project.root / "out"]
+        assert f"row 2 (line 3): user_id '{value}'" in project.fail("compute_features.py", *arguments, *run)
+
+    @pytest.mark.parametrize("value", ["007", "+7", "-0", "7.0", "\uff17"])
+    def test_the_oracle_refuses_it_too(self, project, value):
+        project.write_transactions(GOOD, f"{value},100,2026-03-01T12:00:00Z,10.50")
+        with (
+            pytest.raises(UserError, match="the oracle can't read it"),
+            oracle.raw_transactions(project.transactions, "user_id", "timestamp", ["purchase_amount"]),
+        ):
+            pass
+
+    @pytest.mark.parametrize(
+        ("column", "values"), [("user_id", ["1", "2"]), ("user_id", [1.0, 2.5]), ("timestamp", ["2026-03-01"] * 2)]
+    )
+    def test_the_oracle_refuses_the_parquet_types_that_are_refused(self, project, column, values):
+        [_, path] = write_parquet(project, **{column: values})
+        with (
+            pytest.raises(UserError, match="the oracle can't read it"),
+            oracle.raw_transactions(path, "user_id", "timestamp", ["purchase_amount"]),
+        ):
+            pass
+
+
+def accepted_by_oracle(text: str, to: pa.DataType) -> bool:
+    try:
+        if to == pa.int64():
+            return -(2**63) <= oracle._number(int, text) < 2**63
+        if to == pa.float64():
+            return abs(oracle._number(float, text)) < float("inf")
+        return bool(oracle._utc(text))
+    except (ValueError, OverflowError):
+        return False
+
+
+NUMBERS = st.text("0123456789-+.eE _xinfa\u00a0\uff17\x1f\t", max_size=7) | st.from_regex(
+    r"\A-?(922337203685477580[0-9]|[0-9]{18,20}|[0-9]e30[0-9])\Z"
+)
+TIMES = st.from_regex(
+    r"\A(2026|0000|0001|9999|2024)-(02|12|13|1)-(01|29|30|31|32)"
+    r"([ T](00|23|24|8)(:(00|59|60)(:(00|59|60)([.,][0-9]{1,7}0?)?)?)?(z|Z| ?[+-][0-2][0-9]:?[0-6][0-9])?)?\Z"
+)
+
+
+@pytest.mark.parametrize(
+    ("to", "texts"), [(pa.int64(), NUMBERS), (pa.float64(), NUMBERS), (UTC_MICROSECONDS, TIMES)], ids=str
+)
+def test_exactly_the_values_that_are_refused_one_by_one_are_counted_and_the_oracle_refuses_the_same(to, texts):
+    def refused_alone(text: str) -> bool:
+        try:
+            transactions._strictly(transactions._cast_text, pa.chunked_array([[text]]), to)
+        except pa.ArrowInvalid:
+            return True
+        return False
+
+    @given(st.lists(texts, min_size=1, max_size=30))
+    def holds(values: list[str]) -> None:
+        alone = [row for row, text in enumerate(values) if refused_alone(text)]
+        assert transactions._refused_rows(pa.chunked_array([values]), to, transactions._cast_text).tolist() == alone
+        assert [row for row, text in enumerate(values) if not accepted_by_oracle(text, to)] == alone
+
+    holds()
+
+
+@pytest.mark.parametrize(
+    ("values", "to"),
+    [
+        (pa.array([1, 2**63, None, 2**63 - 1], pa.uint64()), pa.int64()),
+        (pa.array([2**53 + 1, 2**53, -(2**60), -(2**53)]), pa.float64()),
+        (pa.array([1, 1001, None, 2000, -1000, -1], pa.timestamp("ns", "UTC")), UTC_MICROSECONDS),
+        (pa.array([0, 2**50, -(2**50), 253402300799, 253402300800], pa.timestamp("s")), UTC_MICROSECONDS),
+        (pa.array([0, 2**31 - 1, -(2**31)], pa.date32()), UTC_MICROSECONDS),
+        (pa.array([1.0, float("nan"), None, float("-inf")]), pa.float64()),
+        (pa.array([1, None], pa.int8()), pa.float64()),
+    ],
+    ids=lambda value: str(getattr(value, "type", value)),
+)
+def test_exactly_the_parquet_values_that_are_refused_one_by_one_are_counted(values, to):
+    def refused_alone(row: int) -> bool:
+        try:
+            transactions._strictly(transactions._cast, pa.chunked_array([values.slice(row, 1)]), to)
+        except pa.ArrowInvalid:
+            return True
+        return False
+
+    rows = transactions._refused_rows(pa.chunked_array([values]), to, transactions._cast)
+    assert rows.tolist() == [row for row in range(len(values)) if refused_alone(row)]
+
+
+class TestAdvice:
+    """Where many rows are refused, the line counts them, shows three, and says what would help."""
+
+    def test_one_row_is_to_be_corrected(self, refused):
+        error = refused(purchase_amount=["1", "$2", "3"])
+        assert error.endswith(
+            "row 2 (line 3): purchase_amount '$2' is not a finite number that a float64 can hold. "
+            "Correct or remove that row.\n"
+        )
+
+    def test_many_rows_are_counted_and_three_shown(self, refused):
+        error = refused(user_id=["1", "a", "2", "b", "c", "d"])
+        assert "row 2 (line 3): user_id 'a' is not" in error
+        assert "Nor is 'b' in row 4 (line 5) nor 'c' in row 5 (line 6): 4 of 6 rows are refused." in error
+        assert "'d'" not in error
+        assert "that row" not in error
+
+    def test_a_whole_column_is_counted_at_once(self, project):
+        ids = np.arange(300_000)
+        project.write_transactions(*[f"u{user},1,2026-03-01,1" for user in ids])
+        assert "300,000 of 300,000 rows" in project.fail("compute_features.py")
+
+    @pytest.mark.parametrize(
+        ("column", "value", "help"),
+        [
+            ("user_id", "a@b.example", "Text ids are not supported yet; ids have to be whole numbers"),
+            ("user_id", "550e8400-e29b-41d4-a716-446655440000", "Text ids are not supported yet"),
+            ("user_id", "17001.0", "written as 17001 and not as 17001.0"),
+            ("user_id", "", "Purchases without a user"),
+            ("user_id", "\uff17", "with the digits 0 to 9"),
+            ("user_id", "12345678901234567890", "beyond 64 bits"),
+            ("user_id", "1,234", "without separators of thousands"),
+            ("purchase_amount", "$134.09", "without a currency sign"),
+            ("purchase_amount", "134 EUR", "without a currency sign"),
+            ("purchase_amount", "0,25", "with a decimal point"),
+            ("purchase_amount", "1,234.56", "without separators of thousands"),
+            ("purchase_amount", "1.234,56", "without separators of thousands"),
+            ("purchase_amount", "1 234,56", "without separators of thousands"),
+            ("purchase_amount", "(5.00)", "with a minus sign"),
+            ("purchase_amount", "", "Purchases without an amount"),
+            ("purchase_amount", "1e400", "Correct or remove those rows"),
+            ("timestamp", "12/1/2010 8:26", "dates with slashes"),
+            ("timestamp", "1700000000", "seconds since 1970"),
+            ("timestamp", "1700000000.25", "seconds since 1970"),
+            ("timestamp", "1700000000000", "milliseconds since 1970"),
+            ("timestamp", "2010-12-01 8:26:00", "two digits"),
+            ("timestamp", "2010-12-01 08:26:00 UTC", "Z right after the time where it says UTC"),
+            ("timestamp", "2010-12-01 08:26:00 +0100", "no blank before the offset"),
+            ("timestamp", "01.12.2010 08:26", "Dates with dots"),
+            ("timestamp", "20251201", "dates with hyphens"),
+            ("timestamp", "Dec 1, 2010", "months as numbers"),
+            ("timestamp", "2010-12-01 08:26 PM", "without AM or PM"),
+            ("timestamp", "2010-12-01T08:26:00.1234567Z", "six digits"),
+            ("timestamp", "44927.35", "numbers of days"),
+            ("timestamp", "", "Purchases without a time"),
+            ("timestamp", "2026-02-30", "Correct or remove those rows"),
+        ],
+    )
+    def test_a_column_of_another_kind_is_told_how_to_be_written(self, refused, column, value, help):
+        error = refused(**{column: [value] * 4})
+        assert "4 of 4 rows are refused" in error
+        assert help in error
+        if column == "timestamp" and value and "rows" not in help:
+            assert "ISO 8601, such as 2010-12-01T08:26:00Z" in error
+
+    def test_a_currency_and_a_decimal_comma_are_both_named(self, refused):
+        error = refused(purchase_amount=["0,25 \u20ac"] * 2)
+        assert "without a currency sign" in error
+        assert "with a decimal point" in error
+
+    @pytest.mark.parametrize(
+        ("column", "values", "help"),
+        [
+            ("user_id", ["a", "b"], "Text ids are not supported yet"),
+            ("user_id", [1.0, 2.0], "Write the ids as int64"),
+            ("timestamp", [1, 2], "timestamp in UTC"),
+            ("timestamp", pa.array([1, 2], pa.timestamp("ns")), "2 of 2 rows are refused. Cut the column to microsec"),
+            ("user_id", pa.array([None, None], pa.int64()), "Purchases without a user"),
+        ],
+    )
+    def test_so_is_a_parquet_column(self, project, column, values, help):
+        assert help in project.fail("compute_features.py", *write_parquet(project, **{column: values}))
+
+    @pytest.mark.parametrize(("separator", "word"), [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")])
+    @pytest.mark.parametrize("header", [HEADER, "id,when,how much"])
+    def test_another_separator(self, refused, separator, word, header):
+        error = refused(f"{header}\n{GOOD}\n".replace(",", separator))
+        assert f"The columns seem to be separated by {word}. Separate them by commas." in error
+
+    def test_blanks_as_separators(self, refused):
+        assert "separated by blanks" in refused(" 00004 0001 19970101  2   29.33\n")
+
+    @pytest.mark.parametrize("above", ["sep=,", "# made by a program", "My bank\n\nStatement"])
+    def test_lines_above_the_header(self, refused, above):
+        number = above.count("\n") + 2
+        error = refused(f"{above}\n{HEADER}\n{GOOD}\n")
+        assert f"Line {number} names the columns: remove what is above it." in error
+
+    def test_a_note_of_the_separator_and_the_separator(self, refused):
+        error = refused(f"sep=;\n{HEADER.replace(',', ';')}\n")
+        assert "Line 2 names the columns: remove what is above it." in error
+        assert "separated by semicolons" in error
+
+    @pytest.mark.parametrize("name", ["User_ID", " user_id", "user id", "USER_ID ", "userId", "user-id"])
+    def test_a_name_that_is_nearly_right(self, refused, name):
+        error = refused(f"{HEADER}\n{GOOD}\n".replace("user_id", name))
+        assert "the column user_id is missing" in error
+        assert f"rename {name!r} to user_id" in error
+
+    def test_a_parquet_file_gets_no_advice_for_csv(self, project):
+        path = project.root / "transactions.parquet"
+        for columns, end in [({"1": [1]}, "are '1'."), ({"USER ID": [1]}, "rename 'USER ID' to user_id.")]:
+            pq.write_table(pa.table(columns), path)
+            assert project.fail("compute_features.py", "--input", path).rstrip().endswith(end)
+
+    def test_a_file_without_a_header(self, refused):
+        assert "Put a line that names the columns above it: user_id,timestamp,pur" in refused(f"{GOOD}\n{GOOD}\n")
+
+    @pytest.mark.parametrize(
+        ("encoding", "named"),
+        [
+            ("utf-16", "UTF-16"),
+            ("utf-16-le", "UTF-16LE"),
+            ("utf-16-be", "UTF-16BE"),
+            ("latin-1", "ISO-8859-1"),
+            ("cp1252", "CP1252"),
+        ],
+    )
+    def test_another_encoding(self, refused, encoding, named):
+        name = "caf\u20ac" if encoding == "cp1252" else "caf\xe9"
+        error = refused(f"{HEADER}\n1,{name},2026-03-01,1\n".encode(encoding))
+        assert f"iconv -f {named} -t UTF-8 FILE > NEW_FILE" in error
+
+    def test_a_byte_in_a_file_that_is_utf8_otherwise(self, refused):
+        error = refused(f"{HEADER}\n1,caf\xe9,2026-03-01,1\n".encode() + b"1,caf\xe9,2026-03-01,1\n")
+        assert "line 3: the byte 0xe9 is not UTF-8. What comes before is UTF-8" in error
+
+    def test_a_file_of_another_kind(self, refused):
+        assert "gunzip" in refused(gzip.compress(b"user_id"))
+        assert "Excel" in refused(b"PK\x03\x04")
+        assert ".parquet" in refused(b"PAR1")
+        assert "JSON" in refused('{"user_id": 7}')
+
+    def test_rows_of_another_length_are_counted(self, refused):
+        error = refused(f"{HEADER}\n{GOOD}\n" + "1,1,2026-03-01,0,25\n" * 3)
+        assert "row #3 has 5 values, and the header 4: '1,1,2026-03-01,0,25'. 3 rows have another number" in error
+        assert "decimal point" in error
