@@ -48,8 +48,13 @@ def run(main: Callable[[], int | None]) -> None:
 
 def fail(message: str) -> int:
     """Print ``message`` as one line on stderr and return exit status 2."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
+
+
+def printable(text: str) -> str:
+    """The same text with an escape for whatever could act on a terminal or hide there, such as a control character."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def bucket_trouble(error: Exception) -> str | None:
@@ -104,6 +109,6 @@ def file_named(suffix: str) -> Callable[[str], Path]:
 def shown(path: Path | str) -> str:
     """Write a path as the user would: from the working directory, if it lies below. A URI is what it is."""
     if isinstance(path, str):
-        return path
+        return printable(path)
     path = path.resolve()
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    return printable(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 from tqdm import tqdm
 
-from parity.command import UserError
+from parity.command import UserError, printable
 
 ROWS_PER_WRITE = 1 << 20
 CSV_OPTIONS = pacsv.WriteOptions(quoting_header="none", batch_size=1 << 16)
@@ -386,4 +386,4 @@ def modified(place: Location) -> datetime:
 
 def progress(what: str, total: int | None, unit: str) -> tqdm:
     """A progress bar on stderr that shows itself on a terminal only, and only when the work takes a second."""
-    return tqdm(desc=what, total=total, unit=unit, unit_scale=True, leave=False, disable=None, delay=1)
+    return tqdm(desc=printable(what), total=total, unit=unit, unit_scale=True, leave=False, disable=None, delay=1)

@@ -1,6 +1,7 @@
 """What compute_features.py accepts as a transaction file, and what it refuses, and how."""
 
 import gzip
+import io
 import os
 import shutil
 from datetime import UTC, date, datetime, timedelta
@@ -16,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parity import oracle, transactions
-from parity.command import UserError
+from parity.command import UserError, fail
+from parity.files import progress
 from parity.transactions import UTC_MICROSECONDS
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -573,3 +575,67 @@ class TestAdvice:
         error = refused(f"{HEADER}\n{GOOD}\n" + "1,1,2026-03-01,0,25\n" * 3)
         assert "row #3 has 5 values, and the header 4: '1,1,2026-03-01,0,25'. 3 rows have another number" in error
         assert "decimal point" in error
+
+
+class TestWhatComesFromOutside:
+    """It is shown so that it can't act on a terminal, and not at any length."""
+
+    ESCAPES = "\x1b[31m\x07\x9b2J\u202e\u2066\u200b\ud800\x7f"
+
+    def test_an_error_line_is_printable(self, capsys):
+        fail(f"file {self.ESCAPES}\n\tna\u00efve \u65e5\u672c is bad")
+        line = capsys.readouterr().err.removesuffix("\n")
+        assert line.isprintable()
+        escaped = r"\x1b[31m\x07\x9b2J\u202e\u2066\u200b\ud800\x7f"
+        assert line == f"error: file {escaped} na\u00efve \u65e5\u672c is bad"
+
+    @pytest.mark.parametrize("column", ["user_id", "timestamp", "purchase_amount"])
+    def test_a_value(self, refused, column):
+        error = refused(**{column: ["\x1b[31mred\u202e\x9b"]})
+        assert error.removesuffix("\n").isprintable()
+        assert r"'\x1b[31mred\u202e\x9b'" in error
+
+    @pytest.mark.parametrize("column", ["user_id", "timestamp", "purchase_amount"])
+    def test_a_long_value_is_cut_and_its_length_given(self, refused, column):
+        error = refused(**{column: ["x" * 5_000_000]})
+        assert f"{column} '{'x' * 80}'... (5,000,000 characters) is not" in error
+        assert len(error) < 1000
+
+    def test_a_long_row_is_cut(self, refused):
+        error = refused(f"{HEADER}\n{GOOD},{'x' * 5_000_000}\x1b\n")
+        assert "characters)" in error
+        assert len(error) < 1000
+
+    def test_names_of_columns(self, refused):
+        error = refused(f"a\x1b[31m,{'x' * 5_000},{','.join(map(str, range(5_000)))}\n")
+        assert error.removesuffix("\n").isprintable()
+        assert "and 4,982 more" in error
+        assert len(error) < 1000
+
+    def test_names_of_files(self, refused):
+        error = refused(HEADER, name="\x1b[31m\u202e.csv")
+        assert error.removesuffix("\n").isprintable()
+        assert r"\x1b[31m\u202e.csv" in error
+
+    def test_a_file_name_that_is_no_text_is_shown(self, project):
+        assert r"\udcff.csv" in project.fail("compute_features.py", "--input", os.fsdecode(b"\xff.csv"))
+
+    def test_fields_of_a_parquet_type(self, project):
+        fields = pa.struct([("\x1b[31m", pa.int64()), *((f"f{n}", pa.int64()) for n in range(2000))])
+        values = pa.array([{"f1": 1}, {"f1": 2}], fields)
+        error = project.fail("compute_features.py", *write_parquet(project, purchase_amount=values))
+        assert error.removesuffix("\n").isprintable()
+        assert r"struct<\x1b[31m" in error
+        assert len(error) < 1000
+
+    def test_what_is_printed_where_all_is_well(self, project):
+        project.write_transactions(GOOD)
+        out = project.succeed("compute_features.py", "--output", project.root / "\x1b[31m.parquet")
+        assert r"\x1b[31m.parquet" in out
+        assert "\x1b" not in out
+
+    def test_a_progress_bar(self, monkeypatch):
+        terminal = io.StringIO()
+        monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+        monkeypatch.setattr("sys.stderr", terminal)
+        assert progress("read \x1b[31m.csv", None, "B").desc == r"read \x1b[31m.csv"
