@@ -16,7 +16,7 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from parity.command import UserError
 from parity.files import Location, is_parquet, on_disk, progress
 
 BYTES_PER_PART = 8 << 20
+BYTES_PER_ROW = 40
 MOST_PARTS = 200
 _ISO = re.compile(
     r"[0-9]{4}(-[0-9]{2}){2}([T ][0-9]{2}(:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6}0*)?)?)?(Z|[+-][0-9]{2}(:?[0-5][0-9])?)?)?"
@@ -179,7 +180,7 @@ def raw_transactions(place: Location, key: str, timestamp: str, amounts: Sequenc
     """
     with ExitStack() as stack:
         with on_disk(place) as path:
-            size = sum(file.stat().st_size for file in _files(path)) if path.exists() else 0
+            size = sum(map(_weight, _files(path))) if path.exists() else 0
             count = min(MOST_PARTS, 1 + size // BYTES_PER_PART)
             parts = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
             raw = _read(path, key, timestamp, amounts, parts)
@@ -198,8 +199,7 @@ def _read(path: Path, key: str, timestamp: str, amounts: Sequence[str], parts: l
                 shown = dict(zip(amounts, map(str, values), strict=True))
                 by_part[number % len(parts)].append((number, _utc(when), shown))
                 users.add(number)
-            for part, rows_of_part in zip(parts, by_part, strict=True):
-                pickle.dump(rows_of_part, part, pickle.HIGHEST_PROTOCOL)
+            _sort_away(by_part, parts)
         return RawTransactions(parts, np.array(sorted(users), np.int64))
     except FileNotFoundError:
         raise UserError(
@@ -210,6 +210,27 @@ def _read(path: Path, key: str, timestamp: str, amounts: Sequence[str], parts: l
         raise UserError(
             f"{path}: the oracle can't read it: {error!s:.300}. Run compute_features.py on it to see where."
         ) from None
+
+
+def _sort_away(by_part: Sequence[list], parts: Sequence[IO[bytes]]) -> None:
+    try:
+        for rows, part in zip(by_part, parts, strict=True):
+            pickle.dump(rows, part, pickle.HIGHEST_PROTOCOL)
+            part.flush()
+    except OSError as error:
+        raise UserError(
+            f"{tempfile.gettempdir()}: {error.strerror}. The oracle sorts the transactions there: make room, or name "
+            "another folder in TMPDIR."
+        ) from None
+
+
+def _weight(file: Path) -> int:
+    """The size of a file, or of a Parquet file what its rows take as text: packed they may take next to nothing."""
+    size = file.stat().st_size
+    try:
+        return max(size, pq.read_metadata(file).num_rows * BYTES_PER_ROW) if is_parquet(file) else size
+    except (OSError, pa.ArrowException):  # which reading it tells
+        return size
 
 
 def _files(path: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """The Feast repository: opened with every reason to fail checked first, each told with the command that mends it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,6 +134,8 @@ def _require_strict(name: Location, filesystem: FileSystem, path: str, expected:
     except (pa.ArrowInvalid, OSError) as error:
         if bucket_trouble(error):
             raise
+        if isinstance(error, OSError) and error.errno:
+            raise UserError(f"{name}: it can't be read: {os.strerror(error.errno)}. {COMPUTE}") from None
         raise UserError(f"{name}: this is not a Parquet file. {COMPUTE}") from None
 
 

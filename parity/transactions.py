@@ -7,12 +7,14 @@ timestamps in UTC at the resolution of the store, one microsecond.
 import codecs
 import csv
 import itertools
+import os
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
@@ -40,6 +42,8 @@ from parity.refusals import (
 
 BLOCK = 1 << 24
 ROWS_PER_BATCH = 1 << 20
+TIMES_AS_LARGE = 4
+"""So much more memory than the transactions takes what is computed of them: 106 MiB, measured, for a million rows."""
 csv.field_size_limit(2**31 - 1)  # a column that nobody asks for may hold anything
 TIMESTAMP = "timestamp"
 UTC_MICROSECONDS = pa.timestamp("us", tz="UTC")
@@ -224,6 +228,7 @@ def _read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:
             _require_types(path, file.schema_arrow, schema)
+            _require_memory(path, file.metadata.num_rows, schema)
             try:
                 batches = file.iter_batches(ROWS_PER_BATCH, columns=schema.names)
                 typed = (_typed(pa.Table.from_batches([batch]), schema, _cast) for batch in batches)
@@ -231,7 +236,14 @@ def _read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
             except pa.ArrowInvalid:  # all of it is read again, to find every row that is refused
                 return _convert(path, file.read(columns=schema.names), schema, _cast)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: this is not a Parquet file that can be read: {brief(error)}") from None
+        raise UserError(f"{path}: {_parquet_trouble(error)}") from None
+
+
+def _parquet_trouble(error: Exception) -> str:
+    """Tell a file that can't be opened or read from one that is no Parquet file."""
+    if isinstance(error, OSError) and error.errno:
+        return f"it can't be read: {os.strerror(error.errno)}."
+    return f"this is not a Parquet file that can be read: {brief(error)}"
 
 
 def _require_types(path: Path, found: pa.Schema, schema: pa.Schema) -> None:
@@ -243,6 +255,22 @@ def _require_types(path: Path, found: pa.Schema, schema: pa.Schema) -> None:
                 f"{path}: the column {field.name} has type {brief(type)}; it must hold {_EXPECTED[field.type]}. "
                 f"{type_advice(field.type, type)}"
             )
+
+
+def _require_memory(path: Path, rows: int, schema: pa.Schema) -> None:
+    """Refuse a file of so many ``rows`` that they can't be held: a small Parquet file can have any number of them."""
+    needed = rows * sum(field.type.byte_width for field in schema) * TIMES_AS_LARGE
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise UserError(
+            f"{path}: it has {rows:,} rows, which take {_gigabytes(needed)} of memory to compute, and only "
+            f"{_gigabytes(available)} are available. Split it into files that fit, and use --incremental or --engine "
+            "spark."
+        )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB"
 
 
 def _convert(path: Path, table: pa.Table, schema: pa.Schema, convert: Callable) -> pa.Table:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from importlib.util import find_spec
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
@@ -639,3 +640,102 @@ class TestWhatComesFromOutside:
         monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
         monkeypatch.setattr("sys.stderr", terminal)
         assert progress("read \x1b[31m.csv", None, "B").desc == r"read \x1b[31m.csv"
+
+
+@pytest.fixture
+def bomb(project):
+    """A Parquet file of a few hundred kilobytes with more rows than any memory holds: one group of rows many times."""
+    path, rows = project.root / "bomb.parquet", 1 << 20
+    table = pa.table(
+        {
+            "user_id": pa.array(np.ones(rows, np.int64)),
+            "timestamp": pa.array(np.zeros(rows, np.int64)).cast(UTC_MICROSECONDS),
+            "purchase_amount": pa.array(np.ones(rows)),
+        }
+    )
+    pq.write_table(table, path, compression="zstd")
+    metadata = pq.read_metadata(path)
+    pages = path.read_bytes()[: -8 - int.from_bytes(path.read_bytes()[-8:-4], "little")]
+    while metadata.num_rows * 24 < 2 * psutil.virtual_memory().total:
+        metadata.append_row_groups(metadata)
+    footer = io.BytesIO()
+    metadata.write_metadata_file(footer)
+    path.write_bytes(pages + footer.getvalue()[4:])
+    assert pq.read_metadata(path).num_rows == metadata.num_rows
+    return path
+
+
+def test_a_small_parquet_file_of_more_rows_than_memory_holds_is_refused_at_once(project, bomb):
+    error = project.fail("compute_features.py", "--input", bomb)
+    assert f"it has {pq.read_metadata(bomb).num_rows:,} rows, which take " in error
+    assert "GB of memory" in error
+    assert "--incremental" in error
+
+
+def test_a_column_of_text_that_unpacks_to_gigabytes_is_refused_by_its_type(project):
+    text = pa.array(["x" * 100_000]).dictionary_encode()
+    ids = pa.DictionaryArray.from_arrays(pa.array(np.zeros(100_000, np.int32)), text.dictionary)
+    path = project.root / "text.parquet"
+    columns = {"timestamp": [NOON] * 100_000, "purchase_amount": [1.0] * 100_000}
+    pq.write_table(pa.table({"user_id": ids} | columns), path, store_schema=False)
+    before = psutil.Process().memory_info().rss
+    error = project.fail("compute_features.py", "--input", path)
+    assert "the column user_id has type string" in error
+    assert psutil.Process().memory_info().rss - before < 1 << 30
+    pq.write_table(pa.table({"user_id": np.arange(100_000), "note": ids} | columns), path, store_schema=False)
+    assert "100,000 feature rows" in project.succeed("compute_features.py", "--input", path)
+
+
+def test_the_oracle_takes_a_packed_parquet_file_in_parts(project):
+    rows = 1_000_000
+    columns = {
+        "user_id": np.arange(rows) // 1000,
+        "timestamp": np.zeros(rows, "M8[us]"),
+        "purchase_amount": np.ones(rows),
+    }
+    path = project.root / "packed.parquet"
+    pq.write_table(pa.table(columns), path, compression="zstd")
+    assert path.stat().st_size < oracle.BYTES_PER_PART
+    assert oracle._weight(path) > 4 * oracle.BYTES_PER_PART
+
+
+def without_privileges() -> str:
+    """What to begin a command with, so that the permissions of files hold for it."""
+    if os.geteuid():
+        return ""
+    if not shutil.which("setpriv"):
+        pytest.skip("permissions do not hold for root, and there is no setpriv")
+    return "setpriv --inh-caps=-all --bounding-set=-all "
+
+
+@pytest.mark.parametrize("name", ["locked.parquet", "locked.csv"])
+def test_a_file_that_may_not_be_read_is_not_called_a_damaged_one(project, name):
+    path = project.root / name
+    pq.write_table(pa.table({"user_id": [1]}), path)
+    path.chmod(0)
+    outcome = project.shell(f"{without_privileges()}python compute_features.py --input {path}")
+    assert outcome.status == 2
+    assert f"{name}: " in outcome.err
+    assert "Permission denied" in outcome.err
+    assert "Parquet file" not in outcome.err
+
+
+def test_features_that_may_not_be_read_are_not_called_damaged(project):
+    project.prepare()
+    project.features.chmod(0)
+    outcome = project.shell(f"{without_privileges()}python materialize_to_online.py")
+    assert outcome.status == 2
+    assert "user_features.parquet: it can't be read: Permission denied" in outcome.err
+    assert "not a Parquet file" not in outcome.err
+
+
+def test_a_full_disk_below_the_oracle_is_named(project):
+    project.write_transactions(GOOD)
+
+    class Full(io.BytesIO):
+        def write(self, _):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match=r"No space left on device.*TMPDIR") as refusal:
+        oracle._read(project.transactions, "user_id", "timestamp", ["purchase_amount"], [Full()])
+    assert "can't read" not in str(refusal.value)
