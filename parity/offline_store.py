@@ -10,7 +10,9 @@ entity and then ranks; the latest rows are found by one grouping, where it ranks
 built. It is replaced only by one with the same columns and types, and stays where the fast one does not apply.
 """
 
+import glob
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import ibis
@@ -192,7 +194,7 @@ _buckets: list[FileSystem] = []
 def _read_parquet(source: FileSource) -> Table:
     """Read a Parquet file, or a folder of them, as lazily as Feast does, in a bucket too."""
     if not source.path.startswith(("s3://", "s3a://")):
-        return ibis.read_parquet(source.path)
+        return ibis.read_parquet(_literally(source.path, Path(source.path).is_dir()))
     filesystem, path = filesystem_of(source.path, source.s3_endpoint_override)
     if filesystem not in _buckets:
         _buckets.append(filesystem)
@@ -200,7 +202,13 @@ def _read_parquet(source: FileSource) -> Table:
     if protocol not in backend.con.list_filesystems():
         backend.con.register_filesystem(_Bucket(filesystem, protocol))
     folder = filesystem.get_file_info(path).type == FileType.Directory
-    return ibis.read_parquet(f"{protocol}://{path}{'/**/*.parquet' if folder else ''}")
+    return ibis.read_parquet(f"{protocol}://{glob.escape(path)}{'/**/*.parquet' if folder else ''}")
+
+
+def _literally(path: str, is_folder: bool) -> str:
+    """The path of a file or folder for DuckDB, to which [a].parquet would be a pattern, and that of a.parquet."""
+    escaped = glob.escape(path)
+    return f"{escaped}/**/*.parquet" if is_folder and escaped != path else escaped
 
 
 def _answered_by(job: IbisRetrievalJob, answer: Table) -> IbisRetrievalJob:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from parity import oracle, transactions
 from parity.command import UserError, fail
 from parity.files import progress
-from parity.transactions import UTC_MICROSECONDS
+from parity.transactions import UTC_MICROSECONDS, read_part
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HEADER = "user_id,product_id,timestamp,purchase_amount"
@@ -739,3 +739,36 @@ def test_a_full_disk_below_the_oracle_is_named(project):
     with pytest.raises(UserError, match=r"No space left on device.*TMPDIR") as refusal:
         oracle._read(project.transactions, "user_id", "timestamp", ["purchase_amount"], [Full()])
     assert "can't read" not in str(refusal.value)
+
+
+NAMES = ["[a]", "q?", "**", "a'b [x", "[!z]", "s*", "{x,y}", "a'b", "50%", "ta~b", "[a"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_name_that_could_be_a_pattern_is_the_name_of_one_file(project, name, suffix):
+    for stem, user in [("a", 1), ("qx", 2), ("sx", 3), ("x", 4), (name, 5)]:
+        table = pa.table({"user_id": [user], "timestamp": [NOON], "purchase_amount": [1.0]})
+        path = project.root / f"{stem}{suffix}"
+        pq.write_table(table, path) if suffix == ".parquet" else pacsv.write_csv(table, path)
+    assert read_part(path, "user_id", ["purchase_amount"])["user_id"].to_pylist() == [5]
+    with oracle.raw_transactions(path, "user_id", "timestamp", ["purchase_amount"]) as raw:
+        assert raw.users.tolist() == [5]
+
+
+@pytest.mark.parametrize("name", NAMES[:4])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_features_of_such_a_name_are_served_and_no_others(project, monkeypatch, name, kind):
+    path = project.root / "out" / (f"{name}.parquet" if kind == "file" else name)
+    for place in [path, *(path.with_name(stem + path.suffix) for stem in ("a", "qx", "sx", "x", "y"))]:
+        users = [1, 2, 3] if place == path else [4]
+        now = datetime.now(UTC).isoformat()
+        project.write_transactions(*(f"{user},1,{now},{user}" for user in users))
+        arguments = ["--incremental"] if kind == "folder" else []
+        project.succeed("compute_features.py", "--output", place, *arguments)
+        if place == path:
+            project.transactions.rename(project.root / "kept.csv")
+    monkeypatch.setenv("FEATURE_STORE_OFFLINE_PATH", str(path))
+    project.apply()
+    assert project.succeed("materialize_to_online.py").startswith("3 users")
+    assert "3 users, 2 features" in project.succeed("demo_fixed.py", "--input", project.root / "kept.csv")
