@@ -112,7 +112,7 @@ class World:
 
     def materialize(self) -> None:
         self.tick()
-        materialize(self.store, self.view, None, self.now, self.now)
+        materialize(self.store, self.view, None, self.now, self.now, any_share=True)
 
     def compare(self) -> Comparison:
         self.tick()
