@@ -9,6 +9,11 @@ What is computed is declared in feature_repo/features.py. Files are CSV or Parqu
 files, one a day. Incrementally, only what can have changed since the last such run is computed.
 """
 
+if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends them in order too
+    from parity.command import start
+
+    start()
+
 import argparse
 from pathlib import Path, PurePath
 
@@ -16,7 +21,7 @@ import pyarrow.compute as pc
 
 import parity.quick_feast  # noqa: F401
 from feature_repo.features import AGGREGATIONS, user, user_features_source, user_purchase_features
-from parity.command import UserError, run, shown
+from parity.command import UserError, argument_parser, run, shown
 from parity.files import Location, absolute, location, on_disk, write_table
 from parity.incremental import update
 from parity.offline import feature_history, history_schema, note_origin
@@ -39,7 +44,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--input", type=location, default=TRANSACTIONS)
     parser.add_argument("--output", type=location, default=location(user_features_source.path))
     parser.add_argument("--engine", choices=["local", "spark"], default="local", help="what computes (default: local)")

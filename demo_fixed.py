@@ -6,6 +6,11 @@
 Exit status 0: all equal. 1: skew, each differing value named. 2: it could not be checked.
 """
 
+if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends them in order too
+    from parity.command import start
+
+    start()
+
 import argparse
 import secrets
 from pathlib import Path
@@ -16,7 +21,7 @@ import parity.quick_feast  # noqa: F401
 from feature_repo.features import AGGREGATIONS, user, user_features, user_purchase_features
 from parity import report
 from parity.certificate import certificate, watched, write_certificate
-from parity.command import file_named, instant, run, utc_now, whole_number
+from parity.command import argument_parser, file_named, instant, run, utc_now, whole_number
 from parity.files import location
 from parity.materialization import repair
 from parity.offline import origin_of
@@ -83,7 +88,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--user", type=int, help="the user to show first (default: the first)")
     parser.add_argument("--at", type=instant, help="compare as of this instant, ISO 8601, by a replay (default: now)")
     parser.add_argument("--explain", type=int, metavar="USER", help="show only what this user's features are made of")

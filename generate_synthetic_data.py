@@ -5,14 +5,18 @@
 The same --seed and --end give the same bytes. The draws are NumPy's legacy stream, frozen for good by its authors.
 """
 
-import argparse
+if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends them in order too
+    from parity.command import start
+
+    start()
+
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from parity.command import instant, run, shown, utc_now, whole_number
+from parity.command import argument_parser, instant, run, shown, utc_now, whole_number
 from parity.files import write_table
 from parity.transactions import SCHEMA, UTC_MICROSECONDS
 
@@ -38,7 +42,7 @@ def draw_transactions(rows: int, users: int, days: int, seed: int, end: datetime
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--rows", type=whole_number(1, 10**12), default=100, help="purchases to draw (default: 100)")
     parser.add_argument("--users", type=whole_number(1, 2**62), default=20, help="ids run from 1 to this (default: 20)")
     parser.add_argument("--days", type=whole_number(1), default=30, help="days before --end they span (default: 30)")

@@ -6,12 +6,16 @@ Without --start, the whole history: rows that it no longer has are taken out of 
 nothing is done unless --retract is given.
 """
 
-import argparse
+if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends them in order too
+    from parity.command import start
+
+    start()
+
 from pathlib import Path
 
 import parity.quick_feast  # noqa: F401
 from feature_repo.features import user_features, user_purchase_features
-from parity.command import instant, run, utc_now
+from parity.command import argument_parser, instant, run, utc_now
 from parity.materialization import materialize
 from parity.repository import opened
 
@@ -20,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
 
 def main() -> None:
     now = utc_now()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--start", type=instant, help="ISO 8601, UTC without an offset (default: the first event)")
     parser.add_argument("--end", type=instant, default=now, help="ISO 8601, UTC without an offset (default: now)")
     parser.add_argument("--retract", action="store_true", help="take out even more than half of the rows in Redis")

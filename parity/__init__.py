@@ -18,5 +18,6 @@ Data flows one way, and each module is one station of it:
 
 `repository` opens the Feast repository that ties them together, as `configuration` says where things are.
 `redis_server` runs a Redis where a machine has none, and `read_only_server` Feast's feature server where others reach
-it. `files` and `command` are the edges to the disk and to the person at the terminal, and `quick_feast` imports Feast.
+it. `files` and `command` are the edges to the disk and to the person at the terminal, who may send `signals`; and
+`quick_feast` imports Feast.
 """

@@ -1,60 +1,124 @@
 """The edge to the person at the terminal: one line for an error, an exit status for a verdict.
 
-Every script ends in ``run(main)``. Status 0 is success, 1 is skew, 2 is "this could not be done", 130 is Ctrl-C.
+Every script begins with ``start()``, ahead of its slow imports, and ends in ``run(main)``. Status 0 is success, 1 is
+skew and nothing else, 2 is "this could not be done". A signal gives 128 and its number: 130 is Ctrl-C.
 """
 
 import argparse
 import os
 import re
-import signal
 import sys
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+from parity.signals import Watch, end_at_once, ending_in_order
+
+TRACEBACK_OPTION, TRACEBACK_VARIABLE = "--traceback", "FEATURE_STORE_TRACEBACK"
+LONGEST_REASON = 500
 
 
 class UserError(Exception):
     """Something the user can mend. The message says what is wrong, where, and what to do next, in one line."""
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Run a script's ``main`` and exit: with its status, or with 2 and one line on stderr for a `UserError`."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
+def start() -> None:
+    """Take over what happens if the script is interrupted or fails before it runs, while it imports."""
+    end_at_once()
+    _reopen_closed_streams()
+    sys.excepthook = _exit_from_import
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's ``main`` and exit: with its status, or with 2 and one line on stderr for any exception."""
+    _reopen_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no text
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an orderly end: what is temporary is taken away
+    with ending_in_order() as watch:
+        try:
+            status = _flush(_status(main, watch))
+        except KeyboardInterrupt:
+            status = 130
+    sys.exit(watch.status or status)
+
+
+def _status(main: Callable[[], int | None], watch: Watch) -> int:
     try:
-        status = main()
-        if sys.stdout:
-            sys.stdout.flush()
-    except UserError as error:
-        status = fail(str(error))
-    except KeyboardInterrupt:
-        status = 130
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 141
-    except UnicodeEncodeError as error:
-        status = fail(f"the name {error.object!r} holds bytes that are no text. Rename the file.")
-    except RuntimeError as error:
-        if "Symlink loop" not in str(error):
-            raise
-        status = fail(f"{error}. Name another file.")
-    except MemoryError:
-        status = fail("there is not enough memory for this much data.")
-    except OSError as error:
-        status = fail(bucket_trouble(error) or f"{error.filename or 'input/output'}: {error.strerror or error}")
-    sys.exit(status)
+        return main() or 0
+    except SystemExit as stop:  # of argparse
+        return stop.code or 0
+    except BrokenPipeError:
+        return 141
+    except Exception as error:
+        return 2 if watch.received else fail(error)
 
 
-def fail(message: str) -> int:
-    """Print ``message`` as one line on stderr and return exit status 2."""
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+def argument_parser(doc: str) -> argparse.ArgumentParser:
+    """Make the parser of a script's command line, described by its docstring, with what every script takes."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument(TRACEBACK_OPTION, action="store_true", help="if something fails, print the whole traceback")
+    return parser
+
+
+def fail(error: BaseException) -> int:
+    """Print one line about ``error`` on stderr, after its traceback if that is asked for, and return exit status 2."""
+    if TRACEBACK_OPTION in sys.argv[1:] or os.environ.get(TRACEBACK_VARIABLE):
+        traceback.print_exception(error)
+    print(f"error: {printable(' '.join(_explained(error).split()))}", file=sys.stderr)
     return 2
 
 
 def printable(text: str) -> str:
     """The same text with an escape for whatever could act on a terminal or hide there, such as a control character."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def _explained(error: BaseException) -> str:
+    match error:
+        case UserError():
+            return str(error)
+        case UnicodeEncodeError():
+            return f"the name {error.object!r} holds bytes that are no text. Rename the file."
+        case RuntimeError() if "Symlink loop" in str(error):
+            return f"{error}. Name another file."
+        case MemoryError():
+            return "there is not enough memory for this much data."
+        case ModuleNotFoundError(msg=message) if message.startswith("No module named"):
+            return f"{message} in this Python, {sys.executable}. Run: pip install -r requirements.txt"
+        case OSError():
+            return bucket_trouble(error) or f"{error.filename or 'input/output'}: {error.strerror or error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    reason = f"{type(error).__name__}: {error!s:.{LONGEST_REASON}}"
+    return f"unexpected {reason}{where}. For the whole of it: {TRACEBACK_OPTION}, or {TRACEBACK_VARIABLE}=1"
+
+
+def _exit_from_import(_type: type, error: BaseException, _traceback: TracebackType | None) -> NoReturn:
+    raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else fail(error))
+
+
+def _reopen_closed_streams() -> None:
+    """Let a stream that was closed (``2>&-``) lead nowhere; else the next file to be opened would get its output."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def _flush(status: int) -> int:
+    """Print what is left; if nobody can take it, as after `| head` or on a full disk, say so by the exit status."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141 if isinstance(error, BrokenPipeError) else fail(error)
+    return status
 
 
 def bucket_trouble(error: Exception) -> str | None:

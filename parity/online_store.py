@@ -24,6 +24,7 @@ import copy
 import logging
 import re
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -35,7 +36,7 @@ import numpy as np
 import pyarrow as pa
 import redis
 import redis.asyncio
-from feast import FeatureService, FeatureView, RepoConfig, metrics, utils
+from feast import FeatureService, FeatureView, RepoConfig, utils
 from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key, serialize_entity_key_prefix
 from feast.infra.online_stores.helpers import _mmh3, _redis_key
 from feast.infra.online_stores.redis import (
@@ -375,7 +376,8 @@ class ParityRedisOnlineStore(RedisOnlineStore):
         include_feature_view_version_metadata: bool,
     ) -> tuple[FastRead, dict[str, Any]]:
         """Prepare a request, once for as long as Feast's own cache holds ``context``, which it was resolved to."""
-        if include_feature_view_version_metadata or metrics._config.online_features:
+        metrics = sys.modules.get("feast.metrics")  # importing it makes a temporary folder
+        if include_feature_view_version_metadata or (metrics and metrics._config.online_features):
             raise NotTaken
         key = (project, features.name if isinstance(features, FeatureService) else tuple(features), full_feature_names)
         found = self._reads.get(key)

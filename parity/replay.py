@@ -12,6 +12,7 @@ from feast import FeatureService, FeatureStore, FeatureView, RepoConfig
 from parity.command import UserError
 from parity.materialization import materialize
 from parity.online import clock_of, online_store_of
+from parity.signals import deferred
 
 SECONDS_TO_LIVE = 3600
 """Redis drops the keys of a replay by itself after this, should the process be killed before it does."""
@@ -34,14 +35,15 @@ def replayed(store: FeatureStore, service: FeatureService, view: FeatureView, at
 
     It lives in the Redis of ``store`` under a project name of its own, with a registry in a temporary file.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        replay = FeatureStore(config=_beside(store.config, Path(folder) / "registry.db"))
-        try:
-            replay.apply([*(store.get_entity(name) for name in view.entities), view, service])
-            with clock_of(replay, at):
-                materialize(replay, view, None, at, at)
-            yield replay
-        finally:
+    folder = tempfile.TemporaryDirectory()
+    replay = FeatureStore(config=_beside(store.config, Path(folder.name) / "registry.db"))
+    try:
+        replay.apply([*(store.get_entity(name) for name in view.entities), view, service])
+        with clock_of(replay, at):
+            materialize(replay, view, None, at, at)
+        yield replay
+    finally:
+        with deferred(), folder:  # all of it, even if one is in a hurry
             online_store_of(replay).delete_entity_values(replay.config, view.join_keys)
 
 

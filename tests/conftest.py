@@ -3,6 +3,7 @@
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import redis
 import yaml
 
 from parity.redis_server import find_server, free_port, launch
+from parity.signals import ENDING
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ["generate_synthetic_data.py", "compute_features.py", "materialize_to_online.py", "demo_fixed.py", "parity"]
@@ -116,6 +118,7 @@ class Project:
     def run(self, script: str, *arguments: object) -> Outcome:
         """Run a script as its command line would, in this process, which has imported Feast already."""
         path, argv = list(sys.path), sys.argv
+        handlers = {number: signal.getsignal(number) for number in ENDING}
         for module in [name for name in sys.modules if name.partition(".")[0] == "feature_repo"]:
             del sys.modules[module]
         sys.path[0:0], sys.argv = [str(self.root)], [script, *map(str, arguments)]
@@ -127,6 +130,8 @@ class Project:
             status = stop.code or 0
         finally:
             sys.path[:], sys.argv = path, argv
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         return Outcome(status, *self.capture.readouterr())
 
     def shell(self, command: str, cwd: Path | None = None, **environment: str) -> Outcome:
