@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from parity.command import UserError
 from parity.transactions import MICROSECOND
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def aggregate(rows: pa.Table, key: str, timestamp: str, aggregations: Sequence[A
     that the aggregations name, float64 and finite. The result has one row per distinct (key, timestamp), sorted by
     both: these two columns, then one per aggregation, under its name.
 
-    Raises `ValueError` for an unknown function.
+    Raises `ValueError` for an unknown function, and `UserError` for a result that float64 does not hold.
     """
     for aggregation in aggregations:
         if aggregation.function not in FUNCTIONS:
@@ -71,7 +72,7 @@ def _aggregate(
     schema: pa.Schema,
     pool: ThreadPoolExecutor,
 ) -> Iterator[pa.RecordBatch]:
-    timeline = _Timeline(keys, times, pool)
+    key, timeline = schema.names[0], _Timeline(keys, times, pool)
     sums = {column: _ExactSums(values, timeline.order, pool) for column, values in amounts.items()}
 
     def features(chunk: slice) -> pa.RecordBatch:
@@ -80,13 +81,20 @@ def _aggregate(
         columns = [pa.array(values, type) for values, type in zip(timeline.at(last), schema.types, strict=False)]
         for aggregation, type in zip(aggregations, schema.types[2:], strict=True):
             start = timeline.window_starts(last, past, aggregation.time_window)
-            match aggregation.function:
-                case "count":
-                    result = end - start
-                case "sum":
-                    result = sums[aggregation.column].quotients(start, end, np.ones_like(end))
-                case "mean":
-                    result = sums[aggregation.column].quotients(start, end, end - start)
+            try:
+                match aggregation.function:
+                    case "count":
+                        result = end - start
+                    case "sum":
+                        result = sums[aggregation.column].quotients(start, end, np.ones_like(end))
+                    case "mean":
+                        result = sums[aggregation.column].quotients(start, end, end - start)
+            except _TooLarge as error:
+                user, time = (column[error.place].as_py() for column in columns[:2])
+                raise UserError(
+                    f"{key} {user}: {aggregation.name} at {time.isoformat()}: the {aggregation.function} "
+                    f"of {aggregation.column} is beyond what a float64 holds. Correct the amounts."
+                ) from None
             columns.append(pa.array(result, type))
         return pa.record_batch(columns, schema=schema)
 
@@ -195,6 +203,13 @@ def _sorted(values: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, n
     return order, in_order
 
 
+class _TooLarge(Exception):
+    """A quotient is beyond float64, the first of them at ``place``."""
+
+    def __init__(self, place: int):
+        self.place = place
+
+
 class _ExactSums:
     """Sums of runs of float64 amounts, exact, each amount taken as the shortest decimal that denotes it.
 
@@ -221,7 +236,10 @@ class _ExactSums:
         self._fine = _prefix_sums(np.array([int(amount.scaleb(self._places)) for amount in fine], dtype=object))
 
     def quotients(self, start: np.ndarray, end: np.ndarray, divisor: np.ndarray) -> np.ndarray:
-        """Sum the amounts at positions start <= i < end, divide by ``divisor``, and round once, to float64."""
+        """Sum the amounts at positions start <= i < end, divide by ``divisor``, and round once, to float64.
+
+        Raises `_TooLarge` for one that float64 does not hold.
+        """
         cents = self._cents[end] - self._cents[start]
         large = (np.abs(cents) > 2**53).astype(bool)
         if len(self._fine_at):
@@ -233,9 +251,14 @@ class _ExactSums:
             total = cents[large].astype(object) * 10 ** (self._places - 2)
             if len(self._fine_at):
                 total += self._fine[fine_end[large]] - self._fine[fine_start[large]]
-            # Python divides integers of any size and rounds the true quotient once. Zero has no sign: adding 0.0
-            # makes 0.0 of the -0.0 that a quotient just below zero rounds to.
-            result[large] = total / (divisor[large].astype(object) * 10**self._places) + 0.0
+            by = divisor[large].astype(object) * 10**self._places
+            try:
+                # Python divides integers of any size and rounds the true quotient once. Zero has no sign: adding 0.0
+                # makes 0.0 of the -0.0 that a quotient just below zero rounds to.
+                result[large] = total / by + 0.0
+            except OverflowError:
+                beyond = (np.abs(total) > by * int(np.finfo(np.float64).max)).astype(bool)
+                raise _TooLarge(np.flatnonzero(large)[beyond.argmax()]) from None
         return result
 
 

@@ -43,7 +43,10 @@ class Purchase(NamedTuple):
 
 
 def evaluate(aggregation: Aggregation, purchases: Iterable[Purchase], instant: datetime) -> float | int | None:
-    """Work out ``aggregation`` for one user at ``instant``; a mean of nothing is null."""
+    """Work out ``aggregation`` for one user at ``instant``; a mean of nothing is null.
+
+    Raises `UserError` for a result that float64 does not hold.
+    """
     amounts = [
         purchase.amounts[aggregation.column]
         for purchase in purchases
@@ -93,14 +96,22 @@ def evaluate_each(aggregation: Aggregation, purchases: Iterable[Purchase]) -> li
 
 
 def expected(
-    aggregation: Aggregation, purchases: Sequence[Purchase], at: datetime, ttl: timedelta | None
+    aggregation: Aggregation,
+    purchases: Sequence[Purchase],
+    at: datetime,
+    ttl: timedelta | None,
+    user: int | None = None,
 ) -> float | int | None:
     """Work out what both stores have to answer for one user at the instant ``at``: null if nothing is known, or no
-    longer, because the user's last purchase is more than ``ttl`` ago. A ttl of zero is none, as in Feast."""
+    longer, because the user's last purchase is more than ``ttl`` ago. A ttl of zero is none, as in Feast. An error names
+    the ``user``, if given."""
     last = last_event(purchases, at)
     if last is None or is_expired(last, at, ttl):
         return None
-    return evaluate(aggregation, purchases, last)
+    try:
+        return evaluate(aggregation, purchases, last)
+    except UserError as error:
+        raise UserError(str(error) if user is None else f"user {user}: {error}") from None
 
 
 def last_event(purchases: Iterable[Purchase], at: datetime) -> datetime | None:
@@ -134,8 +145,8 @@ def _nearest(aggregation: Aggregation, numerator: int, denominator: int) -> floa
         return numerator / denominator + 0.0
     except OverflowError:
         raise UserError(
-            f"a {aggregation.function} of {aggregation.column} is larger than a float64 can hold. "
-            "Correct the transactions with such amounts, or remove them."
+            f"{aggregation.name}: the {aggregation.function} of {aggregation.column} is beyond what a float64 holds. "
+            "Correct the amounts."
         ) from None
 
 

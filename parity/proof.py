@@ -342,7 +342,7 @@ def three_sides(
         a.name: Values(
             training[a.name],
             serving[a.name],
-            [expected(a, purchases.get(user, []), at, view.ttl) for user in ids.tolist()],
+            [expected(a, purchases.get(user, []), at, view.ttl, user) for user in ids.tolist()],
         )
         for a in aggregations
     }

@@ -1,5 +1,6 @@
 """The windows and their exact arithmetic, against the oracle."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from unittest.mock import patch
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from feature_repo.features import AGGREGATIONS
 from parity import aggregation
 from parity.aggregation import aggregate
+from parity.command import UserError
 from parity.oracle import Purchase, evaluate
+from parity.oracle import expected as oracle_expected
 
 T = datetime(2026, 3, 8, 12, tzinfo=UTC)
 DAYS_3 = timedelta(days=3)
@@ -99,6 +102,21 @@ def test_huge_amounts_neither_overflow_nor_swallow_small_ones():
 def test_an_unknown_function_is_refused():
     with pytest.raises(ValueError, match="median"):
         features([(1, T, 1.0)], [Aggregation(name="x", function="median", column="purchase_amount")])
+
+
+@pytest.mark.parametrize("amount", [1.7e308, -1.7e308])
+def test_a_sum_that_float64_does_not_hold_is_refused_by_name(amount):
+    total = Aggregation(name="total", function="sum", column="purchase_amount")
+    rows = [(2, T, 1.0), (7, T - DAYS_3, amount), (7, T, amount)]
+    with pytest.raises(
+        UserError, match=rf"^user_id 7: total at {re.escape(T.isoformat())}: the sum of purchase_amount"
+    ):
+        features(rows, [total])
+    purchases = [Purchase(time, {"purchase_amount": str(amount)}) for user, time, amount in rows if user == 7]
+    with pytest.raises(UserError, match=r"^user 7: total at .*: the sum of purchase_amount is beyond what a float64"):
+        oracle_expected(total, purchases, T, None, 7)
+    mean = Aggregation(name="mean", function="mean", column="purchase_amount")
+    assert features(rows, [mean])[7, T] == (amount,)
 
 
 steps = st.sampled_from(

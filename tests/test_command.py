@@ -112,6 +112,30 @@ class TestClosedStreams:
         assert outcome.err == "error: input/output: No space left on device\n"
 
 
+def test_a_sum_beyond_float64_is_refused_by_every_side(project):
+    file = project.root / "feature_repo" / "features.py"
+    text = file.read_text().replace('function="count"', 'function="sum"').replace("dtype=Int64,\n", "dtype=Float64,\n")
+    file.write_text(text)
+    said = "user_total_transactions at 2026-03-08T12:00:00+00:00: the sum of purchase_amount is beyond what a float64"
+    fine = [f"{user},100,2026-03-0{day}T12:00:00Z,1.00" for user in (1, 2) for day in (7, 8)]
+    project.write_transactions(*fine)
+    project.apply()
+    project.succeed("compute_features.py")
+    project.succeed("materialize_to_online.py")
+
+    for sign in ("", "-"):
+        rows = [row.replace("1.00", f"{sign}1.7e308") if row.startswith("2") else row for row in fine]
+        huge = project.root / "huge.csv"
+        huge.write_text("\n".join(["user_id,product_id,timestamp,purchase_amount", *rows, ""]))
+        before = project.features.read_bytes()
+        assert f"user_id 2: {said}" in project.fail("compute_features.py", "--input", huge)
+        assert f"user_id 2: {said}" in project.fail(
+            "compute_features.py", "--incremental", "--input", huge, "--output", project.root / "data" / "days"
+        )
+        assert project.features.read_bytes() == before
+        assert f"user 2: {said}" in project.fail("demo_fixed.py", "--input", huge, "--user", 1, "--at", "2026-03-09")
+
+
 class TestSignals:
     """Real processes, with a temporary folder of their own, and signals at many points of their life."""
 
