@@ -20,65 +20,73 @@ from pathlib import Path, PurePath
 import pyarrow.compute as pc
 
 import parity.quick_feast  # noqa: F401
-from feature_repo.features import AGGREGATIONS, user, user_features_source, user_purchase_features
 from parity.command import UserError, argument_parser, run, shown
+from parity.definition import FeatureTable, feature_table
 from parity.files import Location, absolute, location, on_disk, write_table
 from parity.incremental import update
 from parity.offline import feature_history, history_schema, note_origin
 from parity.partitions import Staged
 from parity.transactions import TIMESTAMP, read_transactions
 
+REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
 TRANSACTIONS = Path(__file__).parent / "user_transactions.csv"
 
 
 def main() -> None:
     args = arguments()
+    table = feature_table(REPOSITORY)
+    output = args.output or location(table.source.path)
+    require_apart(args.input, output)
     if args.engine == "spark":
-        written = compute_on_spark(args.input, args.output)
+        written = compute_on_spark(table, args.input, output)
     elif args.incremental:
-        written = update_here(args.input, args.output)
+        written = update_here(table, args.input, output)
     else:
-        written = compute_here(args.input, args.output)
-    note_origin(user_purchase_features, args.output, args.input, TRANSACTIONS)
-    print(f"{written} -> {shown(args.output)}")
+        written = compute_here(table, args.input, output)
+    note_origin(table.view, output, args.input, TRANSACTIONS)
+    print(f"{written} -> {shown(output)}")
 
 
 def arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__)
     parser.add_argument("--input", type=location, default=TRANSACTIONS)
-    parser.add_argument("--output", type=location, default=location(user_features_source.path))
+    parser.add_argument("--output", type=location)
     parser.add_argument("--engine", choices=["local", "spark"], default="local", help="what computes (default: local)")
     parser.add_argument("--incremental", action="store_true", help="only what can have changed since the last time")
     args = parser.parse_args()
-    places = [PurePath(absolute(p)) for p in (args.input, args.output)]
-    if places[1] == places[0]:
-        parser.error("--output is the same file as --input")
-    if places[1].is_relative_to(places[0]):
-        parser.error("--output lies in the folder that is --input, and would be read with it")
     if args.incremental and args.engine == "spark":
         parser.error("--incremental computes on this machine; it does not go with --engine spark")
     return args
 
 
-def compute_here(source: Location, output: Location) -> str:
+def require_apart(source: Location, output: Location) -> None:
+    places = [PurePath(absolute(place)) for place in (source, output)]
+    if places[1] == places[0]:
+        raise UserError("--output is the same file as --input; name another.")
+    if places[1].is_relative_to(places[0]):
+        raise UserError("--output lies in the folder that is --input, and would be read with it; name another.")
+
+
+def compute_here(table: FeatureTable, source: Location, output: Location) -> str:
+    key = table.entity.join_key
     with on_disk(source) as file:
-        transactions = read_transactions(file, user.join_key, {a.column for a in AGGREGATIONS})
-    history = feature_history(transactions, TIMESTAMP, AGGREGATIONS, user_purchase_features)
+        transactions = read_transactions(file, key, set(table.columns))
+    history = feature_history(transactions, TIMESTAMP, table.aggregations, table.view)
     write_table(history, output)
-    return f"{history.num_rows:,} feature rows of {pc.count_distinct(history[user.join_key]).as_py():,} users"
+    return f"{history.num_rows:,} feature rows of {pc.count_distinct(history[key]).as_py():,} users"
 
 
-def update_here(source: Location, output: Location) -> str:
-    days = update(source, output, AGGREGATIONS, history_schema(user_purchase_features))
+def update_here(table: FeatureTable, source: Location, output: Location) -> str:
+    days = update(source, output, table.aggregations, history_schema(table.view))
     return "nothing has changed" if days is None else written_by_day(days)
 
 
-def compute_on_spark(source: Location, output: Location) -> str:
+def compute_on_spark(table: FeatureTable, source: Location, output: Location) -> str:
     try:
         from parity.spark import compute  # an extra, and slow to import
     except ModuleNotFoundError:
         raise UserError("PySpark is not installed. Run: pip install -r requirements-spark.txt") from None
-    days = compute(source, output, AGGREGATIONS, history_schema(user_purchase_features))
+    days = compute(source, output, table.aggregations, history_schema(table.view))
     return written_by_day(days)
 
 

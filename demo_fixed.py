@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 import parity.quick_feast  # noqa: F401
-from feature_repo.features import AGGREGATIONS, user, user_features, user_purchase_features
 from parity import report
 from parity.certificate import certificate, watched, write_certificate
 from parity.command import argument_parser, file_named, instant, run, utc_now, whole_number
+from parity.definition import feature_table
 from parity.files import location
 from parity.materialization import repair
 from parity.offline import origin_of
@@ -34,52 +34,55 @@ from parity.repository import opened
 from parity.transactions import TIMESTAMP
 
 REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
+TRANSACTIONS = Path(__file__).parent / "user_transactions.csv"
 
 
 def main() -> int:
     args = arguments()
     now = utc_now()
     at = args.at or now
-    amounts = sorted({aggregation.column for aggregation in AGGREGATIONS})
-    data = [args.input, location(user_purchase_features.batch_source.path)]
+    table = feature_table(REPOSITORY)
+    service, view, aggregations = table.service, table.view, table.aggregations
+    transactions = args.input or origin_of(view) or TRANSACTIONS
+    data = [transactions, location(view.batch_source.path)]
     with (
-        opened(REPOSITORY, user_features, user_purchase_features) as live,
-        surveyed(live, user_features, user_purchase_features) as unseen,
+        opened(REPOSITORY, service, view) as live,
+        surveyed(live, service, view) as unseen,
         watched(data, hashed=bool(args.certificate or args.report)) as files,
-        raw_transactions(args.input, user.join_key, TIMESTAMP, amounts) as raw,
-        store_at(live, user_features, user_purchase_features, args.at, now) as store,
+        raw_transactions(transactions, table.entity.join_key, TIMESTAMP, table.columns) as raw,
+        store_at(live, service, view, args.at, now) as store,
     ):
-        subject = Subject(store, user_features, user_purchase_features, AGGREGATIONS, unseen)
+        subject = Subject(store, service, view, aggregations, unseen)
         users = known_users(subject, raw, at)
         shown = users.choose(args.user if args.explain is None else args.explain)
         purchases = raw.of(shown)
         sides = three_sides(subject, {shown: purchases}, np.array([shown]), at)
         if args.explain is not None:
-            print(report.explanation(shown, user_purchase_features, AGGREGATIONS, purchases, sides, at))
-            found = compare(subject, raw, args.input, users, np.array([shown]), at, past=bool(args.at))
+            print(report.explanation(shown, view, aggregations, purchases, sides, at))
+            found = compare(subject, raw, transactions, users, np.array([shown]), at, past=bool(args.at))
             files.require_unchanged()
             print("\n".join(report.differences(found)) or "  All sides agree.")
             return 1 if found.differences else 0
-        print(report.one_user(shown, user_purchase_features, sides))
+        print(report.one_user(shown, view, sides))
 
         ids, sample = users.sampled(args.sample, args.seed)
         gallery = Gallery(len(ids))
-        found = compare(subject, raw, args.input, users, ids, at, gallery.look, past=bool(args.at))
+        found = compare(subject, raw, transactions, users, ids, at, gallery.look, past=bool(args.at))
         files.require_unchanged()
         require_values(found)
         print(report.every_user(found, sample))
         if args.repair and found.differences:
-            repair(store, user_purchase_features, found.users_skewed, at, now)
+            repair(store, view, found.users_skewed, at, now)
             gallery = Gallery(len(ids))
-            found = compare(subject, raw, args.input, users, ids, at, gallery.look)
+            found = compare(subject, raw, transactions, users, ids, at, gallery.look)
             print("Repaired, and compared again:")
             files.require_unchanged()
             print(report.every_user(found, sample))
-        milliseconds = online_latency(store, user_features, user_purchase_features, shown)
+        milliseconds = online_latency(store, service, view, shown)
         print(report.latency(milliseconds))
 
         if args.certificate or args.report:
-            proof = certificate(subject, found, sample, args.input, files.hashes, now)
+            proof = certificate(subject, found, sample, transactions, files.hashes, now)
         if args.certificate:
             write_certificate(proof, args.certificate)
         if args.report:
@@ -106,7 +109,6 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--input", type=location, help="the transactions (default: those that were computed from)")
     args = parser.parse_args()
-    args.input = args.input or origin_of(user_purchase_features) or Path(__file__).parent / "user_transactions.csv"
     if args.repair and args.at:
         parser.error("--repair puts the present right; it does not go with --at")
     if args.explain is not None and (args.repair or args.sample or args.report or args.certificate):

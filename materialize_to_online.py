@@ -14,8 +14,8 @@ if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends the
 from pathlib import Path
 
 import parity.quick_feast  # noqa: F401
-from feature_repo.features import user_features, user_purchase_features
 from parity.command import argument_parser, instant, run, utc_now
+from parity.definition import feature_table
 from parity.materialization import materialize
 from parity.repository import opened
 
@@ -30,8 +30,9 @@ def main() -> None:
     parser.add_argument("--retract", action="store_true", help="take out even more than half of the rows in Redis")
     args = parser.parse_args()
 
-    with opened(REPOSITORY, user_features, user_purchase_features) as store:
-        users, retracted = materialize(store, user_purchase_features, args.start, args.end, now, args.retract)
+    table = feature_table(REPOSITORY)
+    with opened(REPOSITORY, table.service, table.view) as store:
+        users, retracted = materialize(store, table.view, args.start, args.end, now, args.retract)
     print(f"{users:,} users in Redis, materialized up to {args.end.isoformat()}")
     if retracted:
         print(f"{retracted:,} rows taken out that the features no longer have")

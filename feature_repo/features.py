@@ -4,6 +4,7 @@
 
 Everything else asks this file. `AGGREGATIONS` is the logic: compute_features.py runs it, and the fields of the feature
 view take their names from it. A window is [T - time_window, T], both ends included, at the instant T of each purchase.
+The last line checks it all, so `feast apply` refuses what the scripts would.
 """
 
 import os
@@ -15,6 +16,7 @@ from feast.aggregation import Aggregation
 from feast.data_format import ParquetFormat
 from feast.types import Float64, Int64
 
+from parity.definition import check_definitions
 from parity.files import absolute, location
 
 average_3day = Aggregation(
@@ -75,3 +77,5 @@ user_features = FeatureService(
     features=[user_purchase_features],
     description="What training and serving both ask for, by this name",
 )
+
+check_definitions(globals())

@@ -16,7 +16,8 @@ Data flows one way, and each module is one station of it:
       causes         why two of them differ
     report         what it found: report for a terminal, page with charts and naive in HTML, certificate in JSON
 
-`repository` opens the Feast repository that ties them together, as `configuration` says where things are.
+`definition` takes up what the project declares, and checks it. `repository` opens the Feast repository that ties all
+together, as `configuration` says where things are.
 `redis_server` runs a Redis where a machine has none, and `read_only_server` Feast's feature server where others reach
 it. `files` and `command` are the edges to the disk and to the person at the terminal, who may send `signals`; and
 `quick_feast` imports Feast.

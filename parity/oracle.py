@@ -56,9 +56,9 @@ def evaluate(aggregation: Aggregation, purchases: Iterable[Purchase], instant: d
         return len(amounts)
     total = sum(Fraction(*_exact(amount)) for amount in amounts)
     if aggregation.function == "sum":
-        return _nearest(aggregation, total.numerator, total.denominator)
+        return _nearest(aggregation, instant, total.numerator, total.denominator)
     if aggregation.function == "mean":
-        return _nearest(aggregation, total.numerator, total.denominator * len(amounts)) if amounts else None
+        return _nearest(aggregation, instant, total.numerator, total.denominator * len(amounts)) if amounts else None
     raise ValueError(f"the oracle does not know the function {aggregation.function!r}")
 
 
@@ -88,9 +88,9 @@ def evaluate_each(aggregation: Aggregation, purchases: Iterable[Purchase]) -> li
         if aggregation.function == "count":
             found.append((instant, end - start))
         elif aggregation.function == "sum":
-            found.append((instant, _nearest(aggregation, total, unit)))
+            found.append((instant, _nearest(aggregation, instant, total, unit)))
         else:
-            mean = _nearest(aggregation, total, unit * (end - start)) if end > start else None
+            mean = _nearest(aggregation, instant, total, unit * (end - start)) if end > start else None
             found.append((instant, mean))
     return found
 
@@ -139,14 +139,14 @@ def _whole_numbers(amounts: Sequence[str]) -> tuple[list[int], int]:
     return [numerator * (unit // denominator) for numerator, denominator in ratios], unit
 
 
-def _nearest(aggregation: Aggregation, numerator: int, denominator: int) -> float:
+def _nearest(aggregation: Aggregation, instant: datetime, numerator: int, denominator: int) -> float:
     """The float64 nearest to a quotient. Zero has no sign: what underflows from below is 0.0, never -0.0."""
     try:
         return numerator / denominator + 0.0
     except OverflowError:
         raise UserError(
-            f"{aggregation.name}: the {aggregation.function} of {aggregation.column} is beyond what a float64 holds. "
-            "Correct the amounts."
+            f"{aggregation.name} at {instant.isoformat()}: the {aggregation.function} of {aggregation.column} "
+            "is beyond what a float64 holds. Correct the amounts."
         ) from None
 
 

@@ -106,9 +106,9 @@ def _require_applied(store: FeatureStore, service: FeatureService, view: Feature
 
 
 def _contract(view: FeatureView) -> tuple:
-    """What the registry says of a view that has to be what the code says."""
+    """What the registry says of a view that has to be what the code says; there, no ttl is one of nothing."""
     fields = sorted((field.name, str(field.dtype)) for field in [*view.entity_columns, *view.features])
-    return fields, view.ttl, view.online, view.batch_source.path, view.batch_source.timestamp_field
+    return fields, view.ttl or None, view.online, view.batch_source.path, view.batch_source.timestamp_field
 
 
 def _require_computed(view: FeatureView) -> None:

@@ -99,11 +99,6 @@ def test_huge_amounts_neither_overflow_nor_swallow_small_ones():
     assert of_user_1(*zip(ages, [9e12] * 5, strict=True))[0] == 9e12
 
 
-def test_an_unknown_function_is_refused():
-    with pytest.raises(ValueError, match="median"):
-        features([(1, T, 1.0)], [Aggregation(name="x", function="median", column="purchase_amount")])
-
-
 @pytest.mark.parametrize("amount", [1.7e308, -1.7e308])
 def test_a_sum_that_float64_does_not_hold_is_refused_by_name(amount):
     total = Aggregation(name="total", function="sum", column="purchase_amount")

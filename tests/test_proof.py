@@ -441,7 +441,7 @@ class TestOracleOfTheHistory:
         end = datetime(2026, 3, 8, tzinfo=UTC)
         bought = [Purchase(end, {"purchase_amount": "1.7e308"})] * 2
         for evaluation in (lambda a: evaluate(a, bought, end), lambda a: evaluate_each(a, bought)):
-            with pytest.raises(UserError, match="larger than a float64"):
+            with pytest.raises(UserError, match="is beyond what a float64 holds"):
                 evaluation(Aggregation(column="purchase_amount", function="sum"))
 
 
@@ -898,4 +898,4 @@ class TestRepliesOfAnotherShape:
         ready.client.delete(key)
         ready.client.set(key, "text") if kind == "string" else ready.client.lpush(key, "text")
         error = ready.fail("demo_fixed.py")
-        assert f"the key of user_id 7 of type int64 is a {kind} and not a hash" in error
+        assert "the key of user_id 7 of type int64 is not a hash" in error
