@@ -103,8 +103,8 @@ def expected(
     user: int | None = None,
 ) -> float | int | None:
     """Work out what both stores have to answer for one user at the instant ``at``: null if nothing is known, or no
-    longer, because the user's last purchase is more than ``ttl`` ago. A ttl of zero is none, as in Feast. An error names
-    the ``user``, if given."""
+    longer, because the user's last purchase is more than ``ttl`` ago. A ttl of zero is none, as in Feast. An error
+    names the ``user``, if given."""
     last = last_event(purchases, at)
     if last is None or is_expired(last, at, ttl):
         return None
