@@ -569,23 +569,29 @@ def doubled_features(inputs):
 
 class TestWhatWasNotLookedAt:
     def declare(self, project, text: str, given: str = "user_purchase_features") -> None:
+        """Declare ``text``, and apply it with a service that gives what is ``given``; then declare the service anew."""
         path = project.root / "feature_repo" / "features.py"
         features, service_text = path.read_text().split("user_features = FeatureService")
-        service_text = service_text.replace("[user_purchase_features]", f"[{given}]")
-        path.write_text(f"{features}{text}\nuser_features = FeatureService{service_text}")
+        checked = f"{features}{text}\nuser_features = FeatureService{service_text}"
+        path.write_text(
+            checked.replace("features=[user_purchase_features]", f"features=[{given}]").replace(
+                "check_definitions(globals())", ""
+            )
+        )
         project.apply()
+        path.write_text(checked)
 
     @pytest.mark.parametrize(
         ("text", "view"),
         [(SECOND_VIEW, "other_features"), (ON_DEMAND_VIEW, "doubled_features")],
         ids=["view", "on demand"],
     )
-    def test_a_service_with_another_view_is_refused_and_the_view_named(self, ready, text, view):
+    def test_an_applied_service_with_another_view_is_refused_and_the_view_named(self, ready, text, view):
         self.declare(ready, text, f"user_purchase_features, {view}")
         error = ready.fail("demo_fixed.py")
         assert f"user_features gives {view} too" in error
 
-    def test_a_service_with_part_of_the_features_is_refused(self, ready):
+    def test_an_applied_service_with_part_of_the_features_is_refused(self, ready):
         self.declare(ready, "", f'user_purchase_features[["{AVERAGE}"]]')
         assert f"leaves out {TOTAL}" in ready.fail("demo_fixed.py")
 

@@ -584,7 +584,7 @@ class TestWhatComesFromOutside:
     ESCAPES = "\x1b[31m\x07\x9b2J\u202e\u2066\u200b\ud800\x7f"
 
     def test_an_error_line_is_printable(self, capsys):
-        fail(f"file {self.ESCAPES}\n\tna\u00efve \u65e5\u672c is bad")
+        fail(UserError(f"file {self.ESCAPES}\n\tna\u00efve \u65e5\u672c is bad"))
         line = capsys.readouterr().err.removesuffix("\n")
         assert line.isprintable()
         escaped = r"\x1b[31m\x07\x9b2J\u202e\u2066\u200b\ud800\x7f"
