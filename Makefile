@@ -2,6 +2,7 @@
 # make test   the tests
 # make bench  how fast, side by side with what one would pick instead; a part, in two minutes: make bench SIZE=0.02
 # make test-scale   the tests of what takes Spark and other extras, which it installs
+# make chaos-serving   readers beside materializations that run, are killed and lose Redis, for a minute
 # make zoo    how good the checker is: planted faults found, causes named, false alarms
 
 # The first Python that is new enough; or say which: make demo PYTHON=/path/to/python
@@ -10,7 +11,7 @@ PYTHON := $(shell for p in python3 python3.12 python3.11 python3.13 python3.14; 
 BIN := .venv/bin
 SIZE := 1
 
-.PHONY: demo test test-scale bench zoo lint redis redis-stop clean
+.PHONY: demo test test-scale bench chaos-serving zoo lint redis redis-stop clean
 .DELETE_ON_ERROR:
 
 demo: redis
@@ -30,6 +31,9 @@ test-scale: .venv/scale-installed
 
 bench: .venv/bench-installed
 	@$(BIN)/python -m benchmarks --size $(SIZE)
+
+chaos-serving: .venv/tests-installed
+	@$(BIN)/python -m tests.serving
 
 zoo: .venv/tests-installed
 	@$(BIN)/python -m tests.zoo

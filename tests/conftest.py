@@ -204,3 +204,11 @@ def project(tmp_path, redis_port, capsys):
     )
     yield project
     client.close()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests counted, as they note it by ``record_property("counts", ...)``."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "counts":
+                terminalreporter.write_line(value)

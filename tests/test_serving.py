@@ -13,14 +13,14 @@ import pytest
 from tests.serving import BIN, COMMANDS, Proxy, Readers, killed, row, served, shop, shown
 
 KILLS = 20
-NEEDS_S3 = [
-    pytest.mark.scale,
-    pytest.mark.skipif(not find_spec("moto") and "CI" not in os.environ, reason="moto missing"),
-]
+NEEDS_MOTO = pytest.mark.skipif(not find_spec("moto") and "CI" not in os.environ, reason="moto missing")
+SCALE = pytest.mark.scale
 
 
-@pytest.mark.parametrize("kind", ["file", "sql", pytest.param("s3", marks=NEEDS_S3)])
-def test_readers_never_notice_a_materialization_alive_killed_or_failed(kind):
+@pytest.mark.parametrize(
+    "kind", ["file", pytest.param("sql", marks=SCALE), pytest.param("s3", marks=[SCALE, NEEDS_MOTO])]
+)
+def test_readers_never_notice_a_materialization_alive_killed_or_failed(kind, record_property):
     with shop(kind) as made, served(made) as url:
         readers = Readers(made, url)
 
@@ -49,7 +49,8 @@ def test_readers_never_notice_a_materialization_alive_killed_or_failed(kind):
         made.settled()
         time.sleep(0.5)
         found = readers.stopped()
-    print(shown(kind, found), f"beside {died} that were killed and {failed} that failed")
+    disturbed = f"beside {len(COMMANDS) + 2} materializations that ended, {died} that were killed, {failed} that failed"
+    record_property("counts", f"{shown(kind, found)}\n  {disturbed}")
     for one in found.values():
         assert one.errors == []
         assert one.wrong == []
