@@ -66,15 +66,21 @@ def made():
 
 
 @pytest.fixture(scope="module")
-def ask(made):
+def url(made):
     with served(made) as url:
-        yield partial(post, url)
+        yield url
 
 
-def post(url: str, **request) -> tuple[int, str]:
+@pytest.fixture
+def ask(url):
+    return partial(post, url)
+
+
+def post(url: str, body: str = "", **request) -> tuple[int, str]:
     """Ask a feature server; the status of its answer and the body."""
+    headers = {"Content-Type": "application/json"}
     with closing(HTTPConnection(url, timeout=60)) as connection:
-        connection.request("POST", "/get-online-features", json.dumps(request), {"Content-Type": "application/json"})
+        connection.request("POST", "/get-online-features", body or json.dumps(request), headers)
         response = connection.getresponse()
         return response.status, response.read().decode()
 
@@ -150,3 +156,10 @@ class TestRequests:
         assert "the online store does not answer" in content
         assert "localhost" not in content
         assert "127.0.0.1" not in content
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', "NaN", "1e999"])
+def test_feasts_server_fails_on_its_own_refusal_of_what_no_json_can_show(url, value):
+    """Such a request never reaches the online store. Where this fails, docs/serving.md can drop the line about it."""
+    body = f'{{"features": ["spending:spent_mean"], "entities": {{"user_id": [1]}}, "full_feature_names": {value}}}'
+    assert post(url, body)[0] == 500

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast import FeatureStore, FileSource, RepoConfig
+from feast.errors import FeastError
+from feast.feature_view import FeatureViewState
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
 from feature_repo.features import AGGREGATIONS, user, user_features, user_purchase_features
@@ -107,13 +109,78 @@ class TestRedisOnlineStore:
         assert stock.online(2)[0] == 2.0
 
 
+class TestRegistry:
+    """Why there is parity/registry_store.py, and why serving looks at a view through `ServingRegistry`."""
+
+    def test_a_view_that_is_materialized_is_neither_served_nor_given_for_training(self, stock):
+        stock.materialize()
+        view = stock.feast.get_feature_view(VIEW)
+        view.state = FeatureViewState.MATERIALIZING
+        stock.feast.registry.apply_feature_view(view, stock.feast.project)
+        with pytest.raises(ValueError, match="is in state 'MATERIALIZING' and cannot serve"):
+            stock.online(1)
+        with pytest.raises(ValueError, match="is in state 'MATERIALIZING' and cannot serve"):
+            stock.offline(1)
+
+    def test_a_run_that_fails_after_one_that_was_killed_leaves_a_view_that_is_not_served(self, stock):
+        """Feast's switch serve_features_while_materializing, which the file registry heeds too, does not help here."""
+        stock.materialize()
+        view = stock.feast.get_feature_view(VIEW)
+        view.state = FeatureViewState.MATERIALIZING
+        stock.feast.registry.apply_feature_view(view, stock.feast.project)
+        stock.path.unlink()
+        with pytest.raises(Exception, match=r"features\.parquet"):
+            stock.materialize()
+        assert stock.feast.get_feature_view(VIEW).state == FeatureViewState.GENERATED
+
+    def test_of_two_who_read_the_same_registry_the_later_writer_takes_back_what_the_first_wrote(self, stock):
+        one, two = (FeatureStore(config=stock.feast.config) for _ in range(2))
+        views = [store.get_feature_view(VIEW) for store in (one, two)]
+        for store, day in ((one, 1), (two, 2)):
+            view = store.registry.cached_registry_proto.feature_views[0]
+            view.meta.materialization_intervals.add().start_time.FromDatetime(NOW + timedelta(days=day))
+        one.registry.commit()
+        two.registry.commit()
+        assert [view.materialization_intervals for view in views] == [[], []]
+        assert len(stock.feast.get_feature_view(VIEW).materialization_intervals) == 1
+
+
+class TestRequests:
+    """Why requests are looked through before Feast answers them (parity/online_requests.py)."""
+
+    def ask(self, stock, rows: dict):
+        return stock.feast.get_online_features([f"{VIEW}:{AVERAGE}"], rows).to_dict()[AVERAGE]
+
+    def test_the_name_of_an_entity_gives_null_where_its_join_key_gives_the_value(self, stock):
+        stock.push(1, NOW, 5.0)
+        assert self.ask(stock, {user.join_key: ["1"]}) == [5.0]
+        assert self.ask(stock, {user.name: ["1"]}) == [None]
+
+    @pytest.mark.parametrize("rows", [{user.join_key: ["abc"]}, {}])
+    def test_what_is_wrong_with_a_request_is_no_error_of_feasts_and_so_http_500(self, stock, rows):
+        with pytest.raises(Exception) as error:  # noqa: PT011 - of many kinds
+            self.ask(stock, rows)
+        assert not isinstance(error.value, FeastError)
+
+    @pytest.mark.parametrize(("given", "used"), [(7.9, 7), (True, 1)])
+    def test_an_id_of_another_type_is_taken_for_another_id(self, stock, given, used):
+        stock.push(used, NOW, 5.0)
+        assert self.ask(stock, {user.join_key: [given]}) == [5.0]
+
+
 class TestIncrementalMaterialization:
-    """Why materialize_to_online.py takes the whole history."""
+    """Why materialize_to_online.py takes the whole history, and why parity/engine.py notes what was materialized."""
 
     def test_it_passes_over_rows_that_come_late(self, stock):
         stock.materialize()
         stock.write((1, NOW, 1.0, 1), (2, NOW - timedelta(hours=1), 2.0, 1))
         stock.feast.materialize_incremental(NOW + timedelta(minutes=1), [VIEW])
+        assert stock.online(2)[0] is None
+
+    def test_it_begins_where_an_end_in_the_future_lay(self, stock):
+        stock.materialize(NOW + timedelta(days=1))
+        stock.write((1, NOW, 1.0, 1), (2, NOW + timedelta(minutes=1), 2.0, 1))
+        stock.feast.materialize_incremental(NOW + timedelta(hours=1), [VIEW])
         assert stock.online(2)[0] is None
 
     def test_it_does_not_fill_a_redis_that_was_emptied(self, stock):
