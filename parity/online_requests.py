@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
@@ -82,6 +82,19 @@ def resolve(registry: Any, project: str, features: Any, full_feature_names: bool
         raise InvalidRequest(str(error)) from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise InvalidRequest(f"these features can't be served: {_reason(error)}") from error
+
+
+def require_few(entity_rows: Any, most: int) -> None:
+    """Refuse a request for more than ``most`` entities. Raises `InvalidRequest`."""
+    asked = len(entity_rows)
+    if isinstance(entity_rows, Mapping):
+        columns = [getattr(values, "val", values) for values in entity_rows.values()]
+        asked = max((len(values) for values in columns if isinstance(values, Sized)), default=0)
+    if asked > most:
+        raise InvalidRequest(
+            f"the request asks for {asked:,} entities, more than {most:,} at once. Ask in parts, or set "
+            "max_entities_per_request of the online store."
+        )
 
 
 def require_valid(context: tuple, entity_rows: Any) -> None:

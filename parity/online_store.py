@@ -67,7 +67,7 @@ from parity.online_read import (
     NotTaken,
     key_prefix,
 )
-from parity.online_requests import ServingRegistry, answering, require_valid, resolve
+from parity.online_requests import ServingRegistry, answering, require_few, require_valid, resolve
 from parity.online_scripts import (
     ARGUMENTS_PER_SCRIPT,
     COMPARE_AND_DELETE,
@@ -108,6 +108,8 @@ class ParityRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     connection_string: StrictStr = Field("localhost:6379", repr=False)
     future_tolerance_seconds: float = Field(default=0, ge=0)
     """How far ahead of this machine's clock an event may be, and still be written and served."""
+    max_entities_per_request: int = Field(default=10_000, gt=0)
+    """How many entities one asynchronous read may ask for. A feature server answers nobody else meanwhile."""
 
     @model_validator(mode="before")
     @classmethod
@@ -350,7 +352,8 @@ class ParityRedisOnlineStore(RedisOnlineStore):
         full_feature_names: bool = False,
         include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:
-        """The same, through the asynchronous client."""
+        """The same, through the asynchronous client, and of not too many entities at once."""
+        require_few(entity_rows, config.online_store.max_entities_per_request)
         registry, features = ServingRegistry(registry), _from_rows(features)
         context = resolve(registry, project, features, full_feature_names)
         with answering():

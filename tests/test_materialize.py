@@ -3,7 +3,10 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import yaml
 from feast import FeatureStore
+from feast.feature_view import FeatureViewState
+from feast.protos.feast.core.Registry_pb2 import Registry
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from parity.online import stored_events
@@ -170,3 +173,61 @@ def test_start_and_end_without_an_offset_are_utc_whatever_the_machines_zone(mate
     naive = hours_ago(25).replace(tzinfo=None).isoformat()
     out = materialized.succeed("materialize_to_online.py", "--end", naive)
     assert hours_ago(25).isoformat() in out
+
+
+def test_a_host_whose_clock_is_behind_takes_out_nothing(project, monkeypatch):
+    project.apply()
+    compute(project, *[purchase(user, 1, 10) for user in (1, 2, 3)], purchase(4, 10, 20), purchase(5, 10, 20))
+    bring_in_step(project)
+    before = online(project)
+    monkeypatch.setattr("parity.command.utc_now", lambda: hours_ago(5))
+    error = project.fail("materialize_to_online.py")
+    assert "3 of 5 rows online would be taken out, 3 of them from after" in error
+    assert "--retract" in error
+    assert online(project) == before
+    project.succeed("materialize_to_online.py", "--retract")
+    assert set(online(project)) == {4, 5}
+
+
+def test_what_is_taken_out_is_counted(materialized):
+    compute(materialized, purchase(1, 30, 10), purchase(2, 20, 30), purchase(3, 20, 40))
+    assert "1 rows taken out that the features no longer have" in bring_in_step(materialized)
+
+
+def test_of_many_rows_a_sample_is_looked_at_first(project):
+    users = range(1, 2_001)
+    project.apply()
+    compute(project, *[purchase(user, 20, user) for user in users])
+    bring_in_step(project)
+    compute(project, *[purchase(user, 20, user) for user in users if user > 1_200])
+    assert "1,200 of 2,000 rows online would be taken out" in project.fail("materialize_to_online.py")
+    compute(project, *[purchase(user, 20, user) for user in users if user > 800])
+    assert "800 rows taken out" in bring_in_step(project)
+
+
+def test_fields_of_a_feature_that_was_renamed_leave_redis(materialized):
+    features = materialized.root / "feature_repo" / "features.py"
+    project = FeatureStore(repo_path=str(materialized.root / "feature_repo")).project.encode()
+    keys = list(materialized.client.scan_iter(b"*" + project))
+    before = {key: set(materialized.client.hkeys(key)) for key in keys}
+    features.write_text(features.read_text().replace("user_total_transactions", "user_purchase_count"))
+    materialized.apply()
+    materialized.succeed("compute_features.py")
+    bring_in_step(materialized)
+    for key in keys:
+        fields = set(materialized.client.hkeys(key))
+        assert len(fields) == len(before[key])
+        assert len(fields - before[key]) == 1
+
+
+def test_a_materialization_that_was_killed_changes_nothing_for_training_and_serving(materialized):
+    """Feast leaves its view in the state MATERIALIZING then, and in GENERATED if the next run fails."""
+    for state in (FeatureViewState.MATERIALIZING, FeatureViewState.GENERATED):
+        config = yaml.safe_load((materialized.root / "feature_repo" / "feature_store.yaml").read_text())
+        path = (materialized.root / "feature_repo" / config["registry"]["path"]).resolve()
+        registry = Registry.FromString(path.read_bytes())
+        for view in registry.feature_views:
+            view.meta.state = state.to_proto()
+        path.write_bytes(registry.SerializeToString())
+        materialized.succeed("demo_fixed.py")
+        bring_in_step(materialized)

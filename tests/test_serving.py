@@ -133,6 +133,11 @@ class TestRequests:
         assert found == status, content
         assert reason in content
 
+    def test_too_many_entities_at_once_are_refused(self, ask):
+        status, content = ask(feature_service="spending_service", entities={"user_id": list(range(10_001))})
+        assert (status, "asks for 10,001 entities, more than 10,000 at once" in content) == (422, True)
+        assert ask(feature_service="spending_service", entities={"user_id": list(range(10_000))})[0] == 200
+
     def test_a_service_that_does_not_exist_is_not_found(self, ask):
         status, content = ask(feature_service="nothing", entities={"user_id": [1]})
         assert (status, "nothing" in content) == (404, True)
