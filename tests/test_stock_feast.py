@@ -13,10 +13,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast import FeatureStore, FileSource, RepoConfig
+from feast import FeatureStore, FeatureView, Field, FileSource, RepoConfig
 from feast.errors import FeastError
 from feast.feature_view import FeatureViewState
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.types import Float64
 
 from feature_repo.features import AGGREGATIONS, user, user_features, user_purchase_features
 from parity.offline import history_schema
@@ -235,3 +236,14 @@ class TestDuckDBOfflineStore:
         job = stock.feast.get_historical_features(entities, [f"{VIEW}:{TOTAL}"])
         assert 2**53 + 1 not in job.to_df()[TOTAL].tolist()
         assert 2**53 + 1 in job.to_arrow()[TOTAL].to_pylist()
+
+
+class TestEntitylessViews:
+    """A view without entities is Feast's alone so far; docs/serving.md says so."""
+
+    def test_it_can_not_be_materialized(self, stock):
+        schema = [Field(name=AVERAGE, dtype=Float64)]
+        view = FeatureView(name="of_all", entities=[], schema=schema, source=stock.view.batch_source)
+        stock.feast.apply([view])
+        with pytest.raises(ValueError, match="Column __dummy_id not found in table"):
+            stock.feast.materialize(NOW - TTL, NOW, ["of_all"])
