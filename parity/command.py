@@ -48,27 +48,50 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 def _status(main: Callable[[], int | None], watch: Watch) -> int:
     try:
         return main() or 0
-    except SystemExit as stop:  # of argparse
-        return stop.code or 0
+    except _Parsed as stop:
+        return stop.code
     except BrokenPipeError:
         return 141
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return 2 if watch.received else fail(error)
+
+
+class _Parsed(SystemExit):
+    """The command line has been answered: by the help, or by what is wrong with it."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        if message:
+            _complain(message)
+        raise _Parsed(status)
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
 
 
 def argument_parser(doc: str) -> argparse.ArgumentParser:
     """Make the parser of a script's command line, described by its docstring, with what every script takes."""
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser = _Parser(description=doc.splitlines()[0])
     parser.add_argument(TRACEBACK_OPTION, action="store_true", help="if something fails, print the whole traceback")
     return parser
 
 
 def fail(error: BaseException) -> int:
     """Print one line about ``error`` on stderr, after its traceback if that is asked for, and return exit status 2."""
-    if TRACEBACK_OPTION in sys.argv[1:] or os.environ.get(TRACEBACK_VARIABLE):
-        traceback.print_exception(error)
-    print(f"error: {printable(' '.join(_explained(error).split()))}", file=sys.stderr)
+    asked = TRACEBACK_OPTION in sys.argv[1:] or os.environ.get(TRACEBACK_VARIABLE)
+    whole = "".join(traceback.format_exception(error)) if asked else ""
+    _complain(f"{whole}error: {printable(' '.join(_explained(error).split()))}\n")
     return 2
+
+
+def _complain(text: str) -> None:
+    """Write ``text`` on stderr, if anybody can take it there: the exit status says what matters."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def printable(text: str) -> str:
@@ -92,8 +115,15 @@ def _explained(error: BaseException) -> str:
             return bucket_trouble(error) or f"{error.filename or 'input/output'}: {error.strerror or error}"
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    reason = f"{type(error).__name__}: {error!s:.{LONGEST_REASON}}"
+    reason = f"{type(error).__name__}: {_text(error):.{LONGEST_REASON}}"
     return f"unexpected {reason}{where}. For the whole of it: {TRACEBACK_OPTION}, or {TRACEBACK_VARIABLE}=1"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # of an exception that can't be shown
+        return "of which nothing can be shown"
 
 
 def _exit_from_import(_type: type, error: BaseException, _traceback: TracebackType | None) -> NoReturn:

@@ -104,7 +104,7 @@ def _imported(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
-        if isinstance(error, UserError) or not isinstance(error, Exception):
+        if isinstance(error, UserError) or not isinstance(error, Exception | SystemExit):
             raise
         raise DefinitionError(f"{shown(file)}{_reason(error, file)}") from error
     return module
@@ -189,7 +189,9 @@ def _faults_of_aggregations(aggregations: Sequence[Aggregation]) -> Iterator[str
             yield f"{a.name}: the function {a.function!r} is not one of {', '.join(FUNCTIONS)}."
         if not isinstance(a.column, str) or not a.column:
             yield f"{a.name}: its Aggregation names no column of the transactions."
-        if a.time_window is not None and not (isinstance(a.time_window, timedelta) and a.time_window > timedelta(0)):
+        if not isinstance(a.time_window, timedelta | None):
+            yield f"{a.name}: its time_window is {a.time_window!r}. Write it as a timedelta, such as timedelta(days=3)."
+        elif a.time_window is not None and a.time_window <= timedelta(0):
             yield f"{a.name}: its time_window is not longer than nothing. Leave it out for all earlier purchases."
         if a.slide_interval != a.time_window:
             yield f"{a.name}: slide_interval is not supported; a value is computed at each purchase. Leave it out."
@@ -198,12 +200,30 @@ def _faults_of_aggregations(aggregations: Sequence[Aggregation]) -> Iterator[str
 def _faults_of_view(view: FeatureView) -> Iterator[str]:
     if view.ttl is not None and not (isinstance(view.ttl, timedelta) and timedelta(0) <= view.ttl <= LONGEST_TTL):
         yield f"{view.name}: its ttl is {view.ttl}. Let it be a time from now on, or None for ever."
+    if view.ttl and not _is_interval(view.ttl):
+        yield (
+            f"{view.name}: Feast's queries can't count with a ttl of {view.ttl}, which mixes days and parts of a day. "
+            "Let it be whole days, or less than a day in one unit."
+        )
+    if view.offline:
+        yield f"{view.name}: offline=True has Feast write features back, which is not supported. Leave that out."
     if not view.online:
         yield f"{view.name}: online=False, so it can't be served. Leave that out."
     if not view.enabled:
         yield f"{view.name}: enabled=False, so Feast does not serve it. Leave that out."
     if view.version.lower() not in ("", "latest"):
         yield f"{view.name}: the version {view.version!r} is pinned, which is not supported. Leave that out."
+
+
+def _is_interval(time: timedelta) -> bool:
+    """Say whether Ibis, which makes the queries of Feast's DuckDB store, can hold ``time`` as one literal."""
+    import ibis  # slow, and imported by now wherever it is asked of DuckDB
+
+    try:
+        ibis.literal(time)
+    except ValueError:
+        return False
+    return True
 
 
 def _entity(view: FeatureView, entities: list[Entity]) -> Entity:
@@ -267,6 +287,10 @@ def _faults_of_source(view: FeatureView) -> Iterator[str]:
 
 def _faults_of_names(view: FeatureView, entity: Entity, aggregations: Sequence[Aggregation]) -> Iterator[str]:
     """Find columns that can't have their names, or would share them: DuckDB tells no capital from a small letter."""
+    for what in (view, entity):
+        kind = "FeatureView" if what is view else "Entity"
+        if not what.name.isprintable() or not what.name or ":" in what.name or "@" in what.name:
+            yield f"a {kind} can't be called {what.name!r}: Feast has to find it by that name. Rename it."
     key, event = entity.join_key, view.batch_source.timestamp_field
     features = [feature.name for feature in view.features]
     for name in (key, event, *features):
@@ -294,7 +318,7 @@ def _service(view: FeatureView, services: list[FeatureService]) -> FeatureServic
     """Find the service that asks for this view, for all of it and for nothing else."""
     in_the_way = []
     for service in services:
-        reason = _asks_otherwise(service, view)
+        reason = _asks_otherwise(service, view) if service.name else "has no name"
         if not reason:
             return service
         in_the_way.append(f"{service.name} {reason}")

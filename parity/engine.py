@@ -18,7 +18,7 @@ that came back empty.
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 import pyarrow as pa
@@ -34,6 +34,8 @@ from parity.offline import EVER
 from parity.online_scripts import ForeignKeys
 from parity.online_store import ParityRedisOnlineStore
 
+FEASTS_EVER, A_MOMENT = timedelta(weeks=52), timedelta(minutes=5)
+"""How far back Feast begins the first incremental run of a view without a ttl, and how long ago it may have done so."""
 ROWS_PER_BATCH = 10_000
 WRITERS = 2
 """While Redis works for one, the other makes its next command; Redis itself has one thread."""
@@ -74,7 +76,9 @@ class ParityComputeEngine(LocalComputeEngine):
     def _start(task: MaterializationTask, present: datetime) -> datetime:
         """From when on to look for rows: of a run that goes on where the last one ended, all that can be served."""
         view = task.feature_view
-        if task.start_time != getattr(view, "most_recent_end_time", None):
+        last_end = getattr(view, "most_recent_end_time", None)
+        first = last_end is None and not view.ttl and abs(utc_now() - FEASTS_EVER - task.start_time) < A_MOMENT
+        if task.start_time != last_end and not first:
             return task.start_time
         try:
             return min(task.start_time, present - view.ttl) if view.ttl else EVER

@@ -21,6 +21,8 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.protos.feast.types.Value_pb2 import Value
 
 WHOLE_NUMBERS = {ValueType.INT32: 2**31, ValueType.INT64: 2**63}
+VALUES_PER_ENTITY = 10
+"""How many columns of a request may be as long as a request may be."""
 SERVABLE = (FeatureViewState.STATE_UNSPECIFIED, FeatureViewState.AVAILABLE_ONLINE)
 
 
@@ -85,11 +87,14 @@ def resolve(registry: Any, project: str, features: Any, full_feature_names: bool
 
 
 def require_few(entity_rows: Any, most: int) -> None:
-    """Refuse a request for more than ``most`` entities. Raises `InvalidRequest`."""
-    asked = len(entity_rows)
+    """Refuse a request for more than ``most`` entities, or with too many values of them. Raises `InvalidRequest`."""
+    asked, values = len(entity_rows), 0
     if isinstance(entity_rows, Mapping):
         columns = [getattr(values, "val", values) for values in entity_rows.values()]
-        asked = max((len(values) for values in columns if isinstance(values, Sized)), default=0)
+        sizes = [len(column) for column in columns if isinstance(column, Sized)]
+        asked, values = max(sizes, default=0), sum(sizes)
+    if values > VALUES_PER_ENTITY * most:
+        raise InvalidRequest(f"the request has {values:,} values, more than {VALUES_PER_ENTITY * most:,} at once.")
     if asked > most:
         raise InvalidRequest(
             f"the request asks for {asked:,} entities, more than {most:,} at once. Ask in parts, or set "
@@ -102,7 +107,7 @@ def require_valid(context: tuple, entity_rows: Any) -> None:
 
     ``context`` is what `resolve` gave. Raises `InvalidRequest`.
     """
-    _, _, join_key_of, types, join_keys, groups, _, request_data, _ = context
+    _, on_demand, join_key_of, types, join_keys, groups, _, request_data, _ = context
     columns = _columns(entity_rows)
     needed = {view.projection.join_key_map.get(key, key) for view, _ in groups for key in view.join_keys}
     needed.discard("__dummy_id")
@@ -117,6 +122,8 @@ def require_valid(context: tuple, entity_rows: Any) -> None:
         raise InvalidRequest("the request names no entity.")
     for name in needed:
         _require_ids(name, columns[name], types.get(name))
+    for name, declared in _request_types(on_demand).items():
+        _require_values(name, columns.get(name, ()), declared)
 
 
 def _columns(entity_rows: Any) -> dict[str, Sequence]:
@@ -130,15 +137,23 @@ def _columns(entity_rows: Any) -> dict[str, Sequence]:
     return {name: [row[name] for row in entity_rows] for name in names}
 
 
+def _request_types(on_demand: Iterable) -> dict[str, ValueType]:
+    """The types of what on-demand views take from the request."""
+    sources = [source for view in on_demand for source in view.source_request_sources.values()]
+    return {field.name: field.dtype.to_value_type() for source in sources for field in source.schema}
+
+
 def _require_ids(name: str, ids: Iterable, declared: ValueType | None) -> None:
+    if any(value is None for value in ids):
+        raise InvalidRequest(f"{name} is null, and an id can't be.")
+    _require_values(name, ids, declared)
+
+
+def _require_values(name: str, values: Iterable, declared: ValueType | None) -> None:
     takes = _TAKES.get(declared)
-    for value in ids:
-        if isinstance(value, Value):
-            continue
-        if value is None:
-            raise InvalidRequest(f"{name} is null, and an id can't be.")
-        if takes and not takes(value):
-            shown = repr(value)
+    for value in values:
+        if takes and value is not None and not isinstance(value, Value) and not takes(value):
+            shown = ascii(value)
             shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
             raise InvalidRequest(f"{name} {shown} is not of type {declared.name}.")
 
@@ -157,7 +172,10 @@ def _is_whole_number(bound: int) -> Callable[[Any], bool]:
 
 _TAKES: dict[ValueType | None, Callable[[Any], bool]] = {
     **{kind: _is_whole_number(bound) for kind, bound in WHOLE_NUMBERS.items()},
-    ValueType.STRING: lambda value: isinstance(value, str),
+    ValueType.STRING: lambda value: isinstance(value, str) and not re.search("[\ud800-\udfff]", value),
+    **dict.fromkeys(
+        (ValueType.FLOAT, ValueType.DOUBLE), lambda value: isinstance(value, Real) and not isinstance(value, bool)
+    ),
 }
 
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import uvicorn
+from click import ClickException
 from feast import FeatureStore
 from feast.feature_server import get_app
 from feast.permissions.server.utils import (
@@ -21,13 +22,15 @@ from feast.permissions.server.utils import (
     str_to_auth_manager_type,
 )
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from parity.command import run
+from parity.command import UserError, run
 from parity.configuration import configuration_file, read_configuration
 
 REPOSITORY = Path(__file__).resolve().parent.parent / "feature_repo"
-ALLOWED = {("GET", "/health"), ("POST", "/get-online-features")}
+ALLOWED = {("GET", "/health"), ("HEAD", "/health"), ("POST", "/get-online-features")}
+LARGEST_BODY = 8 << 20
+"""Bytes of a request. Ten thousand ids, as many as are answered at once, take a fiftieth of that."""
 
 
 class ReadOnly:
@@ -37,13 +40,35 @@ class ReadOnly:
         self.application = application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or (scope["type"] == "http" and (scope["method"], scope["path"]) in ALLOWED):
+        if scope["type"] == "lifespan":
             await self.application(scope, receive, send)
+        elif scope["type"] == "http" and (scope["method"], scope["path"]) in ALLOWED:
+            await self._bounded(scope, receive, send)
         elif scope["type"] == "http":
             reason = "this server only reads: " + ", ".join(" ".join(route) for route in sorted(ALLOWED))
             await JSONResponse({"detail": reason}, status_code=403)(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})
+
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through whose body is no larger than `LARGEST_BODY`; of another no more is read."""
+        messages, size = [], 0
+        while not messages or messages[-1].get("more_body"):
+            message = await receive()
+            messages.append(message)
+            size += len(message.get("body", b""))
+            if size > LARGEST_BODY:
+                reason = f"the request is larger than {LARGEST_BODY:,} bytes"
+                await JSONResponse({"detail": reason}, status_code=413)(scope, receive, send)
+                return
+        read = iter(messages)
+
+        async def again() -> Message:
+            return next(read, None) or await receive()
+
+        if scope["method"] == "HEAD":  # which Feast's route does not know
+            scope = scope | {"method": "GET"}
+        await self.application(scope, again, send)
 
 
 def app() -> ReadOnly:
@@ -58,7 +83,12 @@ def app() -> ReadOnly:
 
 def main() -> None:
     read_configuration(configuration_file(REPOSITORY))  # says in one line what is missing
-    uvicorn.main(["--factory", "parity.read_only_server:app", *sys.argv[1:]], standalone_mode=False)
+    try:
+        uvicorn.main(["--factory", "parity.read_only_server:app", *sys.argv[1:]], standalone_mode=False)
+    except ClickException as error:
+        raise UserError(error.format_message()) from None
+    except SystemExit:
+        raise UserError("the server did not start; what it logged above says why.") from None
 
 
 if __name__ == "__main__":

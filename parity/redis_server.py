@@ -58,7 +58,7 @@ RIGHTS = [
     "-@scripting",
     "+eval",
     "+evalsha",
-    "+script",
+    "+script|load",
     "+info",
     "+client|setname",
 ]

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import uuid
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -59,11 +60,21 @@ class RegistryBusy(FeastError):
     """Another process kept the registry to itself for too long."""
 
 
+class UnknownPlace(FeastError):
+    """The registry lies where this store has no way to."""
+
+
 class ParityRegistryStore(RegistryStore):
     """See the module's docstring. It is made as a store in a file or in a bucket, as its path says."""
 
     def __new__(cls, registry_config: RegistryConfig, repo_path: Path):
-        return super().__new__(_InBucket if registry_config.path.startswith("s3://") else _InFile)
+        scheme, separator, _ = registry_config.path.partition("://")
+        if separator and scheme != "s3":
+            raise UnknownPlace(
+                f"{registry_config.path}: ParityRegistryStore keeps a registry in a file or in s3://. For another "
+                "place leave out registry_store_type, and Feast's own store is used."
+            )
+        return super().__new__(_InBucket if separator else _InFile)
 
     _given: Registry | None = None
     """The object that was last given out, in which Feast makes its changes before it commits them."""
@@ -71,14 +82,17 @@ class ParityRegistryStore(RegistryStore):
     """What that object held when it was last in step with what is stored."""
 
     def get_registry_proto(self) -> Registry:
-        """Read the registry, and what this process has changed in it and not yet committed.
+        """Read the registry. Raises `FileNotFoundError` if there is none.
 
-        Feast reads anew whenever the file has changed, also halfway through `feast apply`.
-        Raises `FileNotFoundError` if there is none.
+        Feast reads anew whenever the file has changed, also halfway through `feast apply`. What this process has
+        changed and not yet committed is then kept. It is dropped where Feast is told to read anew, as after an apply
+        that failed.
         """
         stored = Registry.FromString(self._read()[0])
         _settle(stored)
-        if self._given is not None:
+        # Feast has no other sign: its registry is asked to use what it holds, and finds that the file has changed.
+        by_itself = sys._getframe(1).f_locals.get("allow_cache") is True
+        if by_itself and self._given is not None:
             base = Registry.FromString(self._base)
             if self._given != base:
                 changed = Registry()
@@ -255,8 +269,16 @@ def merge(stored: Registry, base: Registry, changed: Registry) -> None:
 
 
 def _merge_versions(theirs: Message, before: Message, ours: Message) -> None:
-    """Add the versions that are new on this side. One number, given on both sides, stays that of the first writer."""
-    taken = {_version(record) for record in (*before.records, *theirs.records)}
+    """Add the versions that are new on this side, and remove those of views that it deleted.
+
+    One number, given on both sides, stays that of the first writer.
+    """
+    gone = {_version(record) for record in before.records} - {_version(record) for record in ours.records}
+    kept = [record for record in theirs.records if _version(record) not in gone]
+    taken = {_version(record) for record in (*before.records, *kept)}
+    copies = [type(record).FromString(record.SerializeToString()) for record in kept]
+    del theirs.records[:]
+    theirs.records.extend(copies)
     theirs.records.extend(record for record in ours.records if _version(record) not in taken)
 
 

@@ -111,6 +111,20 @@ class TestClosedStreams:
         assert outcome.status == 2
         assert outcome.err == "error: input/output: No space left on device\n"
 
+    @pytest.mark.parametrize("end", ["2>/dev/full", "2>&1 >/dev/null | true; exit ${PIPESTATUS[0]}"])
+    @pytest.mark.parametrize("script", ["compute_features.py --input none.csv", "demo_fixed.py --at 2020-01-01"])
+    def test_an_error_that_nobody_can_read_is_still_status_2(self, project, script, end):
+        if not Path("/dev/full").exists():
+            pytest.skip("this system has no /dev/full")
+        assert project.shell(f"exec bash -c 'python {script} {end}'").status == 2
+
+
+def test_what_is_wrong_with_the_command_line_is_printable(project):
+    outcome = project.run("materialize_to_online.py", "\x1b[31m--bad")
+    assert outcome.status == 2
+    assert r"\x1b[31m--bad" in outcome.err
+    assert "\x1b" not in outcome.err
+
 
 def test_a_sum_beyond_float64_is_refused_by_every_side(project):
     file = project.root / "feature_repo" / "features.py"

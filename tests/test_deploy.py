@@ -7,6 +7,7 @@ import sys
 import urllib.error
 import urllib.request
 
+import pytest
 import yaml
 
 from parity.redis_server import free_port
@@ -124,6 +125,9 @@ def test_the_server_of_the_image_answers_reads_and_refuses_what_writes(project):
         for path in ("/openapi.json", "/docs", "/static/", "/chat", "/v1/vector_stores", "/get-online-features", "/"):
             assert ask(url + path)[0] == 403, path
         assert ask(f"{url}/health", {})[0] == 403
+        assert ask(f"{url}/health", method="HEAD")[0] == 200
+        status, answer = ask(f"{url}/get-online-features", question | {"more": "x" * (8 << 20)})
+        assert (status, "larger than 8,388,608 bytes" in answer) == (413, True)
         assert ask(f"{url}/get-online-features", question) == before
         assert "666" not in before[1]
         assert server.poll() is None
@@ -137,6 +141,14 @@ def _healthy(url: str) -> bool:
         return ask(f"{url}/health")[0] == 200
     except urllib.error.URLError:
         return False
+
+
+@pytest.mark.parametrize("options", ["--port abc", "--bogus"])
+def test_a_server_with_wrong_options_says_so_in_one_line(project, options):
+    outcome = project.shell(f"python -m parity.read_only_server {options}")
+    assert outcome.status == 2
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
 
 
 def test_a_server_without_its_variables_says_which_in_one_line(project):

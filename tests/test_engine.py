@@ -105,6 +105,13 @@ def test_an_incremental_run_fills_a_redis_that_came_back_empty(shop):
     assert shop.served(1) == [1.0]
 
 
+def test_the_first_incremental_run_brings_what_is_older_than_a_year_where_nothing_expires(tmp_path, redis_port):
+    shop = Shop(tmp_path, redis_port, None)
+    shop.write((1, NOW - 400 * DAY, 1.0))
+    shop.incremental(NOW)
+    assert shop.served(1) == [1.0]
+
+
 def test_an_interval_that_is_asked_for_is_the_one_that_is_brought(shop):
     shop.write((1, NOW - 5 * HOUR, 1.0), (2, NOW - HOUR, 2.0))
     shop.materialize(NOW - 2 * HOUR, NOW)

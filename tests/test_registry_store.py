@@ -16,7 +16,7 @@ from feast.feature_view import FeatureViewState
 from feast.protos.feast.core.Registry_pb2 import Registry
 from feast.types import Float64, Int64
 
-from parity.registry_store import ParityRegistryStore, RegistryBusy
+from parity.registry_store import ParityRegistryStore, RegistryBusy, UnknownPlace
 
 OURS = "parity.registry_store.ParityRegistryStore"
 NOW = datetime(2026, 3, 8, 12, tzinfo=UTC)
@@ -156,6 +156,35 @@ def test_a_registry_that_changes_halfway_through_an_apply_costs_neither_side_any
     assert {view.name for view in found.list_feature_views()} == {"shared", "first"}
     assert "first_source" in {source.name for source in found.list_data_sources()}
     assert len(found.get_feature_view("shared").materialization_intervals) == 2
+
+
+def test_what_an_apply_that_failed_left_is_dropped_when_the_registry_is_read_anew(path):
+    store = opened(path)
+    user, source, view, _ = definitions("half")
+    for call, what in [("entity", user), ("data_source", source), ("feature_view", view)]:
+        getattr(store.registry, f"apply_{call}")(what, "p", commit=False)
+    store.refresh_registry()
+    assert [view.name for view in store.list_feature_views()] == ["shared"]
+    add(store, definitions("other"))
+    assert {view.name for view in opened(path).list_feature_views()} == {"shared", "other"}
+
+
+def test_the_versions_of_a_view_that_was_deleted_do_not_come_back(path):
+    one, two = opened(path), opened(path)
+    _ = two.registry
+    one.registry.delete_feature_view("shared", "p", commit=False)
+    add(two, definitions("other"))
+    one.registry.commit()
+    records = Registry.FromString(path.read_bytes()).feature_view_version_history.records
+    assert {record.feature_view_name for record in records} == {"other"}
+
+
+@pytest.mark.parametrize("place", ["gs://bucket/registry.db", "hdfs://host/registry.db", "s3a://bucket/registry.db"])
+def test_a_registry_elsewhere_is_refused_and_no_folder_made(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownPlace, match="leave out registry_store_type"):
+        _ = opened(place).registry
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_one_deletes_the_other_does_not_bring_back(path):

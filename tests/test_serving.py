@@ -138,6 +138,11 @@ class TestRequests:
         assert (status, "asks for 10,001 entities, more than 10,000 at once" in content) == (422, True)
         assert ask(feature_service="spending_service", entities={"user_id": list(range(10_000))})[0] == 200
 
+    def test_too_many_columns_are_refused(self, ask):
+        columns = {f"column_{number}": [1] * 10_000 for number in range(10)}
+        status, content = ask(features=["spending:spent_mean"], entities={"user_id": [1] * 10_000} | columns)
+        assert (status, "110,000 values" in content) == (422, True)
+
     def test_a_service_that_does_not_exist_is_not_found(self, ask):
         status, content = ask(feature_service="nothing", entities={"user_id": [1]})
         assert (status, "nothing" in content) == (404, True)
