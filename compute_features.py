@@ -77,7 +77,7 @@ def compute_here(table: FeatureTable, source: Location, output: Location) -> str
 
 
 def update_here(table: FeatureTable, source: Location, output: Location) -> str:
-    days = update(source, output, table.aggregations, history_schema(table.view))
+    days = update(source, output, table.aggregations, history_schema(table.view, table.aggregations))
     return "nothing has changed" if days is None else written_by_day(days)
 
 
@@ -86,7 +86,7 @@ def compute_on_spark(table: FeatureTable, source: Location, output: Location) ->
         from parity.spark import compute  # an extra, and slow to import
     except ModuleNotFoundError:
         raise UserError("PySpark is not installed. Run: pip install -r requirements-spark.txt") from None
-    days = compute(source, output, table.aggregations, history_schema(table.view))
+    days = compute(source, output, table.aggregations, history_schema(table.view, table.aggregations))
     return written_by_day(days)
 
 

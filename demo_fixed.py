@@ -46,7 +46,7 @@ def main() -> int:
     transactions = args.input or origin_of(view) or TRANSACTIONS
     data = [transactions, location(view.batch_source.path)]
     with (
-        opened(REPOSITORY, service, view) as live,
+        opened(REPOSITORY, service, view, aggregations) as live,
         surveyed(live, service, view) as unseen,
         watched(data, hashed=bool(args.certificate or args.report)) as files,
         raw_transactions(transactions, table.entity.join_key, TIMESTAMP, table.columns) as raw,

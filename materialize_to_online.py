@@ -31,7 +31,7 @@ def main() -> None:
     args = parser.parse_args()
 
     table = feature_table(REPOSITORY)
-    with opened(REPOSITORY, table.service, table.view) as store:
+    with opened(REPOSITORY, table.service, table.view, table.aggregations) as store:
         users, retracted = materialize(store, table.view, args.start, args.end, now, args.retract)
     print(f"{users:,} users in Redis, materialized up to {args.end.isoformat()}")
     if retracted:

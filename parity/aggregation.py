@@ -13,6 +13,7 @@ never -0.0.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
 FUNCTIONS = {"mean": pa.float64(), "sum": pa.float64(), "count": pa.int64()}
 ROWS_AT_A_TIME = 1 << 17
 """So many rows are worked on at a time by a core, and stay in its cache."""
+
+
+def fingerprint(aggregations: Sequence[Aggregation]) -> str:
+    """SHA-256 of what the aggregations compute, in any order."""
+    computed = sorted(
+        (a.name, a.function, a.column, a.time_window and a.time_window // MICROSECOND) for a in aggregations
+    )
+    return hashlib.sha256(repr(computed).encode()).hexdigest()
 
 
 def aggregate(rows: pa.Table, key: str, timestamp: str, aggregations: Sequence[Aggregation]) -> pa.Table:

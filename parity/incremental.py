@@ -31,6 +31,7 @@ import pyarrow as pa
 import pyarrow.feather as feather
 from feast.aggregation import Aggregation
 
+from parity.aggregation import fingerprint
 from parity.command import UserError
 from parity.continued import aggregate_from, counts_to_continue, reach
 from parity.files import Location, location, on_disk
@@ -45,7 +46,7 @@ from parity.partitions import (
     split_by_day,
     transaction_files,
 )
-from parity.transactions import FIRST_INSTANT, MICROSECOND, TIMESTAMP, read_part
+from parity.transactions import FIRST_INSTANT, TIMESTAMP, read_part
 
 
 @dataclass(frozen=True)
@@ -225,11 +226,8 @@ def _checksum(content: Any) -> str:
 
 
 def _definition(aggregations: Sequence[Aggregation], schema: pa.Schema) -> str:
-    """Tell apart what the days may have been computed as."""
-    declared = [
-        (a.name, a.function, a.column, (a.time_window or MICROSECOND * 0).total_seconds()) for a in aggregations
-    ]
-    return hashlib.sha256(repr((declared, str(schema))).encode()).hexdigest()
+    """The fingerprint of the definition that the days were computed with."""
+    return hashlib.sha256(repr((fingerprint(aggregations), str(schema))).encode()).hexdigest()
 
 
 def _days(rows: pa.Table) -> np.ndarray:

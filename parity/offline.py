@@ -20,7 +20,7 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
 from feast.types import from_feast_to_pyarrow_type
 
-from parity.aggregation import aggregate
+from parity.aggregation import aggregate, fingerprint
 from parity.command import UserError
 from parity.files import Location, absolute, location, read_bytes, remove, replacing
 from parity.transactions import UTC_MICROSECONDS
@@ -30,12 +30,20 @@ ROW_DROPPED = "no row"
 """What training gets for a user whose row the offline store drops: less than a null."""
 
 
-def history_schema(view: FeatureView) -> pa.Schema:
-    """The strict schema of a view's offline table: its join keys, its event timestamp, its features, and no nulls."""
+COMPUTED_BY = b"parity.computed_by"
+"""The key, in the metadata of a Parquet file, of the fingerprint of the aggregations that it was computed by."""
+
+
+def history_schema(view: FeatureView, aggregations: Sequence[Aggregation] = ()) -> pa.Schema:
+    """The strict schema of a view's offline table: its join keys, its event timestamp, its features, and no nulls.
+
+    With ``aggregations``, its metadata says by which it is computed.
+    """
     fields = [(column.name, from_feast_to_pyarrow_type(column.dtype)) for column in view.entity_columns]
     fields.append((view.batch_source.timestamp_field, UTC_MICROSECONDS))
     fields += [(feature.name, from_feast_to_pyarrow_type(feature.dtype)) for feature in view.features]
-    return pa.schema([pa.field(name, type, nullable=False) for name, type in fields])
+    metadata = {COMPUTED_BY: fingerprint(aggregations)} if aggregations else None
+    return pa.schema([pa.field(name, type, nullable=False) for name, type in fields], metadata)
 
 
 def feature_history(
@@ -44,7 +52,7 @@ def feature_history(
     """Compute the offline table of ``view``: one row per user and instant of a purchase, sorted by both."""
     [key] = view.join_keys
     rows = aggregate(transactions, key, timestamp, aggregations)
-    return rows.rename_columns({timestamp: view.batch_source.timestamp_field}).cast(history_schema(view))
+    return rows.rename_columns({timestamp: view.batch_source.timestamp_field}).cast(history_schema(view, aggregations))
 
 
 def note_origin(view: FeatureView, output: Location, transactions: Location, usual: Path) -> None:

@@ -1,7 +1,7 @@
 """The Feast repository: opened with every reason to fail checked first, each told with the command that mends it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
 from feast import FeatureService, FeatureStore, FeatureView
+from feast.aggregation import Aggregation
 from feast.errors import FeastError, FeastObjectNotFoundException
 from feast.repo_config import FeastConfigError
 from google.protobuf.message import DecodeError
@@ -18,7 +19,7 @@ from pyarrow.fs import FileSystem
 from parity.command import UserError, bucket_trouble
 from parity.configuration import addresses, configuration_file, read_configuration, without_secrets
 from parity.files import Location, location, parquet_files
-from parity.offline import history_schema
+from parity.offline import COMPUTED_BY, history_schema
 from parity.online import online_store_of
 from parity.redis_server import startable
 
@@ -28,17 +29,19 @@ MATERIALIZE = "Run: python materialize_to_online.py"
 
 
 @contextmanager
-def opened(path: Path, service: FeatureService, view: FeatureView) -> Iterator[FeatureStore]:
+def opened(
+    path: Path, service: FeatureService, view: FeatureView, aggregations: Sequence[Aggregation]
+) -> Iterator[FeatureStore]:
     """Open the repository at ``path``, ready to be read: definitions applied, features computed, Redis answering.
 
-    ``service`` and ``view`` are the definitions as declared; the registry must hold the same. What Feast or Redis
-    raise inside the block becomes a `UserError` too.
+    ``service``, ``view`` and ``aggregations`` are the definitions as declared; the registry must hold the same, and the
+    features must have been computed by them. What Feast or Redis raise inside the block becomes a `UserError` too.
     """
     store = _open(path)
     try:
         with _told(store, path, view):
             _require_applied(store, service, view)
-            _require_computed(view)
+            _require_computed(view, aggregations)
             _connect(store)
             yield store
     except UserError as error:
@@ -111,8 +114,8 @@ def _contract(view: FeatureView) -> tuple:
     return fields, view.ttl or None, view.online, view.batch_source.path, view.batch_source.timestamp_field
 
 
-def _require_computed(view: FeatureView) -> None:
-    place, expected = location(view.batch_source.path), history_schema(view)
+def _require_computed(view: FeatureView, aggregations: Sequence[Aggregation]) -> None:
+    place, expected = location(view.batch_source.path), history_schema(view, aggregations)
     try:
         filesystem, files = parquet_files(place)
     except UserError as error:
@@ -131,6 +134,9 @@ def _require_strict(name: Location, filesystem: FileSystem, path: str, expected:
                     raise UserError(f"{name}: it has no column {field.name} of type {field.type}. {COMPUTE}")
                 if _has_nulls(file, found.names.index(field.name)):
                     raise UserError(f"{name}: the column {field.name} has nulls. {COMPUTE}")
+            by = (found.metadata or {}).get(COMPUTED_BY)
+            if by and by != expected.metadata[COMPUTED_BY]:
+                raise UserError(f"{name}: it was computed by other definitions than features.py now has. {COMPUTE}")
     except (pa.ArrowInvalid, OSError) as error:
         if bucket_trouble(error):
             raise

@@ -74,6 +74,24 @@ def test_a_feature_that_was_declared_after_the_features_were_computed(computed, 
 
 
 @BOTH
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("timedelta(days=3)", "timedelta(days=2)"), ('function="mean"', 'function="sum"')],
+    ids=["a window", "a function"],
+)
+def test_a_definition_that_changed_and_was_not_computed_anew(computed, script, before, after):
+    computed.succeed("materialize_to_online.py")
+    features = computed.root / "feature_repo" / "features.py"
+    features.write_text(features.read_text().replace(before, after))
+    computed.apply()
+    error = computed.fail(script)
+    assert "it was computed by other definitions than features.py now has. Run: python compute_features.py" in error
+    computed.succeed("compute_features.py")
+    computed.succeed("materialize_to_online.py")
+    computed.succeed("demo_fixed.py")
+
+
+@BOTH
 def test_redis_refuses(computed, script):
     port = free_port()
     computed.configure(online_store__connection_string=f"localhost:{port}")
