@@ -28,6 +28,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import chain, islice
 from operator import methodcaller
 from typing import Any, Literal
@@ -77,6 +78,8 @@ KEYS_PER_ROUND_TRIP = 1000
 KEYS_PER_SCRIPT = 250
 RESOLVED_REQUESTS = 256
 """How many kinds of requests are kept as they were resolved."""
+LONGEST_REPORTED = 200
+"""Bytes of what is not readable that are logged."""
 NOTHING = Value()
 UNREADABLE = datetime.min.replace(tzinfo=UTC)
 """Stands for a stored event timestamp that can't be read."""
@@ -522,7 +525,7 @@ def _hash_fields(command: tuple[bytes, list], reply: Any) -> list:
     """What a hash holds: nothing, if the key holds something else. Raises what Redis could not answer."""
     key, fields = command
     if _is_wrong_type(reply):
-        logger.error("the key %r holds no hash", key)
+        _report("the key %r holds no hash", key)
         return [None] * len(fields)
     reply = _unless_error(reply)
     if not isinstance(reply, list) or len(reply) != len(fields) or not {*map(type, reply)} <= {bytes, type(None)}:
@@ -667,15 +670,25 @@ def read_timestamp(timestamp_bytes: bytes | None) -> datetime | None:
     try:
         return None if timestamp_bytes is None else Timestamp.FromString(timestamp_bytes).ToDatetime(UTC)
     except (DecodeError, ValueError, OverflowError):
-        logger.error("a stored event timestamp is not readable: %r", timestamp_bytes)
+        _report("a stored event timestamp is not readable: %r", timestamp_bytes)
         return UNREADABLE
+
+
+def _report(message: str, stored: bytes) -> None:
+    _report_once(message, stored[:LONGEST_REPORTED])
+
+
+@lru_cache(1024)
+def _report_once(message: str, stored: bytes) -> None:
+    """Log what is wrong with something that is ``stored``, once and not at every read of it."""
+    logger.error(message, stored)
 
 
 def _value(value_bytes: bytes) -> Value:
     try:
         return Value.FromString(value_bytes)
     except DecodeError:
-        logger.error("a stored value is not readable: %r", value_bytes)
+        _report("a stored value is not readable: %r", value_bytes)
         return NOTHING
 
 

@@ -256,6 +256,11 @@ class TestForeignKeys:
         assert repr(foreign) in caplog.text
         assert read(store, 2) == (None, None)
 
+    def test_it_is_logged_once_and_not_at_every_read(self, store, foreign, caplog):
+        for _ in range(5):
+            read(store, 2)
+        assert caplog.text.count(repr(foreign)) == 1
+
     def test_all_others_are_written_and_the_key_is_named(self, store, foreign):
         rows = {"user_id": [1, 2, 3], "event_timestamp": NOW, AVERAGE: [4.0, 5.0, 6.0], TOTAL: 1}
         with pytest.raises(ForeignKeys) as error:
