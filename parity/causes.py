@@ -74,7 +74,7 @@ def online_cause(feature: str, aggregation: Aggregation, e: Evidence, at: dateti
     """Say why serving differs from training."""
     if e.stored_at is None or feature not in e.stored:
         return NEVER
-    if cause := event_cause(e, at):
+    if cause := event_cause(e, at, fresh):
         return cause
     computed, stored = e.history[e.stored_at][feature], e.stored[feature]
     if same(stored, computed):
@@ -84,7 +84,7 @@ def online_cause(feature: str, aggregation: Aggregation, e: Evidence, at: dateti
     return CORRECTION if not fresh.materialized or fresh.materialized < fresh.computed else TAMPERED
 
 
-def event_cause(e: Evidence, at: datetime) -> str | None:
+def event_cause(e: Evidence, at: datetime, fresh: Freshness) -> str | None:
     """Say why the event that is stored online is not the last one of the history; None if it is."""
     if e.stored_at == UNREADABLE:
         return TAMPERED
@@ -93,10 +93,21 @@ def event_cause(e: Evidence, at: datetime) -> str | None:
     if e.stored_at not in e.history:
         if any(e.stored == e.history[event] for event in _zones_away(e.stored_at, e.history)):
             return TIME_ZONE
-        return FUTURE if e.stored_at > at else DELETED
+        if e.stored_at > at:
+            return FUTURE
+        return TAMPERED if _was_moved(e, fresh) else DELETED
     if e.stored_at < max(e.history):
         return LATE_ROW
     return None
+
+
+def _was_moved(e: Evidence, fresh: Freshness) -> bool:
+    """Whether the row online is one of the history under another event, which was in no purchase, and the history is
+    the one that was materialized."""
+    if e.stored_at in {purchase.time for purchase in e.purchases}:
+        return False
+    unchanged = fresh.materialized is not None and fresh.materialized >= fresh.computed
+    return unchanged and any(e.stored == row for row in e.history.values())
 
 
 def offline_cause(feature: str, aggregation: Aggregation, e: Evidence, right: Any, fresh: Freshness) -> str:

@@ -99,6 +99,7 @@ def certificate(
         "differences_not_listed": found.differing - len(found.differences[:LISTED]),
         "null_on_all_sides": found.nulls,
         "users_expired": found.expired,
+        "users_left_over_online": found.left_over,
         "history": {
             "rows": found.history.rows,
             "users": found.history.users,

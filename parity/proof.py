@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,6 +136,8 @@ class Comparison:
     """Feature views of the project that were not looked at."""
     others: Others = NO_OTHERS
     """Keys in Redis that were not looked at."""
+    left_over: int = 0
+    """Users who are left over online: the offline store does not know them, and their row is older than the ttl."""
 
     @property
     def values(self) -> int:
@@ -219,7 +221,10 @@ class Users:
     online: np.ndarray
     raw: np.ndarray
     events_at_odds: frozenset[int] = frozenset()
-    """The users of whom the offline store knows another last event than the online store holds, or several rows."""
+    """The users of whom the online store holds another event than the last one that the offline store knows, or an
+    event where that knows none; or of whom the offline store has several rows of one event."""
+    left_over: frozenset[int] = frozenset()
+    """The users whom the offline store does not know, and whose event online is older than the ttl."""
     others: Others = NO_OTHERS
     """What else lies in Redis under the keys of these users."""
 
@@ -258,7 +263,18 @@ def known_users(subject: Subject, raw: RawTransactions, at: datetime) -> Users:
     _, here, there = np.intersect1d(offline, stored.ids, assume_unique=True, return_indices=True)
     odd = offline[here][events[here].astype("datetime64[us]") != stored.events[there]].tolist()
     tied = tied_events(store, view, at)[view.join_keys[0]].to_pylist()
-    return Users(offline, stored.ids, raw.users, frozenset([*odd, *tied]), stored.others)
+    strange = ~np.isin(stored.ids, offline)
+    old = strange & _are_expired(stored.events, at, view.ttl)
+    odd += stored.ids[strange & ~old].tolist()
+    left_over = frozenset(stored.ids[old].tolist())
+    return Users(offline, stored.ids, raw.users, frozenset([*odd, *tied]), left_over, stored.others)
+
+
+def _are_expired(events: np.ndarray, at: datetime, ttl: timedelta | None) -> np.ndarray:
+    """As `is_expired`, of many events: datetime64[us] in UTC."""
+    if not ttl or at - EVER < ttl:
+        return np.zeros(len(events), bool)
+    return events < np.datetime64((at - ttl).astimezone(UTC).replace(tzinfo=None), "us")
 
 
 Look = Callable[[list[int], dict[str, Values], dict[int, list[Purchase]]], Any]
@@ -278,7 +294,8 @@ def compare(
     ``at``, and every row that the offline table has of them with the oracle; in the ``past``, those up to ``at``.
 
     Of users whose events are at odds the event timestamp is a difference too, even if all their values are equal: they
-    would not expire together.
+    would not expire together, or a row from the future would be served when its time has come. It is none where the
+    events on both sides are older than the ttl, as nothing of them is ever served again.
 
     ``raw`` was read from the file ``transactions``. Holds the values of some thousand users at a time; ``look`` is
     called with those (users, the three sides of each feature, purchases of each user) to draw a picture, say.
@@ -301,10 +318,11 @@ def compare(
                 sides = three_sides(subject, purchases, batch, at)
                 look(batch.tolist(), sides, purchases)
                 _count(subject, purchases, batch, sides, fresh, found)
-                _count_events(subject, purchases, [u for u in batch.tolist() if u in users.events_at_odds], found)
+                _count_events(subject, purchases, set(batch.tolist()) & users.events_at_odds, fresh, found)
                 bar.update(len(batch))
             some = {user: purchases[user] for user in of_part.tolist() if user in purchases}
             in_history += _count_rows(subject, some, rows_of(part), fresh, found, past)
+    found.left_over = len(users.left_over.intersection(ids.tolist()).difference(found.users_skewed))
     order = {feature: place for place, feature in enumerate(found.features)}
     found.differences.sort(key=lambda d: (d.user, order.get(d.feature, -1)))
     in_history.sort(key=lambda d: (d.user, d.instant, order.get(d.feature, -1)))
@@ -384,21 +402,24 @@ def _count(
         found.differences.append(Difference(user, feature, kind, cause, training, serving, oracle))
 
 
-def _count_events(subject: Subject, purchases: dict[int, list[Purchase]], users: list[int], found: Comparison) -> None:
+def _count_events(
+    subject: Subject, purchases: dict[int, list[Purchase]], users: set[int], fresh: Freshness, found: Comparison
+) -> None:
     """Count the event timestamps that differ, or are not unique, of users in whose values nothing differs."""
     counted = {difference.user for difference in found.differences}
-    evidence = _gather(subject, purchases, set(users) - counted, found.at) if users else {}
+    evidence = _gather(subject, purchases, users - counted, found.at) if users else {}
     for user, e in evidence.items():
         offline, oracle = max(e.history, default=None), max((p.time for p in e.purchases), default=None)
-        ttl, stored = subject.view.ttl, e.stored_at or EVER
-        if not offline or (ttl and found.at - max(offline, stored) > ttl):
+        known = [event for event in (offline, e.stored_at) if event]
+        if not known or is_expired(max(known), found.at, subject.view.ttl):
             continue  # null on both sides for good
-        if offline == stored and offline not in e.tied:
+        if offline == e.stored_at and offline not in e.tied:
             continue
-        found.counts[MISMATCH] += 1
-        cause = event_cause(e, found.at) or TAMPERED
+        kind = MISMATCH if len(known) == 2 else EXTRA if e.stored_at else MISSING
+        found.counts[kind] += 1
+        cause = (event_cause(e, found.at, fresh) or TAMPERED) if e.stored_at else NEVER
         event = subject.view.batch_source.timestamp_field
-        found.differences.append(Difference(user, event, MISMATCH, cause, offline, e.stored_at, oracle))
+        found.differences.append(Difference(user, event, kind, cause, offline, e.stored_at, oracle))
 
 
 class _Rows(NamedTuple):

@@ -69,6 +69,11 @@ def looked_at(found: Comparison) -> list[str]:
         )
         reason = expired if found.expired else "no purchase was known by then"
         lines.append(f"no value on any side: {found.nulls:,} of {found.values:,} ({reason})")
+    if found.left_over:
+        lines.append(
+            f"left over: {_count(found.left_over, 'row')} in Redis of users without history, last updated more than "
+            f"{duration(found.ttl)} ago, so never served; a full materialization takes out what is left over"
+        )
     if found.unseen:
         lines.append(f"not looked at: the feature views {', '.join(map(cut, found.unseen))}")
     if found.others.count:

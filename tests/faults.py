@@ -7,7 +7,7 @@ has to find in each of them.
 import io
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 
 import numpy as np
@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 from feast import FeatureStore, RepoConfig
 from feast.infra.online_stores.helpers import _mmh3
 from feast.protos.feast.types.Value_pb2 import Value
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from feature_repo.features import user
 from parity import causes
 from parity.proof import EXTRA, EXTRA_ROW, MISMATCH, MISSING, MISSING_ROW, WRONG, WRONG_ROW
-from tests.world import AVERAGE, DAY, OFFLINE, OURS, STOCK, TOTAL, TTL, WINDOW, T, World
+from tests.world import AVERAGE, DAY, MICROSECOND, OFFLINE, OURS, STOCK, TOTAL, TTL, WINDOW, T, World
 
 Planted = set[tuple]
 """The values that a fault makes wrong: (user, feature) at the instant of the comparison, and (user, feature, instant,
@@ -50,6 +51,9 @@ def fault(kind: str, cause: str, online: str = OURS, offline: str = OFFLINE):
         return plant
 
     return enter
+
+
+EVENT = "event_timestamp"
 
 
 def both(*users: int) -> Planted:
@@ -355,6 +359,13 @@ def the_offline_store_lost_a_user(world: World) -> Planted:
 
 
 @fault(EXTRA, causes.DELETED)
+def a_user_whom_nobody_knows_has_an_event_online_and_no_values(world: World) -> Planted:
+    field = f"_ts:{world.view.name}"
+    world.client.hset(world.key(777), field, world.client.hget(world.key(world.fresh()), field))
+    return {(777, EVENT)}
+
+
+@fault(EXTRA, causes.DELETED)
 def a_user_whom_nobody_knows_is_served(world: World) -> Planted:
     world.client.hset(world.key(777), mapping=world.client.hgetall(world.key(world.fresh())))
     return both(777)
@@ -403,6 +414,36 @@ def a_row_was_pushed_with_an_instant_in_the_future(world: World) -> Planted:
     return both(who)
 
 
+@fault(EXTRA, causes.FUTURE)
+def a_user_whom_nobody_knows_is_served_in_some_seconds(world: World) -> Planted:
+    world.push(777, world.now + timedelta(minutes=1, seconds=15), {AVERAGE: 3.5, TOTAL: 99})
+    return {(777, EVENT)}
+
+
+@fault(EXTRA, causes.FUTURE)
+def a_user_whom_nobody_knows_has_a_row_of_the_last_year(world: World) -> Planted:
+    world.push(777, datetime(9999, 12, 31, tzinfo=UTC), {AVERAGE: 3.5, TOTAL: 99})
+    return {(777, EVENT)}
+
+
+@fault(EXTRA, causes.FUTURE)
+def a_user_who_has_bought_nothing_yet_is_online(world: World) -> Planted:
+    event = world.now + 2 * DAY
+    world.rows.append((777, event, "5.00"))
+    world.write()
+    world.compute()
+    world.materialize()
+    world.push(777, event, {AVERAGE: 5.0, TOTAL: 1})
+    return {(777, EVENT)}
+
+
+@fault(EXTRA, causes.FUTURE, online=STOCK)
+def stock_redis_serves_a_user_whom_nobody_knows_from_the_future(world: World) -> Planted:
+    _forget_expired(world)
+    world.push(777, world.now + 2 * DAY, {AVERAGE: 3.5, TOTAL: 99})
+    return both(777)
+
+
 @fault(MISMATCH, causes.FUTURE, online=STOCK)
 def stock_redis_serves_a_row_from_the_future(world: World) -> Planted:
     _forget_expired(world)
@@ -412,6 +453,15 @@ def stock_redis_serves_a_row_from_the_future(world: World) -> Planted:
 
 
 # Tampered
+
+
+@fault(MISMATCH, causes.TAMPERED)
+def an_event_was_moved_by_a_microsecond_in_redis(world: World) -> Planted:
+    who = world.fresh()
+    field, event = f"_ts:{world.view.name}", Timestamp()
+    event.FromDatetime(world.last(who) + MICROSECOND)
+    world.client.hset(world.key(who), field, event.SerializeToString())
+    return {(who, EVENT)}
 
 
 @fault(MISMATCH, causes.TAMPERED)

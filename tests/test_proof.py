@@ -159,6 +159,60 @@ class TestRepair:
             assert not any(causes.same(d.training, d.oracle) for d in left.differences), "what is left is wrong offline"
 
 
+def put_online(project, user: int, event: datetime) -> bytes:
+    """Put a row of ``user`` into Redis, with the values of user 7, and return its key."""
+    of_seven = hashes(project)[7]
+    key = of_seven.replace((7).to_bytes(8, "little"), user.to_bytes(8, "little"))
+    stamp = Timestamp()
+    stamp.FromDatetime(event)
+    row = project.client.hgetall(of_seven) | {b"_ts:user_purchase_features": stamp.SerializeToString()}
+    project.client.hset(key, mapping=row)
+    return key
+
+
+class TestUsersWhomOnlyRedisKnows:
+    @pytest.mark.parametrize("age", [timedelta(days=-1), None], ids=["tomorrow", "year 9999"])
+    def test_a_row_from_the_future_is_a_difference_and_is_taken_out(self, ready, tmp_path, age):
+        event = datetime.now(UTC) - age if age else datetime(9999, 12, 31, tzinfo=UTC)
+        key = put_online(ready, 777, event)
+        named = f"user 777: event_timestamp is null in training, {event.isoformat()} in serving, null by the oracle"
+        for options in (["--certificate", tmp_path / "c.json"], ["--explain", 777]):
+            outcome = ready.run("demo_fixed.py", *options)
+            assert outcome.status == 1
+            assert f"{named} (extra online: from the future)" in outcome.out
+        content = json.loads((tmp_path / "c.json").read_text())
+        assert (content["verdict"], content["causes"]) == ("skew", {"from the future": 1})
+        outcomes = [ready.run("demo_fixed.py", "--sample", 10, "--seed", seed) for seed in range(6)]
+        assert {outcome.status for outcome in outcomes} == {0, 1}
+        assert all((named in outcome.out) == (outcome.status == 1) for outcome in outcomes)
+        ready.succeed("demo_fixed.py", "--repair")
+        assert not ready.client.exists(key)
+        ready.succeed("demo_fixed.py")
+
+    def test_a_row_of_a_user_who_has_bought_nothing_yet_is_a_difference(self, ready):
+        event = datetime.now(UTC) + timedelta(days=1)
+        rows = ready.transactions.read_text().splitlines()
+        ready.write_transactions(*rows[1:], f"777,100,{event.isoformat()},10.00", header=rows[0])
+        ready.succeed("compute_features.py")
+        ready.succeed("materialize_to_online.py")
+        ready.succeed("demo_fixed.py")
+        key = put_online(ready, 777, event)
+        outcome = ready.run("demo_fixed.py")
+        assert outcome.status == 1
+        assert outcome.out.count("(extra online: from the future)") == 1
+        ready.succeed("demo_fixed.py", "--repair")
+        assert not ready.client.exists(key)
+
+    def test_a_row_older_than_the_ttl_is_counted_as_left_over(self, ready, tmp_path):
+        key = put_online(ready, 777, datetime.now(UTC) - timedelta(days=31))
+        out = ready.succeed("demo_fixed.py", "--certificate", tmp_path / "c.json")
+        assert "  left over: 1 row in Redis of users without history" in out
+        assert json.loads((tmp_path / "c.json").read_text())["users_left_over_online"] == 1
+        ready.succeed("materialize_to_online.py")
+        assert not ready.client.exists(key)
+        assert "left over" not in ready.succeed("demo_fixed.py")
+
+
 class TestCertificate:
     def test_it_says_what_was_proven_and_how_to_do_it_again(self, ready, tmp_path):
         path = tmp_path / "certificate.json"
