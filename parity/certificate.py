@@ -1,20 +1,23 @@
 """A certificate: what was compared, of what data and definitions, with which versions, and how to do it again."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
 import os
 import platform
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from parity.command import UserError
-from parity.files import Location, files_at, replacing
+from parity.files import Location, files_at, filesystem_of, replacing
 from parity.online import Coerced, cut, online_store_of, replies, shown
 from parity.proof import CONFIDENCE, Comparison, Sample, Subject, bound
 
@@ -28,17 +31,18 @@ class Watched:
     """The files that are compared, as they were before they were read: their state, and their hashes if asked for.
 
     The state of a file on disk has the time of its last change, which nobody can set back: a file that was swapped for
-    another and back again is found as well.
+    another and back again is found as well. So is a folder or a link on the way to it, as renaming one changes that
+    time of its own and of the folder around it. Of an object in a bucket it is size and time of writing only.
     """
 
     def __init__(self, places: Sequence[Location], hashed: bool):
         self._places, self._hashed = places, hashed
         self._before = self._look()
 
-    def _look(self) -> list[tuple[dict[str, tuple], str | None]]:
+    def _look(self) -> list[tuple[_States, str | None]]:
         states = [_states(place) for place in self._places]
         hashes = [
-            file_hash(place) if self._hashed and state else None
+            file_hash(place) if self._hashed and state.contents else None
             for place, state in zip(self._places, states, strict=True)
         ]
         return list(zip(states, hashes, strict=True))
@@ -46,7 +50,7 @@ class Watched:
     def require_unchanged(self) -> None:
         """Raise a `UserError` if any of the files is another than before it was read."""
         for place, before, after in zip(self._places, self._before, self._look(), strict=True):
-            if before != after:
+            if before[1] != after[1] or not before[0].are_those_of(after[0]):
                 raise UserError(
                     f"{_from_root(place)}: it changed while it was compared, so nothing is proven. "
                     "Run this again when nothing writes there."
@@ -64,13 +68,70 @@ def watched(places: Sequence[Location], hashed: bool) -> Iterator[Watched]:
     yield Watched(places, hashed)
 
 
-def _states(place: Location) -> dict[str, tuple]:
-    """What changes with the content of a file, of each file at ``place``; nothing where there is none."""
-    if isinstance(place, str):
-        return {info.path: (info.size, info.mtime_ns) for info in files_at(place)[2]}
-    files = sorted(place.rglob("*")) if place.is_dir() else [place]
-    states = {str(file): file.stat() for file in files if file.is_file()}
-    return {name: (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in states.items()}
+class _States(NamedTuple):
+    """What changes with what is read at a place.
+
+    ``contents`` has the state of each file, of each link on the way to one, and of each folder of a table, by path.
+    ``around`` has, of each folder on the way to the place, the identity, the time of its last change, and that of the
+    folder around it. The names in a folder may change at any time, which dates that folder, but a folder that is moved
+    is dated together with the one around it.
+    """
+
+    contents: dict[str, tuple]
+    around: dict[str, tuple[tuple, int, int]]
+
+    def note(self, path: Path, whole: bool) -> None:
+        """Take up the state of a file, a link or a folder, if there is one: a ``whole`` folder with what it holds."""
+        with suppress(OSError):
+            state = path.lstat()
+            if whole or not stat.S_ISDIR(state.st_mode):
+                self.contents[str(path)] = _state(state)
+            elif path != path.parent:
+                self.around[str(path)] = (state.st_dev, state.st_ino), state.st_ctime_ns, path.parent.stat().st_ctime_ns
+
+    def are_those_of(self, other: _States) -> bool:
+        """Whether nothing was written, or put in the place of something else, between the two."""
+        return (
+            self.contents == other.contents
+            and self.around.keys() == other.around.keys()
+            and not any(_was_moved(folder, other.around[name]) for name, folder in self.around.items())
+        )
+
+
+def _was_moved(folder: tuple[tuple, int, int], later: tuple[tuple, int, int]) -> bool:
+    (identity, changed, around), (later_identity, later_changed, later_around) = folder, later
+    return identity != later_identity or (changed != later_changed and around != later_around)
+
+
+def _states(place: Location) -> _States:
+    """The state of what is at ``place``; nothing where there is none."""
+    if isinstance(place, str) and not place.startswith("file:"):
+        return _States({info.path: (info.size, info.mtime_ns) for info in files_at(place)[2]}, {})
+    path, found = Path(filesystem_of(place)[1]), _States({}, {})
+    table = [path.resolve(), *path.rglob("*")] if path.is_dir() else []
+    for step in _steps([path, *(inside for inside in table if inside.is_symlink())]):
+        found.note(step, whole=False)
+    for inside in table:
+        found.note(inside, whole=True)
+    return found
+
+
+def _state(state: os.stat_result) -> tuple[int, ...]:
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def _steps(paths: Iterable[Path]) -> Iterable[Path]:
+    """Every folder, link and file that is passed on the way to ``paths``, links followed, and themselves."""
+    steps: dict[Path, None] = {}
+    ahead = list(paths)
+    while ahead:
+        step = ahead.pop()
+        for part in [step, *step.parents]:
+            if part not in steps:
+                steps[part] = None
+                if part.is_symlink():
+                    ahead.append(part.parent / part.readlink())
+    return steps
 
 
 def certificate(

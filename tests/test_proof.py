@@ -574,6 +574,81 @@ class TestFilesThatChange:
     def test_a_file_that_is_written_again_with_the_same_content_is_an_error(self, ready, during):
         assert during(lambda: ready.transactions.write_bytes(ready.transactions.read_bytes())).status == 2
 
+    @pytest.mark.parametrize("options", [[], ["--certificate", "c.json"]])
+    @pytest.mark.parametrize("which", ["folder", "folder above", "link", "link above", "file behind a link"])
+    def test_what_is_swapped_on_the_way_to_a_file_is_an_error(self, ready, during, which, options):
+        place = ready.root / "above" / "folder"
+        place.mkdir(parents=True)
+        (place / "t.csv").write_bytes(ready.transactions.read_bytes())
+        swapped, path = place, place / "t.csv"
+        if which == "folder above":
+            swapped = place.parent
+        elif which == "link":
+            swapped = path = ready.root / "link.csv"
+            swapped.symlink_to("above/folder/t.csv")
+        elif which == "link above":
+            swapped = ready.root / "link"
+            swapped.symlink_to(place)
+            path = swapped / "t.csv"
+        elif which == "file behind a link":
+            path, swapped = ready.root / "link.csv", place / "t.csv"
+            path.symlink_to(swapped)
+        ready.succeed("compute_features.py", "--input", path)
+        ready.succeed("materialize_to_online.py")
+        other = ready.root / "other"
+
+        def swap_and_swap_back():
+            swapped.rename(other)
+            if which.startswith("link"):
+                swapped.symlink_to(ready.root)
+                swapped.unlink()
+            elif other.is_dir():
+                swapped.mkdir()
+                swapped.rmdir()
+            other.rename(swapped)
+            (place / "covers").touch()  # so that the folder was not last changed by being moved
+
+        outcome = during(swap_and_swap_back, "--input", path, *options)
+        assert outcome.status == 2
+        assert "it changed while it was compared" in outcome.err
+        assert not (ready.root / "c.json").exists()
+
+    def test_a_link_that_leads_elsewhere_in_the_end_is_an_error(self, ready, during):
+        copy, link = ready.root / "copy.csv", ready.root / "link.csv"
+        copy.write_bytes(ready.transactions.read_bytes())
+        link.symlink_to(ready.transactions)
+
+        def lead_elsewhere():
+            link.unlink()
+            link.symlink_to(copy)
+
+        assert during(lead_elsewhere, "--input", link).status == 2
+
+    def test_a_day_of_the_table_that_is_swapped_is_an_error(self, project, monkeypatch):
+        folder = project.root / "transactions"
+        folder.mkdir()
+        project.succeed("generate_synthetic_data.py", "--output", folder / "all.csv")
+        project.apply()
+        project.succeed("compute_features.py", "--incremental", "--input", folder)
+        project.succeed("materialize_to_online.py")
+        day = next(project.features.glob("*=*"))
+        count = parity.proof._count
+
+        def swap_and_count(*arguments):
+            day.rename(project.root / "other").rename(day)
+            return count(*arguments)
+
+        monkeypatch.setattr("parity.proof._count", swap_and_count)
+        assert "it changed while it was compared" in project.fail("demo_fixed.py")
+
+    @pytest.mark.parametrize("name", ["note.txt", "data/note.txt", "data/new/note.txt"])
+    def test_what_is_written_beside_the_files_is_nobodys_concern(self, ready, during, name):
+        def write():
+            (ready.root / name).parent.mkdir(exist_ok=True)
+            (ready.root / name).write_text("seen")
+
+        assert during(write).status == 0
+
     @pytest.mark.scale
     @pytest.mark.skipif(not (BIN / "moto_server").exists() and "CI" not in os.environ, reason="moto missing")
     def test_an_object_in_a_bucket(self, project, bucket, monkeypatch):
