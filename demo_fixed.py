@@ -47,7 +47,7 @@ def main() -> int:
     data = [transactions, location(view.batch_source.path)]
     with (
         opened(REPOSITORY, service, view, aggregations) as live,
-        surveyed(live, service, view) as unseen,
+        surveyed(live, service, view, table.others) as unseen,
         watched(data, hashed=bool(args.certificate or args.report)) as files,
         raw_transactions(transactions, table.entity.join_key, TIMESTAMP, table.columns) as raw,
         store_at(live, service, view, args.at, now) as store,

@@ -164,11 +164,12 @@ def certificate(
         "history": {
             "rows": found.history.rows,
             "users": found.history.users,
-            "rows_after_at": found.history.later,
+            "rows_after_at": 0 if found.past else found.history.later,
             "counts": dict(found.history.counts),
         },
         "not_looked_at": {
             "feature_views": list(found.unseen),
+            "history_rows_after_at": found.history.later if found.past else 0,
             "redis_keys_of_another_type": found.others.count,
             "examples": list(found.others.examples),
         },

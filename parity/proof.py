@@ -105,7 +105,7 @@ class History:
     users: int = 0
     counts: Counter = field(default_factory=lambda: Counter(dict.fromkeys(HISTORY_KINDS, 0)))
     later: int = 0
-    """How many of the rows lie after the instant of the comparison."""
+    """How many rows lie after the instant of the comparison. Those of the past are not looked at, nor in ``rows``."""
     users_differing: set[int] = field(default_factory=set)
     listed: int = 0
 
@@ -132,6 +132,8 @@ class Comparison:
     ttl: timedelta | None = None
     last: datetime | None = None
     """The last purchase of the users compared, up to ``at``."""
+    past: bool = False
+    """Whether no row of the history from after ``at`` was looked at."""
     unseen: Sequence[str] = ()
     """Feature views of the project that were not looked at."""
     others: Others = NO_OTHERS
@@ -168,8 +170,11 @@ class Subject(NamedTuple):
 
 
 @contextmanager
-def surveyed(store: FeatureStore, service: FeatureService, view: FeatureView) -> Iterator[list[str]]:
-    """Yield the feature views of the project that a proof of ``view`` does not look at.
+def surveyed(
+    store: FeatureStore, service: FeatureService, view: FeatureView, declared: Sequence[str] = ()
+) -> Iterator[list[str]]:
+    """Yield the feature views of the project that a proof of ``view`` does not look at: those that were applied, and
+    those that are only ``declared``.
 
     `UserError` if ``service``, as declared or as applied, gives anything else than the features of ``view``.
     """
@@ -190,7 +195,9 @@ def surveyed(store: FeatureStore, service: FeatureService, view: FeatureView) ->
             )
     kinds = {"OnDemandFeatureView": " (on demand)", "StreamFeatureView": " (stream)"}
     views = [other for other in store.list_all_feature_views() if other.name != view.name]
-    yield sorted(f"{other.name}{kinds.get(type(other).__name__, '')}" for other in views)
+    applied = [f"{other.name}{kinds.get(type(other).__name__, '')}" for other in views]
+    not_applied = set(declared) - {other.name for other in views}
+    yield sorted([*applied, *(f"{name} (not applied)" for name in not_applied)])
 
 
 class Sample(NamedTuple):
@@ -302,7 +309,7 @@ def compare(
     """
     view = subject.view
     found = Comparison(at, [feature.name for feature in view.features], unseen=subject.unseen, others=users.others)
-    found.ttl = view.ttl
+    found.ttl, found.past = view.ttl, past
     fresh = Freshness(modified(transactions), modified(location(view.batch_source.path)), _online_since(subject))
     everyone = len(ids) == len(users.all)
     in_history: list[Difference] = []
@@ -321,7 +328,7 @@ def compare(
                 _count_events(subject, purchases, set(batch.tolist()) & users.events_at_odds, fresh, found)
                 bar.update(len(batch))
             some = {user: purchases[user] for user in of_part.tolist() if user in purchases}
-            in_history += _count_rows(subject, some, rows_of(part), fresh, found, past)
+            in_history += _count_rows(subject, some, rows_of(part), fresh, found)
     found.left_over = len(users.left_over.intersection(ids.tolist()).difference(found.users_skewed))
     order = {feature: place for place, feature in enumerate(found.features)}
     found.differences.sort(key=lambda d: (d.user, order.get(d.feature, -1)))
@@ -484,7 +491,6 @@ def _count_rows(
     table: pa.Table,
     fresh: Freshness,
     found: Comparison,
-    past: bool,
 ) -> list[Difference]:
     """Count how the rows of a part of the users in the offline ``table`` compare with those of the oracle, and give
     those that differ. What is named as a difference at the instant of the comparison is not named again."""
@@ -496,12 +502,12 @@ def _count_rows(
     )
     right = _rows_by_oracle(subject, purchases)
     now = (found.at - EPOCH) // MICROSECOND
-    if past:
-        offline, right = offline[offline.events <= now], right[right.events <= now]
     history = found.history
+    history.later += int(np.count_nonzero(offline.events > now))
+    if found.past:
+        offline, right = offline[offline.events <= now], right[right.events <= now]
     history.rows += len(offline.events)
     history.users += len(np.unique(offline.users))
-    history.later += int(np.count_nonzero(offline.events > now))
     if offline.equals(right):
         history.counts[MATCH] += len(offline.events) * len(found.features)
         return []

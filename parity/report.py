@@ -45,11 +45,16 @@ def every_user(found: Comparison, sample: Sample | None = None) -> str:
     elif sample:
         lines.append(
             f"Training equals serving equals the oracle: every value of {found.users:,} users drawn from "
-            f"{sample.of:,}; at most {bound(found.users):.2g} of all users differ, at {CONFIDENCE:.0%} confidence."
+            f"{sample.of:,}{_until(found)}; at most {bound(found.users):.2g} of all users differ, "
+            f"at {CONFIDENCE:.0%} confidence."
         )
     else:
-        lines.append("Training equals serving equals the oracle: every value of every user.")
+        lines.append(f"Training equals serving equals the oracle: every value of every user{_until(found)}.")
     return "\n".join(lines)
+
+
+def _until(found: Comparison) -> str:
+    return f", up to {found.at.isoformat()}" if found.past else ""
 
 
 def looked_at(found: Comparison) -> list[str]:
@@ -61,7 +66,9 @@ def looked_at(found: Comparison) -> list[str]:
         lines = [f"{rows}, {', '.join(counts)}"]
     else:
         lines = [f"{rows}, {_count(history.counts[MATCH], 'value')} equal to the oracle"]
-    if history.later:
+    if history.later and found.past:
+        lines.append(f"not looked at: {_count(history.later, 'row')} of the history from after that instant")
+    elif history.later:
         lines.append(f"later: {_count(history.later, 'row')} of the history from after that instant, compared as well")
     if found.nulls:
         expired = (

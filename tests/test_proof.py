@@ -63,6 +63,17 @@ class TestTimeTravel:
             assert f"20 users, 2 features, at {at.isoformat()}" in out
             assert "match 40," in out
 
+    def test_what_came_later_is_said_not_to_be_looked_at(self, ready, tmp_path):
+        at = sorted(time for _, time, _ in purchases(ready))[-3]
+        out = ready.succeed("demo_fixed.py", "--at", at.isoformat(), "--certificate", tmp_path / "c.json")
+        later = sum(time > at for _, time, _ in purchases(ready))
+        assert f"  not looked at: {later} row{'s' * (later > 1)} of the history from after that instant\n" in out
+        assert f"every value of every user, up to {at.isoformat()}.\n" in out
+        content = json.loads((tmp_path / "c.json").read_text())
+        assert content["not_looked_at"]["history_rows_after_at"] == later
+        assert content["history"]["rows"] == len(purchases(ready)) - later
+        assert "not looked at" not in ready.succeed("demo_fixed.py")
+
     def test_it_shows_what_was_known_then(self, ready):
         rows = [(time, amount) for user, time, amount in purchases(ready) if user == 1]
         at = rows[1][0]
@@ -741,6 +752,13 @@ class TestWhatWasNotLookedAt:
         assert f"not looked at: the feature views {views}" in (tmp_path / "r.html").read_text()
         at = rows_of(ready, 7)[-1]["event_timestamp"].isoformat()
         assert f"not looked at: the feature views {views}" in ready.succeed("demo_fixed.py", "--at", at)
+
+    def test_a_view_that_is_declared_and_not_applied_is_named(self, ready):
+        path = ready.root / "feature_repo" / "features.py"
+        path.write_text(
+            path.read_text().replace("user_features = FeatureService", f"{SECOND_VIEW}\nuser_features = FeatureService")
+        )
+        assert "  not looked at: the feature views other_features (not applied)\n" in ready.succeed("demo_fixed.py")
 
     @pytest.mark.parametrize(
         ("value", "name"),
