@@ -72,35 +72,50 @@ class _States(NamedTuple):
     """What changes with what is read at a place.
 
     ``contents`` has the state of each file, of each link on the way to one, and of each folder of a table, by path.
-    ``around`` has, of each folder on the way to the place, the identity, the time of its last change, and that of the
-    folder around it. The names in a folder may change at any time, which dates that folder, but a folder that is moved
-    is dated together with the one around it.
+    ``around`` has each folder on the way to the place. The names in it may change at any time, which dates both its
+    change and that of its names. Moving it dates the folder around it and its own change, not that of its names; the
+    nearest folder is taken for moved even if names that changed since have hidden that.
     """
 
     contents: dict[str, tuple]
-    around: dict[str, tuple[tuple, int, int]]
+    around: dict[str, _Folder]
 
-    def note(self, path: Path, whole: bool) -> None:
+    def note(self, path: Path, whole: bool, nearest: bool = False) -> None:
         """Take up the state of a file, a link or a folder, if there is one: a ``whole`` folder with what it holds."""
         with suppress(OSError):
             state = path.lstat()
             if whole or not stat.S_ISDIR(state.st_mode):
                 self.contents[str(path)] = _state(state)
             elif path != path.parent:
-                self.around[str(path)] = (state.st_dev, state.st_ino), state.st_ctime_ns, path.parent.stat().st_ctime_ns
+                around = path.parent.stat().st_ctime_ns
+                identity = state.st_dev, state.st_ino
+                self.around[str(path)] = _Folder(identity, state.st_mtime_ns, state.st_ctime_ns, around, nearest)
 
     def are_those_of(self, other: _States) -> bool:
         """Whether nothing was written, or put in the place of something else, between the two."""
         return (
             self.contents == other.contents
             and self.around.keys() == other.around.keys()
-            and not any(_was_moved(folder, other.around[name]) for name, folder in self.around.items())
+            and not any(folder.was_moved(other.around[name]) for name, folder in self.around.items())
         )
 
 
-def _was_moved(folder: tuple[tuple, int, int], later: tuple[tuple, int, int]) -> bool:
-    (identity, changed, around), (later_identity, later_changed, later_around) = folder, later
-    return identity != later_identity or (changed != later_changed and around != later_around)
+class _Folder(NamedTuple):
+    """A folder on the way: which it is, when it was last changed, and the one around it (nanoseconds)."""
+
+    identity: tuple[int, int]
+    names_changed: int
+    changed: int
+    around_changed: int
+    nearest: bool
+    """Whether it is the one that holds what is watched."""
+
+    def was_moved(self, later: _Folder) -> bool:
+        """Whether another is in its place, or it may have been moved and moved back."""
+        if self.identity != later.identity:
+            return True
+        dated = self.changed != later.changed and self.around_changed != later.around_changed
+        return dated and (later.nearest or later.changed != later.names_changed)
 
 
 def _states(place: Location) -> _States:
@@ -110,7 +125,7 @@ def _states(place: Location) -> _States:
     path, found = Path(filesystem_of(place)[1]), _States({}, {})
     table = [path.resolve(), *path.rglob("*")] if path.is_dir() else []
     for step in _steps([path, *(inside for inside in table if inside.is_symlink())]):
-        found.note(step, whole=False)
+        found.note(step, whole=False, nearest=step in (path.parent, path.resolve().parent))
     for inside in table:
         found.note(inside, whole=True)
     return found

@@ -617,7 +617,7 @@ class TestFilesThatChange:
                 swapped.mkdir()
                 swapped.rmdir()
             other.rename(swapped)
-            (place / "covers").touch()  # so that the folder was not last changed by being moved
+            (path.parent / "covers").touch()  # so that the folder was not last changed by being moved
 
         outcome = during(swap_and_swap_back, "--input", path, *options)
         assert outcome.status == 2
@@ -657,6 +657,17 @@ class TestFilesThatChange:
         def write():
             (ready.root / name).parent.mkdir(exist_ok=True)
             (ready.root / name).write_text("seen")
+
+        assert during(write).status == 0
+
+    def test_folders_farther_up_may_be_busy(self, ready, during):
+        above = ready.root.parents[1]
+
+        def write():
+            for number, folder in enumerate((above, above.parent, above.parent.parent)):
+                name = folder / f"busy-{number}-{os.getpid()}"
+                name.touch()
+                name.unlink()
 
         assert during(write).status == 0
 
