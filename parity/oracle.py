@@ -265,11 +265,12 @@ def _blocks(path: Path, columns: Sequence[str]) -> Iterator[list[tuple]]:
                 bar.update(batch.num_rows)
         return
     with open(path, encoding="utf-8-sig", newline="") as file, progress(f"read {path.name}", None, "row") as bar:
-        lines = csv.reader(line for line in file if line.strip("\r\n"))
-        header = next(lines, [])
+        lines = csv.reader(file, strict=True)  # or a quote that is not closed swallows the rows after it
+        rows = _sound_rows(lines)
+        header = next(rows, [])
         places = [header.index(name) for name in columns]
         block = []
-        for row in lines:
+        for row in rows:
             if len(row) != len(header):
                 raise ValueError(f"line {lines.line_num} has {len(row)} values, and the header {len(header)}")
             block.append(tuple(row[place] for place in places))
@@ -278,6 +279,18 @@ def _blocks(path: Path, columns: Sequence[str]) -> Iterator[list[tuple]]:
                 bar.update(len(block))
                 block = []
         yield block
+
+
+def _sound_rows(lines: Any) -> Iterator[list[str]]:
+    """The rows of a strict `csv.reader` but for empty ones; `ValueError` names the line where an unsound one starts."""
+    end = 0
+    try:
+        for row in lines:
+            end = lines.line_num
+            if row:
+                yield row
+    except csv.Error as error:
+        raise ValueError(f"the row that starts in line {end + 1} has a quote that is not sound: {error}") from None
 
 
 def _require_numbers(schema: pa.Schema, columns: Sequence[str]) -> None:

@@ -180,6 +180,32 @@ def type_advice(to: pa.DataType, found: pa.DataType) -> str:
     return f"Write it as {to}."
 
 
+_QUOTED = r'"[^"]*(?:""[^"]*)*+"'
+_VALUE = re.compile(rf'{_QUOTED}(?=[,\r\n]|\Z)|(?!")[^,\r\n]*')
+_LINE_END = r"\r\n?|\n"
+
+
+def broken_quote(rows: str, line: int) -> tuple[int, str]:
+    """Say in which line the first quote of ``rows`` opens that is not closed at the end of its value, and what to do.
+
+    ``rows`` are text of a CSV file that starts in the line ``line``.
+    """
+    start = 0
+    while start <= len(rows) and (value := _VALUE.match(rows, start)):
+        start = value.end() + 1
+    opens = line + len(re.findall(_LINE_END, rows[:start]))
+    shown = quoted(re.split(_LINE_END, rows[start:], maxsplit=1)[0])
+    if closed := re.compile(_QUOTED).match(rows, start):
+        closes = opens + len(re.findall(_LINE_END, closed[0]))
+        told = f"the quote that opens here, {shown}, is closed in line {closes}, but text follows it there."
+    else:
+        told = f"the quote that opens here, {shown}, is never closed: what follows, up to the end, is inside it."
+    return opens, (
+        f"{told} Close it at the end of the value, right before the comma or the end of the line, and write each quote "
+        'inside as two: "5"" tv". If the file was cut off, get all of it.'
+    )
+
+
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _SIGNATURES = {
     b"\x1f\x8b": "it is compressed by gzip. Unpack it: gunzip",

@@ -29,6 +29,7 @@ from parity.refusals import (
     Failures,
     advice,
     brief,
+    broken_quote,
     convert_from,
     first_lines,
     header_advice,
@@ -97,7 +98,12 @@ def read_part(path: Path, key: str, amounts: Iterable[str]) -> pa.Table:
 
 def _read_csv(path: Path, schema: pa.Schema) -> pa.Table:
     quotes = _require_utf8(path)
-    _require_columns(path, _csv_header(path), schema, lambda: first_lines(path))
+    header = _csv_header(path)
+    if any(end in name for name in header for end in "\r\n"):
+        _require_whole_quotes(path)  # so that a quote is named, and not the columns that it swallowed
+    _require_columns(path, header, schema, lambda: first_lines(path))
+    if quotes:
+        _require_whole_quotes(path)
     for timestamp in (UTC_MICROSECONDS, pa.timestamp("us")):
         try:
             table = _parse_csv(path, {field.name: _parsed_as(field.type, timestamp) for field in schema}, quotes)
@@ -199,6 +205,25 @@ def _refuse_byte(path: Path, position: int, block: bytes, has_others: bool) -> N
         encoding = single_byte_encoding(block)
         help = f"The file seems to be in {encoding}. {convert_from(encoding)}"
     raise UserError(f"{path}, line {line}: the byte 0x{byte:02x} is not UTF-8. {help}")
+
+
+def _require_whole_quotes(path: Path) -> None:
+    """Refuse a value whose quote is not closed, or is closed before its end: Arrow makes one value of all in between.
+
+    Such a value may hold whole rows, which then are no purchases.
+    """
+    end = 0  # of the last row that is sound
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, strict=True)
+        try:
+            for _ in rows:
+                end = rows.line_num
+            return
+        except csv.Error:
+            last = rows.line_num
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        line, told = broken_quote("".join(itertools.islice(file, end, last)), end + 1)
+    raise UserError(f"{path}, line {line}: {told}")
 
 
 def _csv_header(path: Path) -> list[str]:

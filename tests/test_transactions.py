@@ -4,9 +4,11 @@ import gzip
 import io
 import os
 import shutil
+import tempfile
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -276,6 +278,106 @@ def test_quoted_values_may_hold_line_ends_in_a_file_of_many_blocks(project):
 def test_the_line_of_a_bad_value_is_right_below_quoted_line_ends(project):
     project.write_transactions('1,"1\n\n",2026-01-01,5', "x,1,2026-01-01,5")
     assert "row 2 (line 5): user_id 'x'" in project.fail("compute_features.py")
+
+
+class TestQuotes:
+    """A quote that is not closed would make one value of whole rows, and its purchases would be lost unseen."""
+
+    HEAD = "user_id,timestamp,purchase_amount,product\n"
+    ROW = "1,2026-03-01T12:00:00Z,5,"
+
+    def read(self, project, rows: str) -> pa.Table:
+        """Read purchases, and hold that the oracle reads as many."""
+        project.transactions.write_bytes((self.HEAD + rows).encode())
+        table = read_part(project.transactions, "user_id", ["purchase_amount"])
+        with oracle.raw_transactions(project.transactions, "user_id", "timestamp", ["purchase_amount"]) as raw:
+            assert sum(len(raw.of(user)) for user in raw.users) == table.num_rows
+        return table
+
+    @pytest.mark.parametrize(
+        ("rows", "line", "told"),
+        [
+            (f'{ROW}a\n{ROW}"open\n{ROW}b\n{ROW}c\n', 3, "never closed"),
+            (f'{ROW}a\r\n{ROW}"open\r\n{ROW}b\r\n', 3, "never closed"),
+            (f'{ROW}a\r{ROW}"open\r{ROW}b\r', 3, "never closed"),
+            (f'{ROW}a\n\n\n{ROW}"open\n{ROW}b\n', 5, "never closed"),
+            (f'{ROW}a\n1,2026-03-01T12:00:00Z,"5', 3, "never closed"),
+            (f'{ROW}a\n1,"2026-03-01T12:00:00Z,5,b\n', 3, "never closed"),
+            (f'{ROW}a\n"1,2026-03-01T12:00:00Z,5,b\n', 3, "never closed"),
+            (f'{ROW}a\n{ROW}"', 3, "never closed"),
+            (f'{ROW}a\n{ROW}"\n', 3, "never closed"),
+            (f'{ROW}a\n{ROW}"""', 3, "never closed"),
+            (f'{ROW}a\n{ROW}"b""\n{ROW}c\n', 3, "never closed"),
+            (f'{ROW}"two\nlines"\n{ROW}"open\n{ROW}b\n', 4, "never closed"),
+            (f'1,2026-03-01T12:00:00Z,"\n5","open\n{ROW}b\n', 3, "never closed"),
+            (f'{ROW}"open\n{ROW}b\n{ROW}"c"\n{ROW}d\n', 2, "closed in line 4, but text follows"),
+            (f'{ROW}"open\n{ROW}b\n{ROW}"c\n{ROW}d\n', 2, "closed in line 4, but text follows"),
+            (f'{ROW}"open\n{ROW}"\n{ROW}"c"\n{ROW}"d\n', 5, "never closed"),
+            (f'{ROW}a\n{ROW}"b" \n', 3, "closed in line 3, but text follows"),
+            (f'{ROW}a\n{ROW}"say \\"so\\""\n', 3, "closed in line 3, but text follows"),
+        ],
+    )
+    def test_one_that_is_not_sound_is_refused_by_its_line_and_by_the_oracle(self, project, rows, line, told):
+        project.transactions.write_bytes((self.HEAD + rows).encode())
+        error = project.fail("compute_features.py")
+        assert f"line {line}: the quote that opens here" in error
+        assert told in error
+        assert "Close it" in error
+        with (
+            pytest.raises(UserError, match="has a quote that is not sound"),
+            oracle.raw_transactions(project.transactions, "user_id", "timestamp", ["purchase_amount"]),
+        ):
+            pass
+
+    @pytest.mark.parametrize("header", ['user_id,timestamp,"purchase_amount,product', 'user_id,timestamp,"product'])
+    def test_one_in_the_header_is_named_and_not_the_columns_that_it_swallowed(self, project, header):
+        project.transactions.write_text(f"{header}\n{self.ROW}a\n")
+        assert "line 1: the quote that opens here" in project.fail("compute_features.py")
+
+    def test_one_far_down_a_file_of_many_blocks_is_found(self, project):
+        note = "x" * 1000
+        rows = [f'{self.ROW}"{note}\n{note}"\n'] * 20_000
+        project.transactions.write_text(f'{self.HEAD}{"".join(rows)}{self.ROW}"open\n{"".join(rows)}')
+        assert "line 40002: the quote that opens here" in project.fail("compute_features.py")
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            '5" tv',
+            '5"',
+            '5"" tv',
+            ' "a"',
+            ' "a',
+            '""',
+            '"5"" tv"',
+            '"""a"""',
+            '"a, b"',
+            '"two\nlines"',
+            '"two\r\nlines"',
+            '"two\n\n\nlines"',
+            '"a ""\n"" b"',
+        ],
+    )
+    @pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+    def test_what_is_sound_is_read_row_by_row(self, project, value, end):
+        rows = [f"{self.ROW}{value}{end or chr(10)}", f"{self.ROW}b{end or chr(10)}", f"{self.ROW}{value}{end}"]
+        assert self.read(project, "".join(rows)).num_rows == 3
+
+    @given(st.text('"a,\n\r ', max_size=12), st.text('"a\n', max_size=6))
+    def test_any_text_is_read_alike_by_both_or_refused_by_both(self, first, last):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "purchases.csv"
+            path.write_bytes(f"{self.HEAD}{self.ROW}{first}\n{self.ROW}{last}\n{self.ROW}c\n".encode())
+            try:
+                found = read_part(path, "user_id", ["purchase_amount"]).num_rows
+            except UserError:
+                found = None
+            try:
+                with oracle.raw_transactions(path, "user_id", "timestamp", ["purchase_amount"]) as raw:
+                    expected = sum(len(raw.of(user)) for user in raw.users)
+            except UserError:
+                expected = None
+        assert found == expected
 
 
 def test_the_output_must_not_be_the_input(project):
