@@ -310,10 +310,10 @@ def _in_utc(values: pa.Array) -> pa.Array:
 
 
 def _number(kind: type, value: Any) -> Any:
-    """Read a number. Python alone would take 1_0 for 10, digits of any script, and 007 for the user 7."""
+    """Read a number. Python alone would take 1_0 for 10, digits of any script, and 007 or " 7" for the user 7."""
     if not isinstance(value, str):
         return kind(value)
-    digits = value.strip()
+    digits = value if kind is int else value.strip()
     number = kind(digits)
     if not digits.isascii() or "_" in digits or (kind is int and str(number) != digits):
         raise ValueError(f"{value!r:.80} is not a number, or an id that does not read back as it was written")

@@ -72,6 +72,7 @@ class _Kind(NamedTuple):
     advice: str
 
 
+_BLANKS = r"[\s\x1c-\x1f\x85\u00a0\u2000-\u200b\u202f\u3000\ufeff]"
 _NOTHING = r"(?i)\s*(|null|na|n/a|nan|none|nil|-|\\n)\s*"
 ISO = "Write each as ISO 8601, such as 2010-12-01T08:26:00Z."
 _TEXT_IDS = "Text ids are not supported yet; ids have to be whole numbers: give each user a number, and write that."
@@ -80,6 +81,7 @@ _DAY, _TIME = r"\d{4}-\d{1,2}-\d{1,2}", r"[T ]\d{1,2}:\d{1,2}(:\d{1,2}([.,]\d+)?
 
 _IDS = [
     _Kind(_NOTHING, "Purchases without a user can't be used: give each its user, or remove those rows."),
+    _Kind(rf"{_BLANKS}+-?\d+{_BLANKS}*|-?\d+{_BLANKS}+", "Leave out blanks around ids, inside of quotes too."),
     _Kind(r"\s*-?[1-9]\d{18,}\s*", "Ids beyond 64 bits are not supported yet: number the users anew."),
     _Kind(
         r"\s*[+-]?\d+\s*",

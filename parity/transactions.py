@@ -362,7 +362,8 @@ def _impossible_text(values: pa.ChunkedArray, to: pa.DataType) -> np.ndarray:
         known = [day for day in pc.unique(dates.filter(shaped)).to_pylist() if _is_date(day)]
         possible = pc.and_(shaped, pc.is_in(dates, pa.array(known, pa.string())))
     else:
-        values = pc.utf8_trim_whitespace(values)
+        if not pa.types.is_integer(to):
+            values = pc.utf8_trim_whitespace(values)
         possible = pc.match_substring_regex(values, _SHAPES[to])
         if pa.types.is_integer(to):
             possible = pc.and_(possible, pc.invert(_beyond_64_bits(values)))
@@ -435,15 +436,14 @@ def _cast_text(values: pa.ChunkedArray, to: pa.DataType) -> pa.ChunkedArray:
 
 
 def _whole_numbers(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Read texts as int64, each of which has to read back as it was written, but for blanks around it.
+    """Read texts as int64, each of which has to read back as it was written.
 
-    So 007 is refused, which Arrow takes for 7, and somebody else for another user.
+    So 007 and a 7 after a blank are refused, which Arrow takes for 7, and somebody else for another user.
     """
     return pa.chunked_array([_whole_numbers_of(chunk) for chunk in texts.chunks], pa.int64())
 
 
 def _whole_numbers_of(texts: pa.Array) -> pa.Array:
-    texts = pc.utf8_trim_whitespace(texts)
     numbers = texts.cast(pa.int64())
     if not numbers.cast(pa.string()).equals(texts):
         raise pa.ArrowInvalid
@@ -487,7 +487,7 @@ _EXPECTED = {
     pa.float64(): "a finite number that a float64 can hold",
     UTC_MICROSECONDS: "an ISO 8601 date and time, years 1 to 9999, no finer than a microsecond",
 }
-_PLAINLY = ", written plainly: 7, not 007, +7 or 7.0"
+_PLAINLY = ", written plainly: 7, not 007, +7, 7.0 or 7 with blanks"
 _ACCEPTED = {
     pa.int64(): pa.types.is_integer,
     pa.float64(): lambda t: pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_decimal(t),
