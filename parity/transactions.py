@@ -7,7 +7,9 @@ timestamps in UTC at the resolution of the store, one microsecond.
 import codecs
 import csv
 import itertools
+import math
 import os
+import resource
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -45,6 +47,7 @@ BLOCK = 1 << 24
 ROWS_PER_BATCH = 1 << 20
 TIMES_AS_LARGE = 4
 """So much more memory than the transactions takes what is computed of them: 106 MiB, measured, for a million rows."""
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 csv.field_size_limit(2**31 - 1)  # a column that nobody asks for may hold anything
 TIMESTAMP = "timestamp"
 UTC_MICROSECONDS = pa.timestamp("us", tz="UTC")
@@ -285,13 +288,46 @@ def _require_types(path: Path, found: pa.Schema, schema: pa.Schema) -> None:
 def _require_memory(path: Path, rows: int, schema: pa.Schema) -> None:
     """Refuse a file of so many ``rows`` that they can't be held: a small Parquet file can have any number of them."""
     needed = rows * sum(field.type.byte_width for field in schema) * TIMES_AS_LARGE
-    available = psutil.virtual_memory().available
+    available = _available_memory()
     if needed > available:
         raise UserError(
             f"{path}: it has {rows:,} rows, which take {_gigabytes(needed)} of memory to compute, and only "
             f"{_gigabytes(available)} are available. Split it into files that fit, and use --incremental or --engine "
             "spark."
         )
+
+
+def _available_memory() -> int:
+    """How many bytes this process may still take: of the machine, of its address space, and of its container."""
+    rooms = [psutil.virtual_memory().available, *map(_room_in_group, _memory_groups())]
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        rooms.append(limit - psutil.Process().memory_info().vms)
+    return max(0, min(rooms))
+
+
+def _memory_groups() -> list[Path]:
+    """The folders of the control groups that this process is in: a container sees its own one as the outermost."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    name = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    innermost = CONTROL_GROUPS / name
+    return [innermost, *innermost.parents, CONTROL_GROUPS]  # what is above has no limits to read
+
+
+def _room_in_group(group: Path) -> float:
+    """What the limit of a control group leaves, counting as free the cache of files that the kernel gives up first."""
+    try:
+        limit, used = int((group / "memory.max").read_text()), int((group / "memory.current").read_text())
+    except (OSError, ValueError):  # no such group, or "max", which is no limit
+        return math.inf
+    try:
+        counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        counts = {}
+    return limit - used + int(counts.get("inactive_file", 0))
 
 
 def _gigabytes(size: int) -> str:

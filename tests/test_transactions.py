@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import resource
 import shutil
 import tempfile
 from datetime import UTC, date, datetime, timedelta
@@ -786,6 +787,45 @@ def test_a_small_parquet_file_of_more_rows_than_memory_holds_is_refused_at_once(
     assert f"it has {pq.read_metadata(bomb).num_rows:,} rows, which take " in error
     assert "GB of memory" in error
     assert "--incremental" in error
+
+
+@pytest.fixture
+def million(project):
+    """A Parquet file of a million rows, for which 96 MB are needed."""
+    path = project.root / "million.parquet"
+    columns = {"user_id": np.arange(1_000_000), "purchase_amount": np.ones(1_000_000)}
+    pq.write_table(pa.table(columns | {"timestamp": pa.array([NOON]).take(np.zeros(1_000_000, int))}), path)
+    return path
+
+
+def test_the_address_space_that_a_process_may_take_is_respected(project, million):
+    _, hard = before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 90_000_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"1,000,000 rows, which take 0\.1 GB of memory"):
+            read_part(million, "user_id", ["purchase_amount"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert read_part(million, "user_id", ["purchase_amount"]).num_rows == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "cached", "fits"),
+    [("max", 0, 0, True), (200_000_000, 50_000_000, 0, True), (200_000_000, 150_000_000, 0, False),
+     (200_000_000, 150_000_000, 80_000_000, True)],
+)  # fmt: skip
+def test_the_memory_that_a_container_may_take_is_respected(project, million, monkeypatch, limit, used, cached, fits):
+    group = project.root / "group"
+    group.mkdir()
+    (group / "memory.max").write_text(f"{limit}\n")
+    (group / "memory.current").write_text(f"{used}\n")
+    (group / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
+    monkeypatch.setattr(transactions, "CONTROL_GROUPS", group)
+    if fits:
+        assert read_part(million, "user_id", ["purchase_amount"]).num_rows == 1_000_000
+        return
+    with pytest.raises(UserError, match=r"1,000,000 rows, which take 0\.1 GB of memory"):
+        read_part(million, "user_id", ["purchase_amount"])
 
 
 def test_a_column_of_text_that_unpacks_to_gigabytes_is_refused_by_its_type(project):
