@@ -187,7 +187,7 @@ _VALUE = re.compile(rf'{_QUOTED}(?=[,\r\n]|\Z)|(?!")[^,\r\n]*')
 _LINE_END = r"\r\n?|\n"
 
 
-def broken_quote(rows: str, line: int) -> tuple[int, str]:
+def broken_quote(rows: str, line: int) -> tuple[int, str] | None:
     """Say in which line the first quote of ``rows`` opens that is not closed at the end of its value, and what to do.
 
     ``rows`` are text of a CSV file that starts in the line ``line``.
@@ -195,13 +195,16 @@ def broken_quote(rows: str, line: int) -> tuple[int, str]:
     start = 0
     while start <= len(rows) and (value := _VALUE.match(rows, start)):
         start = value.end() + 1
+    if start > len(rows):
+        return None
     opens = line + len(re.findall(_LINE_END, rows[:start]))
     shown = quoted(re.split(_LINE_END, rows[start:], maxsplit=1)[0])
     if closed := re.compile(_QUOTED).match(rows, start):
         closes = opens + len(re.findall(_LINE_END, closed[0]))
         told = f"the quote that opens here, {shown}, is closed in line {closes}, but text follows it there."
     else:
-        told = f"the quote that opens here, {shown}, is never closed: what follows, up to the end, is inside it."
+        last = opens + len(re.findall(_LINE_END, rows[start:].rstrip("\r\n")))
+        told = f"the quote that opens here, {shown}, is not closed: all that follows, up to line {last}, is inside it."
     return opens, (
         f"{told} Close it at the end of the value, right before the comma or the end of the line, and write each quote "
         'inside as two: "5"" tv". If the file was cut off, get all of it.'

@@ -48,7 +48,7 @@ ROWS_PER_BATCH = 1 << 20
 TIMES_AS_LARGE = 4
 """So much more memory than the transactions takes what is computed of them: 106 MiB, measured, for a million rows."""
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
-csv.field_size_limit(2**31 - 1)  # a column that nobody asks for may hold anything
+csv.field_size_limit(2 * BLOCK)  # a column that nobody asks for may hold anything, up to what Arrow reads as a value
 TIMESTAMP = "timestamp"
 UTC_MICROSECONDS = pa.timestamp("us", tz="UTC")
 SCHEMA = pa.schema(
@@ -225,8 +225,9 @@ def _require_whole_quotes(path: Path) -> None:
         except csv.Error:
             last = rows.line_num
     with open(path, encoding="utf-8-sig", newline="") as file:
-        line, told = broken_quote("".join(itertools.islice(file, end, last)), end + 1)
-    raise UserError(f"{path}, line {line}: {told}")
+        found = broken_quote("".join(itertools.islice(file, end, last)), end + 1)
+    if found:  # or else a value is too long, as Arrow says
+        raise UserError(f"{path}, line {found[0]}: {found[1]}")
 
 
 def _csv_header(path: Path) -> list[str]:

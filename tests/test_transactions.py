@@ -298,22 +298,22 @@ class TestQuotes:
     @pytest.mark.parametrize(
         ("rows", "line", "told"),
         [
-            (f'{ROW}a\n{ROW}"open\n{ROW}b\n{ROW}c\n', 3, "never closed"),
-            (f'{ROW}a\r\n{ROW}"open\r\n{ROW}b\r\n', 3, "never closed"),
-            (f'{ROW}a\r{ROW}"open\r{ROW}b\r', 3, "never closed"),
-            (f'{ROW}a\n\n\n{ROW}"open\n{ROW}b\n', 5, "never closed"),
-            (f'{ROW}a\n1,2026-03-01T12:00:00Z,"5', 3, "never closed"),
-            (f'{ROW}a\n1,"2026-03-01T12:00:00Z,5,b\n', 3, "never closed"),
-            (f'{ROW}a\n"1,2026-03-01T12:00:00Z,5,b\n', 3, "never closed"),
-            (f'{ROW}a\n{ROW}"', 3, "never closed"),
-            (f'{ROW}a\n{ROW}"\n', 3, "never closed"),
-            (f'{ROW}a\n{ROW}"""', 3, "never closed"),
-            (f'{ROW}a\n{ROW}"b""\n{ROW}c\n', 3, "never closed"),
-            (f'{ROW}"two\nlines"\n{ROW}"open\n{ROW}b\n', 4, "never closed"),
-            (f'1,2026-03-01T12:00:00Z,"\n5","open\n{ROW}b\n', 3, "never closed"),
+            (f'{ROW}a\n{ROW}"open\n{ROW}b\n{ROW}c\n', 3, "is not closed"),
+            (f'{ROW}a\r\n{ROW}"open\r\n{ROW}b\r\n', 3, "is not closed"),
+            (f'{ROW}a\r{ROW}"open\r{ROW}b\r', 3, "is not closed"),
+            (f'{ROW}a\n\n\n{ROW}"open\n{ROW}b\n', 5, "is not closed"),
+            (f'{ROW}a\n1,2026-03-01T12:00:00Z,"5', 3, "is not closed"),
+            (f'{ROW}a\n1,"2026-03-01T12:00:00Z,5,b\n', 3, "is not closed"),
+            (f'{ROW}a\n"1,2026-03-01T12:00:00Z,5,b\n', 3, "is not closed"),
+            (f'{ROW}a\n{ROW}"', 3, "is not closed"),
+            (f'{ROW}a\n{ROW}"\n', 3, "is not closed"),
+            (f'{ROW}a\n{ROW}"""', 3, "is not closed"),
+            (f'{ROW}a\n{ROW}"b""\n{ROW}c\n', 3, "is not closed"),
+            (f'{ROW}"two\nlines"\n{ROW}"open\n{ROW}b\n', 4, "is not closed"),
+            (f'1,2026-03-01T12:00:00Z,"\n5","open\n{ROW}b\n', 3, "is not closed"),
             (f'{ROW}"open\n{ROW}b\n{ROW}"c"\n{ROW}d\n', 2, "closed in line 4, but text follows"),
             (f'{ROW}"open\n{ROW}b\n{ROW}"c\n{ROW}d\n', 2, "closed in line 4, but text follows"),
-            (f'{ROW}"open\n{ROW}"\n{ROW}"c"\n{ROW}"d\n', 5, "never closed"),
+            (f'{ROW}"open\n{ROW}"\n{ROW}"c"\n{ROW}"d\n', 5, "is not closed"),
             (f'{ROW}a\n{ROW}"b" \n', 3, "closed in line 3, but text follows"),
             (f'{ROW}a\n{ROW}"say \\"so\\""\n', 3, "closed in line 3, but text follows"),
         ],
@@ -325,7 +325,7 @@ class TestQuotes:
         assert told in error
         assert "Close it" in error
         with (
-            pytest.raises(UserError, match="has a quote that is not sound"),
+            pytest.raises(UserError, match="the row that starts in line"),
             oracle.raw_transactions(project.transactions, "user_id", "timestamp", ["purchase_amount"]),
         ):
             pass
@@ -340,6 +340,27 @@ class TestQuotes:
         rows = [f'{self.ROW}"{note}\n{note}"\n'] * 20_000
         project.transactions.write_text(f'{self.HEAD}{"".join(rows)}{self.ROW}"open\n{"".join(rows)}')
         assert "line 40002: the quote that opens here" in project.fail("compute_features.py")
+
+    def test_one_far_up_a_large_file_takes_little_memory_and_time(self, project):
+        with open(project.transactions, "w") as file:
+            file.write(f'{self.HEAD}{self.ROW}"open\n')
+            for _ in range(100):
+                file.write(f"{self.ROW}b\n" * 40_000)
+        with pytest.raises(
+            UserError, match=r"line 2: the quote that opens here, .* is not closed: .* up to line 1[0-9]{6},"
+        ):
+            read_part(project.transactions, "user_id", ["purchase_amount"])
+        with (
+            pytest.raises(UserError, match="the row that starts in line 2 can't be read"),
+            oracle.raw_transactions(project.transactions, "user_id", "timestamp", ["purchase_amount"]),
+        ):
+            pass
+
+    def test_a_value_that_is_too_long_for_arrow_is_not_called_open(self, project):
+        project.transactions.write_text(f'{self.HEAD}{self.ROW}"{"x" * (40 << 20)}"\n{self.ROW}b\n')
+        error = project.fail("compute_features.py")
+        assert "quote" not in error
+        assert "block size" in error
 
     @pytest.mark.parametrize(
         "value",
