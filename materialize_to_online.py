@@ -2,8 +2,8 @@
 
     python materialize_to_online.py [--start INSTANT] [--end INSTANT] [--retract]
 
-Without --start, the whole history: rows that it no longer has are taken out of Redis too. If these are more than half,
-nothing is done unless --retract is given.
+Without --start, the whole history: rows that it no longer has are removed from Redis too. If these are more than
+half, nothing is done unless --retract is given.
 """
 
 if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends them in order too
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--start", type=instant, help="ISO 8601, UTC without an offset (default: the first event)")
     parser.add_argument("--end", type=instant, default=now, help="ISO 8601, UTC without an offset (default: now)")
-    parser.add_argument("--retract", action="store_true", help="take out even more than half of the rows in Redis")
+    parser.add_argument("--retract", action="store_true", help="remove even more than half of the rows in Redis")
     args = parser.parse_args()
 
     table = feature_table(REPOSITORY)
@@ -35,7 +35,7 @@ def main() -> None:
         users, retracted = materialize(store, table.view, args.start, args.end, now, args.retract)
     print(f"{users:,} users in Redis, materialized up to {args.end.isoformat()}")
     if retracted:
-        print(f"{retracted:,} rows taken out that the features no longer have")
+        print(f"{retracted:,} rows removed that the features no longer have")
 
 
 if __name__ == "__main__":

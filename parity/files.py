@@ -156,7 +156,7 @@ def replacing(place: Location) -> Iterator[Path]:
             yield temporary
         return
     if place.is_dir():
-        raise UserError(f"{place}: this is a directory; name a file to write.")
+        raise UserError(f"{place}: this is a directory; name a file to write, or remove it first.")
     target = _followed(place)
     if target.exists() and not target.is_file():
         raise UserError(f"{place}: this is a device or a pipe; name a file to write.")
@@ -336,7 +336,7 @@ def _uploading(uri: str) -> Iterator[Path]:
     """As `replacing` in a bucket, where an object is there when all of it is."""
     filesystem, path = filesystem_of(uri)
     if filesystem.get_file_info(path).type == fs.FileType.Directory:
-        raise UserError(f"{uri}: this is a directory; name a file to write.")
+        raise UserError(f"{uri}: this is a directory; name a file to write, or remove it first.")
     with tempfile.TemporaryDirectory() as folder, naming(f"{uri}, written to {tempfile.gettempdir()} first"):
         temporary = Path(folder) / PurePosixPath(path).name
         yield temporary

@@ -87,7 +87,7 @@ def _require_few_retracted(
         ahead = np.count_nonzero(stored.events > _numpy(now))
         clock = f", {ahead:,} of them from after {now.isoformat()}" if ahead else ""
         raise UserError(
-            f"{retracted:,} of {len(stored.ids):,} rows online would be taken out{clock}, as {view.name} does not have "
+            f"{retracted:,} of {len(stored.ids):,} rows online would be removed{clock}, as {view.name} does not have "
             "them up to the end. Are this machine's clock and the transactions right? Then run: "
             "python materialize_to_online.py --retract"
         )

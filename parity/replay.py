@@ -25,7 +25,7 @@ def store_at(
     if at is None:
         return nullcontext(store)
     if at > now:
-        raise UserError(f"{at.isoformat()} lies in the future; nobody knows the features of then.")
+        raise UserError(f"{at.isoformat()} lies in the future; its features can't be known yet.")
     return replayed(store, service, view, at)
 
 

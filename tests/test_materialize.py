@@ -182,7 +182,7 @@ def test_a_host_whose_clock_is_behind_takes_out_nothing(project, monkeypatch):
     before = online(project)
     monkeypatch.setattr("parity.command.utc_now", lambda: hours_ago(5))
     error = project.fail("materialize_to_online.py")
-    assert "3 of 5 rows online would be taken out, 3 of them from after" in error
+    assert "3 of 5 rows online would be removed, 3 of them from after" in error
     assert "--retract" in error
     assert online(project) == before
     project.succeed("materialize_to_online.py", "--retract")
@@ -191,7 +191,7 @@ def test_a_host_whose_clock_is_behind_takes_out_nothing(project, monkeypatch):
 
 def test_what_is_taken_out_is_counted(materialized):
     compute(materialized, purchase(1, 30, 10), purchase(2, 20, 30), purchase(3, 20, 40))
-    assert "1 rows taken out that the features no longer have" in bring_in_step(materialized)
+    assert "1 rows removed that the features no longer have" in bring_in_step(materialized)
 
 
 def test_of_many_rows_a_sample_is_looked_at_first(project):
@@ -200,9 +200,9 @@ def test_of_many_rows_a_sample_is_looked_at_first(project):
     compute(project, *[purchase(user, 20, user) for user in users])
     bring_in_step(project)
     compute(project, *[purchase(user, 20, user) for user in users if user > 1_200])
-    assert "1,200 of 2,000 rows online would be taken out" in project.fail("materialize_to_online.py")
+    assert "1,200 of 2,000 rows online would be removed" in project.fail("materialize_to_online.py")
     compute(project, *[purchase(user, 20, user) for user in users if user > 800])
-    assert "800 rows taken out" in bring_in_step(project)
+    assert "800 rows removed" in bring_in_step(project)
 
 
 def test_fields_of_a_feature_that_was_renamed_leave_redis(materialized):
