@@ -23,7 +23,7 @@ demo: redis
 
 test: .venv/tests-installed
 	$(BIN)/python -c 'from parity.redis_server import require_server; require_server()'
-	$(BIN)/python -m pytest -n auto --dist worksteal $(if $(CI),-m "not scale")
+	$(BIN)/python -m pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist worksteal -m "not scale"
 
 test-scale: .venv/scale-installed
 	$(BIN)/python -c 'from parity.redis_server import require_server; require_server()'
