@@ -8,7 +8,7 @@ from parity import causes
 from tests.faults import FAULTS
 from tests.zoo import try_fault, try_healthy
 
-HEALTHY, AT_ONCE = 100, 25
+HEALTHY, AT_ONCE = 50, 25
 
 
 @pytest.fixture(autouse=True)
