@@ -22,11 +22,11 @@ demo: redis
 	$(BIN)/python demo_fixed.py
 
 test: .venv/tests-installed
-	$(BIN)/python -c 'from parity.redis_server import require_server; require_server()'
+	$(BIN)/python -c 'from parity.edge.redis_server import require_server; require_server()'
 	$(BIN)/python -m pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist worksteal -m "not scale"
 
 test-scale: .venv/scale-installed
-	$(BIN)/python -c 'from parity.redis_server import require_server; require_server()'
+	$(BIN)/python -c 'from parity.edge.redis_server import require_server; require_server()'
 	$(BIN)/python -m pytest -m scale
 
 bench: .venv/bench-installed
@@ -43,10 +43,10 @@ lint: .venv/tests-installed
 	$(BIN)/ruff format --check .
 
 redis: .venv/installed
-	@$(BIN)/python -m parity.redis_server start
+	@$(BIN)/python -m parity.edge.redis_server start
 
 redis-stop: .venv/installed
-	@$(BIN)/python -m parity.redis_server stop
+	@$(BIN)/python -m parity.edge.redis_server stop
 
 clean:
 	rm -rf .venv

@@ -10,7 +10,7 @@ files, one a day. Incrementally, only what can have changed since the last such 
 """
 
 if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends them in order too
-    from parity.command import start
+    from parity.edge.command import start
 
     start()
 
@@ -19,14 +19,15 @@ from pathlib import Path, PurePath
 
 import pyarrow.compute as pc
 
-import parity.quick_feast  # noqa: F401
-from parity.command import UserError, argument_parser, run, shown
-from parity.definition import FeatureTable, feature_table
-from parity.files import Location, absolute, location, on_disk, write_table
-from parity.incremental import update
-from parity.offline import feature_history, history_schema, note_origin
-from parity.partitions import Staged
-from parity.transactions import TIMESTAMP, read_transactions
+import parity.edge.quick_feast  # noqa: F401
+from parity.compute.days import Staged
+from parity.compute.incremental import update
+from parity.definition.checks import FeatureTable, feature_table
+from parity.edge.command import argument_parser, run, shown
+from parity.edge.errors import UserError
+from parity.edge.files import Location, absolute, location, on_disk, write_table
+from parity.offline.side import feature_history, history_schema, note_origin
+from parity.transactions.read import TIMESTAMP, read_transactions
 
 REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
 TRANSACTIONS = Path(__file__).parent / "user_transactions.csv"
@@ -83,7 +84,7 @@ def update_here(table: FeatureTable, source: Location, output: Location) -> str:
 
 def compute_on_spark(table: FeatureTable, source: Location, output: Location) -> str:
     try:
-        from parity.spark import compute  # an extra, and slow to import
+        from parity.compute.spark import compute  # an extra, and slow to import
     except ModuleNotFoundError:
         raise UserError("PySpark is not installed. Run: pip install -r requirements-spark.txt") from None
     days = compute(source, output, table.aggregations, history_schema(table.view, table.aggregations))

@@ -7,7 +7,7 @@ Exit status 0: all equal. 1: skew, each differing value named. 2: it could not b
 """
 
 if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends them in order too
-    from parity.command import start
+    from parity.edge.command import start
 
     start()
 
@@ -17,21 +17,22 @@ from pathlib import Path
 
 import numpy as np
 
-import parity.quick_feast  # noqa: F401
-from parity import report
-from parity.certificate import certificate, watched, write_certificate
-from parity.command import argument_parser, file_named, instant, run, utc_now, whole_number
-from parity.definition import feature_table
-from parity.files import location
+import parity.edge.quick_feast  # noqa: F401
+from parity.definition.checks import feature_table
+from parity.definition.instants import utc_now
+from parity.edge.command import argument_parser, file_named, instant, run, whole_number
+from parity.edge.files import location
 from parity.materialization import repair
-from parity.offline import origin_of
-from parity.online import online_latency
-from parity.oracle import raw_transactions
-from parity.page import Gallery, write_page
-from parity.proof import Subject, compare, known_users, require_values, surveyed, three_sides
-from parity.replay import store_at
+from parity.offline.side import origin_of
+from parity.online.side import online_latency
+from parity.proof.compare import Subject, compare, known_users, require_values, surveyed, three_sides
+from parity.proof.oracle import raw_transactions
+from parity.proof.replay import store_at
+from parity.report import terminal as report
+from parity.report.certificate import certificate, watched, write_certificate
+from parity.report.page import Gallery, write_page
 from parity.repository import opened
-from parity.transactions import TIMESTAMP
+from parity.transactions.read import TIMESTAMP
 
 REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
 TRANSACTIONS = Path(__file__).parent / "user_transactions.csv"

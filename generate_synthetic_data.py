@@ -6,7 +6,7 @@ The same --seed and --end give the same bytes. The draws are NumPy's legacy stre
 """
 
 if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends them in order too
-    from parity.command import start
+    from parity.edge.command import start
 
     start()
 
@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from parity.command import argument_parser, instant, run, shown, utc_now, whole_number
-from parity.files import write_table
-from parity.transactions import SCHEMA, UTC_MICROSECONDS
+from parity.definition.instants import UTC_MICROSECONDS, utc_now
+from parity.edge.command import argument_parser, instant, run, shown, whole_number
+from parity.edge.files import write_table
+from parity.transactions.read import SCHEMA
 
 PRODUCTS = np.arange(100, 150)
 AMOUNT_SHAPE, AMOUNT_SCALE = 2, 25  # of a gamma distribution: many small purchases, few large ones

@@ -7,15 +7,16 @@ half, nothing is done unless --retract is given.
 """
 
 if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends them in order too
-    from parity.command import start
+    from parity.edge.command import start
 
     start()
 
 from pathlib import Path
 
-import parity.quick_feast  # noqa: F401
-from parity.command import argument_parser, instant, run, utc_now
-from parity.definition import feature_table
+import parity.edge.quick_feast  # noqa: F401
+from parity.definition.checks import feature_table
+from parity.definition.instants import utc_now
+from parity.edge.command import argument_parser, instant, run
 from parity.materialization import materialize
 from parity.repository import opened
 

@@ -16,8 +16,8 @@ import matplotlib.pyplot as plt
 
 from benchmarks import features, stores
 from benchmarks.measure import ROOT, Row
-from parity.command import run
-from parity.redis_server import free_port, launch, require_server
+from parity.edge.command import run
+from parity.edge.redis_server import free_port, launch, require_server
 
 PACKAGES = ["feast", "pandas", "numpy", "pyarrow", "duckdb", "polars", "redis", "hiredis"]
 

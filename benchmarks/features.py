@@ -14,9 +14,9 @@ from benchmarks.duckdb_file_to_file import FEATURES
 from benchmarks.measure import Row, alternately, at_most, child, faster
 from feature_repo.features import AGGREGATIONS, user
 from generate_synthetic_data import draw_transactions
-from parity.aggregation import aggregate
-from parity.files import write_table
-from parity.transactions import TIMESTAMP
+from parity.compute.windows import aggregate
+from parity.edge.files import write_table
+from parity.transactions.read import TIMESTAMP
 
 AVERAGE, TOTAL = (aggregation.name for aggregation in AGGREGATIONS)
 END = datetime(2026, 3, 8, tzinfo=UTC)

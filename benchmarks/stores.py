@@ -30,10 +30,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from benchmarks.measure import ROOT, Row, alternately, at_most, child, faster
 from feature_repo.features import user, user_features, user_purchase_features
+from parity.edge.redis_server import free_port
 from parity.materialization import EVER, materialize
-from parity.offline import history_schema
-from parity.online import key_of
-from parity.redis_server import free_port
+from parity.offline.side import history_schema
+from parity.online.side import key_of
 
 NAMES = [feature.name for feature in user_purchase_features.features]
 REFERENCES = [f"{user_purchase_features.name}:{name}" for name in NAMES]

@@ -16,8 +16,8 @@ from feast.aggregation import Aggregation
 from feast.data_format import ParquetFormat
 from feast.types import Float64, Int64
 
-from parity.definition import check_definitions
-from parity.files import absolute, location
+from parity.definition.checks import check_definitions
+from parity.edge.files import absolute, location
 
 average_3day = Aggregation(
     name="user_avg_3day_purchase_amount",

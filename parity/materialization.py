@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore, FeatureView
 
-from parity.command import UserError
-from parity.offline import EVER, history_schema, latest_events
-from parity.online import Stored, online_store_of, replace, retract, stored_events
-from parity.online_store import Leftovers
+from parity.edge.errors import UserError
+from parity.offline.side import EVER, history_schema, latest_events
+from parity.online.side import Stored, online_store_of, replace, retract, stored_events
+from parity.online.store import Leftovers
 
 LARGEST_SHARE = 0.5
 """The share of the rows online that a materialization takes out without being told to."""

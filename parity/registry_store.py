@@ -39,7 +39,7 @@ from feast.utils import _utc_now
 from filelock import FileLock, Timeout
 from google.protobuf.message import Message
 
-from parity.files import replacing
+from parity.edge.files import replacing
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from feast.repo_config import FeastConfigError
 from google.protobuf.message import DecodeError
 from pyarrow.fs import FileSystem
 
-from parity.command import UserError, bucket_trouble
-from parity.configuration import addresses, configuration_file, read_configuration, without_secrets
-from parity.files import Location, location, parquet_files
-from parity.offline import COMPUTED_BY, history_schema
-from parity.online import online_store_of
-from parity.redis_server import startable
+from parity.edge.configuration import addresses, configuration_file, read_configuration, without_secrets
+from parity.edge.errors import UserError, bucket_trouble
+from parity.edge.files import Location, location, parquet_files
+from parity.edge.redis_server import startable
+from parity.offline.side import COMPUTED_BY, history_schema
+from parity.online.side import online_store_of
 
 APPLY = "Run: cd feature_repo && feast apply"
 COMPUTE = "Run: python compute_features.py"

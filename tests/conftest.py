@@ -18,8 +18,8 @@ import pytest
 import redis
 import yaml
 
-from parity.redis_server import find_server, free_port, launch
-from parity.signals import ENDING
+from parity.edge.redis_server import find_server, free_port, launch
+from parity.edge.signals import ENDING
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ["generate_synthetic_data.py", "compute_features.py", "materialize_to_online.py", "demo_fixed.py", "parity"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from parity.redis_server import find_server, free_port, launch
+from parity.edge.redis_server import find_server, free_port, launch
 
 SLOTS = 16384
 NODE_TIMEOUT = 1000

@@ -19,8 +19,8 @@ from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feature_repo.features import user
-from parity import causes
-from parity.proof import EXTRA, EXTRA_ROW, MISMATCH, MISSING, MISSING_ROW, WRONG, WRONG_ROW
+from parity.proof import causes
+from parity.proof.compare import EXTRA, EXTRA_ROW, MISMATCH, MISSING, MISSING_ROW, WRONG, WRONG_ROW
 from tests.world import AVERAGE, DAY, MICROSECOND, OFFLINE, OURS, STOCK, TOTAL, TTL, WINDOW, T, World
 
 Planted = set[tuple]

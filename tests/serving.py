@@ -35,9 +35,9 @@ import pyarrow as pa
 import yaml
 from feast import FeatureStore
 
-from parity.command import run, whole_number
-from parity.files import write_table
-from parity.redis_server import free_port, launch, require_server
+from parity.edge.command import run, whole_number
+from parity.edge.files import write_table
+from parity.edge.redis_server import free_port, launch, require_server
 from tests.conftest import BIN, PARTS, ROOT, s3_server
 
 USERS = 500
@@ -92,7 +92,7 @@ COMMANDS = {
 }
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["feast.infra.registry.sql", "parity.materialization", "parity.engine"])
+processes.set_forkserver_preload(["feast.infra.registry.sql", "parity.materialization", "parity.online.engine"])
 
 
 def row(version: int, user: int) -> tuple[datetime, float, int] | None:

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo.features import AGGREGATIONS
-from parity import aggregation
-from parity.aggregation import aggregate
-from parity.command import UserError
-from parity.oracle import Purchase, evaluate
-from parity.oracle import expected as oracle_expected
+from parity.compute import windows as aggregation
+from parity.compute.windows import aggregate
+from parity.edge.errors import UserError
+from parity.proof.oracle import Purchase, evaluate
+from parity.proof.oracle import expected as oracle_expected
 
 T = datetime(2026, 3, 8, 12, tzinfo=UTC)
 DAYS_3 = timedelta(days=3)

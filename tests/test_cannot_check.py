@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parity.redis_server import find_server, free_port, launch
+from parity.edge.redis_server import find_server, free_port, launch
 from tests.test_demo import hashes
 
 BOTH = pytest.mark.parametrize("script", ["materialize_to_online.py", "demo_fixed.py"])
@@ -53,7 +53,7 @@ def test_no_feature_store_yaml(project, script):
 
 @BOTH
 def test_a_feature_store_yaml_that_is_wrong(project, script):
-    project.configure(online_store__type="parity.online_store.NoSuchOnlineStore")
+    project.configure(online_store__type="parity.online.store.NoSuchOnlineStore")
     assert "NoSuchOnlineStore" in project.fail(script)
 
 

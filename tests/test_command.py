@@ -14,18 +14,18 @@ import redis
 import yaml
 
 from feature_repo.features import user_features
-from parity.command import run
-from parity.replay import replayed
+from parity.edge.command import run
+from parity.proof.replay import replayed
 from tests.conftest import ROOT
 from tests.world import World
 
 SCRIPTS = ["generate_synthetic_data.py", "compute_features.py", "materialize_to_online.py", "demo_fixed.py"]
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 FAILING = {
-    "generate_synthetic_data.py": "parity.files.write_table",
-    "compute_features.py": "parity.transactions.read_transactions",
+    "generate_synthetic_data.py": "parity.edge.files.write_table",
+    "compute_features.py": "parity.transactions.read.read_transactions",
     "materialize_to_online.py": "parity.materialization.latest_events",
-    "demo_fixed.py": "parity.proof.known_users",
+    "demo_fixed.py": "parity.proof.compare.known_users",
 }
 
 
@@ -78,7 +78,7 @@ class TestAnUnexpectedException:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_fault_of_an_import_is_no_skew(project, script):
-    (project.root / "parity" / "transactions.py").write_text("import nonsense\n")
+    (project.root / "parity" / "definition" / "instants.py").write_text("import nonsense\n")
     outcome = project.shell(f"python {script}")
     assert outcome.status == 2
     assert outcome.err.startswith("error: No module named 'nonsense' in this Python")
@@ -232,11 +232,11 @@ class TestSignals:
 
 
 SLOW = """
-from parity.command import start
+from parity.edge.command import start
 start()
 import signal, sys, time
-from parity.command import run
-from parity.signals import deferred
+from parity.edge.command import run
+from parity.edge.signals import deferred
 
 def main():
     try:

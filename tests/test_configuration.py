@@ -10,10 +10,10 @@ import pytest
 import redis
 import yaml
 
-from parity.command import UserError
-from parity.configuration import _OPTIONS, HIDDEN, addresses, connection, without_secrets
-from parity.online_store import ParityRedisOnlineStore, ParityRedisOnlineStoreConfig
-from parity.redis_server import find_server, free_port, launch
+from parity.edge.configuration import _OPTIONS, HIDDEN, addresses, connection, without_secrets
+from parity.edge.errors import UserError
+from parity.edge.redis_server import find_server, free_port, launch
+from parity.online.store import ParityRedisOnlineStore, ParityRedisOnlineStoreConfig
 from tests.conftest import ROOT
 
 BOTH = pytest.mark.parametrize("script", ["materialize_to_online.py", "demo_fixed.py"])
@@ -34,7 +34,7 @@ def production(project, monkeypatch):
 
 
 def start_redis(project) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "parity.redis_server", "start"]
+    command = [sys.executable, "-m", "parity.edge.redis_server", "start"]
     return subprocess.run(command, cwd=project.root, capture_output=True, text=True, timeout=60)
 
 

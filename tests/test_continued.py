@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo.features import AGGREGATIONS
-from parity import continued
-from parity.aggregation import aggregate
-from parity.continued import aggregate_sorted
+from parity.compute import tail as continued
+from parity.compute.tail import aggregate_sorted
+from parity.compute.windows import aggregate
 from tests.test_aggregation import T, more_aggregations, purchases
 
 KEY, TIMESTAMP = "user_id", "timestamp"

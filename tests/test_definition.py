@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from feature_repo import features as ours
-from parity.command import UserError
-from parity.definition import check_definitions, feature_table
+from parity.definition.checks import check_definitions, feature_table
+from parity.edge.errors import UserError
 from tests.conftest import ROOT
 
 SEED = (ROOT / "feature_repo" / "features.py").read_text()
@@ -425,7 +425,7 @@ def test_an_archive_on_the_path_stands_for_the_folder(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from parity.definition import feature_table
+from parity.definition.checks import feature_table
 sys.path.append({archive!r})
 print(feature_table(Path("feature_repo")).view.name)
 """

@@ -8,7 +8,7 @@ import pytest
 from feast import FeatureStore
 from feast.protos.feast.types.Value_pb2 import Value
 
-from parity.online import stored_events
+from parity.online.side import stored_events
 
 AVERAGE, TOTAL = "user_avg_3day_purchase_amount", "user_total_transactions"
 

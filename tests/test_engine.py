@@ -8,7 +8,7 @@ import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.types import Float64, Int64
 
-from parity.online import online_store_of
+from parity.online.side import online_store_of
 from tests.world import ENGINE, OFFLINE, OURS
 
 NOW = datetime(2026, 3, 8, 12, tzinfo=UTC)

@@ -20,13 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo.features import user, user_features, user_purchase_features
-from parity.engine import ParityComputeEngine
-from parity.online import online_store_of
-from parity.online_columns import decode_timestamps, encode_timestamps, encode_values
-from parity.online_read import FastRead, NotTaken
-from parity.online_requests import InvalidRequest
-from parity.online_store import read_timestamp, read_timestamps
-from parity.transactions import MICROSECOND
+from parity.definition.instants import MICROSECOND
+from parity.online.columns import decode_timestamps, encode_timestamps, encode_values
+from parity.online.engine import ParityComputeEngine
+from parity.online.fast_read import FastRead, NotTaken
+from parity.online.requests import InvalidRequest
+from parity.online.side import online_store_of
+from parity.online.store import read_timestamp, read_timestamps
 from tests.world import AVERAGE, ENGINE, OFFLINE, OURS, TOTAL, TTL, T, World
 
 YEARS_1_TO_9999 = st.datetimes(timezones=st.just(UTC))

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parity.certificate import write_certificate
-from parity.command import UserError
-from parity.files import NEW, on_disk, parquet_files, replacing, write_table
+from parity.edge.errors import UserError
+from parity.edge.files import NEW, on_disk, parquet_files, replacing, write_table
+from parity.report.certificate import write_certificate
 from tests.conftest import ROOT
 
 ROWS = pa.table({"n": range(3)})
@@ -62,8 +62,8 @@ def small_disk(tmp_path):
 WRITER = """
 import sys, time
 from pathlib import Path
-from parity.command import run
-from parity.files import replacing
+from parity.edge.command import run
+from parity.edge.files import replacing
 def main():
     with replacing(Path(sys.argv[1])) as temporary:
         temporary.write_text("half")
@@ -108,7 +108,7 @@ class TestTemporaryFiles:
     def test_processes_with_one_id_that_write_one_table_leave_a_whole_one(self, out):
         code = (
             "import os, sys; os.getpid = lambda: 7\n"
-            "from pathlib import Path; import pyarrow as pa; from parity.files import write_table\n"
+            "from pathlib import Path; import pyarrow as pa; from parity.edge.files import write_table\n"
             "for _ in range(4): write_table(pa.table({'n': [int(sys.argv[2])] * 50_000}), Path(sys.argv[1]))"
         )
         running = [subprocess.Popen([sys.executable, "-c", code, out, str(n)], cwd=ROOT) for n in (1, 2, 3)]
@@ -349,7 +349,7 @@ class TestFullDisk:
         def full(*arguments):
             raise OSError(28, os.strerror(28), f"{out.parent}/.out.csv.abcdefgh.tmp")
 
-        monkeypatch.setattr("parity.files.tempfile.mkdtemp", full)
+        monkeypatch.setattr("parity.edge.files.tempfile.mkdtemp", full)
         with pytest.raises(UserError, match=rf"^{out}: No space left on device"):
             write_table(ROWS, out)
 

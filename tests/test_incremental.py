@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from pyarrow.fs import FileSelector, copy_files
 
 from feature_repo.features import AGGREGATIONS
-from parity import incremental
-from parity.aggregation import aggregate
-from parity.command import UserError
-from parity.files import filesystem_of
-from parity.incremental import update
-from parity.partitions import MANIFEST, TOTALS, Partitions
+from parity.compute import incremental
+from parity.compute.days import MANIFEST, TOTALS, Partitions
+from parity.compute.incremental import update
+from parity.compute.windows import aggregate
+from parity.edge.errors import UserError
+from parity.edge.files import filesystem_of
 from tests.test_aggregation import DAYS_3, MICROSECOND, T, cents, more_aggregations
 from tests.test_continued import KEY, TIMESTAMP, bits, table
 from tests.test_files import limited_to
@@ -438,7 +438,7 @@ def test_a_disk_that_fills_up_at_any_later_moment_is_told_and_mended_by_the_next
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         with monkeypatch.context() as patch:
-            patch.setattr("parity.partitions.sync", full)
+            patch.setattr("parity.compute.days.sync", full)
             if moment < 6:
                 with pytest.raises(UserError, match=rf"{shop.features}/\S+: No space left on device\. Make room"):
                     shop.update()
@@ -566,7 +566,7 @@ def test_in_a_bucket_only_what_was_abandoned_long_ago_is_removed(bucket, monkeyp
     filesystem, _ = filesystem_of("s3://bucket")
     with Partitions("s3://bucket/features.parquet").alone():
         assert filesystem.get_file_info(staged.file).is_file
-    monkeypatch.setattr("parity.partitions.utc_now", lambda: datetime.now(UTC) + timedelta(days=2))
+    monkeypatch.setattr("parity.compute.days.utc_now", lambda: datetime.now(UTC) + timedelta(days=2))
     with Partitions("s3://bucket/features.parquet").alone():
         assert not filesystem.get_file_info(staged.file).is_file
 

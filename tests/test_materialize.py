@@ -9,7 +9,7 @@ from feast.feature_view import FeatureViewState
 from feast.protos.feast.core.Registry_pb2 import Registry
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from parity.online import stored_events
+from parity.online.side import stored_events
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 
@@ -180,7 +180,7 @@ def test_a_host_whose_clock_is_behind_takes_out_nothing(project, monkeypatch):
     compute(project, *[purchase(user, 1, 10) for user in (1, 2, 3)], purchase(4, 10, 20), purchase(5, 10, 20))
     bring_in_step(project)
     before = online(project)
-    monkeypatch.setattr("parity.command.utc_now", lambda: hours_ago(5))
+    monkeypatch.setattr("parity.definition.instants.utc_now", lambda: hours_ago(5))
     error = project.fail("materialize_to_online.py")
     assert "3 of 5 rows online would be removed, 3 of them from after" in error
     assert "--retract" in error

@@ -20,11 +20,11 @@ from feast.types import Float64, Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity.online import key_of, online_store_of, stored_events
-from parity.online_columns import encode_keys
-from parity.online_read import key_prefix
-from parity.online_scripts import ForeignKeys
-from parity.online_store import Leftovers, ParityRedisOnlineStore, _is_entity_key
+from parity.online.columns import encode_keys
+from parity.online.fast_read import key_prefix
+from parity.online.scripts import ForeignKeys
+from parity.online.side import key_of, online_store_of, stored_events
+from parity.online.store import Leftovers, ParityRedisOnlineStore, _is_entity_key
 
 VIEW, SERVICE = "user_purchase_features", "user_features"
 AVERAGE, TOTAL = "user_avg_3day_purchase_amount", "user_total_transactions"

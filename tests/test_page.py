@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from feature_repo.features import AGGREGATIONS
-from parity.naive import local_days, rolling_rows, sql_interval
-from parity.oracle import Purchase
+from parity.proof.oracle import Purchase
+from parity.report.shortcuts import local_days, rolling_rows, sql_interval
 from tests.test_demo import hashes
 
 
@@ -67,7 +67,7 @@ def test_it_holds_no_secret(ready):
 
 def test_a_run_that_fails_leaves_the_earlier_page_whole(ready, monkeypatch):
     html = page(ready, 0)
-    monkeypatch.setattr("parity.page.charts.histogram", lambda *_: 1 / 0)
+    monkeypatch.setattr("parity.report.page.charts.histogram", lambda *_: 1 / 0)
     assert "unexpected ZeroDivisionError" in ready.fail("demo_fixed.py", "--report", ready.root / "report.html")
     assert (ready.root / "report.html").read_text() == html
 

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.features import user_purchase_features
-from parity.command import UserError
-from parity.files import filesystem_of, on_disk
-from parity.offline import history_schema
-from parity.partitions import Partitions, day_of, split_by_day, transaction_files
+from parity.compute.days import Partitions, split_by_day, transaction_files
+from parity.definition.instants import day_of
+from parity.edge.errors import UserError
+from parity.edge.files import filesystem_of, on_disk
+from parity.offline.side import history_schema
 from tests.conftest import ROOT
 
 SCHEMA = history_schema(user_purchase_features)
@@ -93,7 +94,7 @@ def test_a_worker_that_stages_for_a_run_is_cleared_with_it(table):
 HOLD = """
 import sys
 from pathlib import Path
-from parity.partitions import Partitions
+from parity.compute.days import Partitions
 table = Partitions(Path(sys.argv[1]))
 with table.alone():
     (table.place / "_staging" / "half-written").mkdir(parents=True)

@@ -128,7 +128,7 @@ class TestStockCommands:
 
 SLOW_WORK = """
 import time
-from parity.files import progress
+from parity.edge.files import progress
 with progress("write", 3, "row") as bar:
     for _ in range(3):
         time.sleep(0.6)

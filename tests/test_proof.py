@@ -27,14 +27,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-import parity.proof
+import parity.proof.compare
 from feature_repo.features import AGGREGATIONS
-from parity import causes
-from parity.command import UserError
-from parity.files import filesystem_of
+from parity.edge.errors import UserError
+from parity.edge.files import filesystem_of
 from parity.materialization import repair
-from parity.oracle import Purchase, evaluate, evaluate_each, expected, raw_transactions
-from parity.proof import WRONG
+from parity.proof import causes
+from parity.proof.compare import WRONG
+from parity.proof.oracle import Purchase, evaluate, evaluate_each, expected, raw_transactions
 from tests.conftest import BIN
 from tests.faults import FAULTS
 from tests.test_demo import hashes
@@ -91,7 +91,7 @@ class TestTimeTravel:
         def lost(*_):
             raise redis.ConnectionError("lost")
 
-        monkeypatch.setattr("parity.replay.materialize", lambda *args: lost())
+        monkeypatch.setattr("parity.proof.replay.materialize", lambda *args: lost())
         assert "does not answer: lost" in ready.fail("demo_fixed.py", "--at", purchases(ready)[50][1].isoformat())
         assert set(ready.client.keys()) - before == set()
 
@@ -280,7 +280,7 @@ class TestCertificate:
 
 class TestOracle:
     def test_a_file_in_many_parts_is_read_whole(self, ready, monkeypatch):
-        monkeypatch.setattr("parity.oracle.BYTES_PER_PART", 300)
+        monkeypatch.setattr("parity.proof.oracle.BYTES_PER_PART", 300)
         ready.succeed("demo_fixed.py")
 
     def test_parquet_transactions(self, ready):
@@ -418,7 +418,7 @@ class TestHistory:
         assert "at 0001-01-01T00:00:00+00:00" in outcome.out
 
     def test_many_differences_are_counted_and_some_are_listed(self, ready, tmp_path, monkeypatch):
-        monkeypatch.setattr("parity.proof.HISTORY_LISTED", 5)
+        monkeypatch.setattr("parity.proof.compare.HISTORY_LISTED", 5)
         rewrite(ready, lambda rows: [row | {TOTAL: row[TOTAL] + 1000} for row in rows])
         outcome = ready.run("demo_fixed.py", "--certificate", tmp_path / "c.json", "--report", tmp_path / "r.html")
         assert outcome.status == 1
@@ -550,13 +550,13 @@ class TestFilesThatChange:
         """Do something while the sides are compared, and run the proof."""
 
         def run(act, *options) -> str:
-            count = parity.proof._count
+            count = parity.proof.compare._count
 
             def act_and_count(*arguments):
                 act()
                 return count(*arguments)
 
-            monkeypatch.setattr("parity.proof._count", act_and_count)
+            monkeypatch.setattr("parity.proof.compare._count", act_and_count)
             return ready.run("demo_fixed.py", *options)
 
         return run
@@ -643,13 +643,13 @@ class TestFilesThatChange:
         project.succeed("compute_features.py", "--incremental", "--input", folder)
         project.succeed("materialize_to_online.py")
         day = next(project.features.glob("*=*"))
-        count = parity.proof._count
+        count = parity.proof.compare._count
 
         def swap_and_count(*arguments):
             day.rename(project.root / "other").rename(day)
             return count(*arguments)
 
-        monkeypatch.setattr("parity.proof._count", swap_and_count)
+        monkeypatch.setattr("parity.proof.compare._count", swap_and_count)
         assert "it changed while it was compared" in project.fail("demo_fixed.py")
 
     @pytest.mark.parametrize("name", ["note.txt", "data/note.txt", "data/new/note.txt"])
@@ -689,7 +689,7 @@ class TestFilesThatChange:
         project.succeed("compute_features.py", "--input", place)
         project.succeed("materialize_to_online.py")
         project.succeed("demo_fixed.py", "--input", place, "--certificate", project.root / "c.json")
-        count = parity.proof._count
+        count = parity.proof.compare._count
 
         def put_and_count(*arguments):
             sleep(1)  # S3 tells times by the second
@@ -697,7 +697,7 @@ class TestFilesThatChange:
             put()
             return count(*arguments)
 
-        monkeypatch.setattr("parity.proof._count", put_and_count)
+        monkeypatch.setattr("parity.proof.compare._count", put_and_count)
         assert f"{place}: it changed while" in project.fail("demo_fixed.py", "--input", place)
 
 
@@ -985,12 +985,12 @@ def test_a_terminated_replay_leaves_nothing_in_redis(ready):
 TERMINATED = """
 import os, runpy, signal, sys
 sys.path.insert(0, os.getcwd())
-import parity.proof
-seen = parity.proof.latest_events
+import parity.proof.compare
+seen = parity.proof.compare.latest_events
 def stop(*arguments):
     os.kill(os.getpid(), signal.SIGTERM)
     return seen(*arguments)
-parity.proof.latest_events = stop  # by then the replay is in Redis
+parity.proof.compare.latest_events = stop  # by then the replay is in Redis
 runpy.run_path("demo_fixed.py", run_name="__main__")
 """
 
@@ -1051,7 +1051,7 @@ class TestRepliesOfAnotherShape:
             assert monotonic() - begin < 30
 
     def test_slow_reads_end_the_measurement(self, ready, monkeypatch):
-        monkeypatch.setattr("parity.online.LATENCY_SECONDS", 0.05)
+        monkeypatch.setattr("parity.online.side.LATENCY_SECONDS", 0.05)
         out = ready.succeed("demo_fixed.py")
         [calls] = re.findall(r"Online read of one user, ([\d,]+) calls?: p50", out)
         assert 1 <= int(calls.replace(",", "")) < 1000

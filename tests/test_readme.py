@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from feature_repo.features import AGGREGATIONS, user_purchase_features
-from parity.causes import MEANING
+from parity.proof.causes import MEANING
 from tests.conftest import ROOT, free_port
 from tests.faults import FAULTS
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from feast import FeatureStore
 
-from parity.online import key_of, online_store_of, stored_events
+from parity.online.side import key_of, online_store_of, stored_events
 from tests import deployments
 from tests.deployments import Deployment, wait_until
 

@@ -14,16 +14,16 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from parity.command import UserError
-from parity.configuration import started_password
-from parity.redis_server import find_server, free_port, launch, restrictions
+from parity.edge.configuration import started_password
+from parity.edge.errors import UserError
+from parity.edge.redis_server import find_server, free_port, launch, restrictions
 from tests.deployments import wait_until
 
 
 def server_command(project, action: str) -> subprocess.CompletedProcess:
     """Captures the output as a pipe does: a server that held on to it would never let this return."""
     return subprocess.run(
-        [sys.executable, "-m", "parity.redis_server", action],
+        [sys.executable, "-m", "parity.edge.redis_server", action],
         cwd=project.root,
         capture_output=True,
         text=True,
@@ -120,8 +120,8 @@ def test_a_machine_without_any_server_is_told_what_to_install(project, port):
     program = (
         "import sysconfig, sys\n"
         f"sysconfig.get_path = lambda name: {str(empty)!r}\n"
-        "from parity import redis_server\n"
-        "from parity.command import run\n"
+        "from parity.edge import redis_server\n"
+        "from parity.edge.command import run\n"
         "sys.executable = '/bin/false'\n"
         "run(redis_server.start)\n"
     )

@@ -21,9 +21,9 @@ from feast.data_format import ParquetFormat
 from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
 from feast.types import Float64, Int64
 
-from parity.certificate import file_hash
-from parity.files import S3_BOUNDS, filesystem_of, modified, read_bytes, remove, replacing, write_table
+from parity.edge.files import S3_BOUNDS, filesystem_of, modified, read_bytes, remove, replacing, write_table
 from parity.registry_store import Changed
+from parity.report.certificate import file_hash
 from tests.conftest import s3_server
 from tests.test_offline_store import require_same
 from tests.test_registry_store import add, definitions, require_everything, run_together

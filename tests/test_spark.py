@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.features import user_purchase_features
-from parity.offline import history_schema
-from parity.transactions import read_transactions
+from parity.offline.side import history_schema
+from parity.transactions.read import read_transactions
 from tests.conftest import BIN
 from tests.test_continued import bits
 
@@ -226,14 +226,14 @@ def test_without_pyspark_or_java_one_line_says_what_to_install(project, monkeypa
     outcome = project.shell(command, JAVA_HOME="/nowhere", PATH=str(BIN))
     assert outcome.status == 2
     assert outcome.err.splitlines()[-1].startswith("error: Spark does not start: it needs Java 17 or newer")
-    for module in ("parity.spark", "pyspark"):
+    for module in ("parity.compute.spark", "pyspark"):
         monkeypatch.setitem(sys.modules, module, None)
     error = project.fail("compute_features.py", "--engine", "spark", "--output", project.root / "by_spark")
     assert "pip install -r requirements-spark.txt" in error
 
 
 def test_a_worker_needs_no_feast(project):
-    outcome = project.shell("python -c 'import sys, parity.spark; print(\"feast\" in sys.modules)'")
+    outcome = project.shell("python -c 'import sys, parity.compute.spark; print(\"feast\" in sys.modules)'")
     assert outcome.out == "False\n", outcome
 
 

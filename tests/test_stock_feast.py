@@ -20,7 +20,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import Float64
 
 from feature_repo.features import AGGREGATIONS, user, user_features, user_purchase_features
-from parity.offline import history_schema
+from parity.offline.side import history_schema
 from tests.world import OFFLINE
 
 AVERAGE, TOTAL = (aggregation.name for aggregation in AGGREGATIONS)
@@ -83,7 +83,7 @@ def stock_file(tmp_path, redis_port):
 
 
 class TestRedisOnlineStore:
-    """Why there is parity/online_store.py."""
+    """Why there is parity/online/store.py."""
 
     def test_it_serves_a_value_older_than_the_ttl(self, stock):
         stock.push(1, NOW - TTL - timedelta(days=1), 5.0)
@@ -147,7 +147,7 @@ class TestRegistry:
 
 
 class TestRequests:
-    """Why requests are looked through before Feast answers them (parity/online_requests.py)."""
+    """Why requests are looked through before Feast answers them (parity/online/requests.py)."""
 
     def ask(self, stock, rows: dict):
         return stock.feast.get_online_features([f"{VIEW}:{AVERAGE}"], rows).to_dict()[AVERAGE]
@@ -170,7 +170,7 @@ class TestRequests:
 
 
 class TestIncrementalMaterialization:
-    """Why materialize_to_online.py takes the whole history, and why parity/engine.py notes what was materialized."""
+    """Why materialize_to_online.py takes the whole history, and why online/engine.py notes what was materialized."""
 
     def test_it_passes_over_rows_that_come_late(self, stock):
         stock.materialize()

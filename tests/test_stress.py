@@ -14,9 +14,9 @@ import redis
 from feast import FeatureStore, FileSource, RepoConfig
 
 from feature_repo.features import user
+from parity.edge.redis_server import find_server, free_port, launch
 from parity.materialization import EVER, materialize
-from parity.online import clock_of, stored_rows
-from parity.redis_server import find_server, free_port, launch
+from parity.online.side import clock_of, stored_rows
 from tests.world import AVERAGE, TOTAL, World
 
 MANY = 5_000

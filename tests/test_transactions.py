@@ -20,10 +20,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity import oracle, transactions
-from parity.command import UserError, fail
-from parity.files import progress
-from parity.transactions import UTC_MICROSECONDS, read_part
+from parity.definition.instants import UTC_MICROSECONDS
+from parity.edge.command import fail
+from parity.edge.errors import UserError
+from parity.edge.files import progress
+from parity.proof import oracle
+from parity.transactions import read as transactions
+from parity.transactions.read import read_part
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HEADER = "user_id,product_id,timestamp,purchase_amount"

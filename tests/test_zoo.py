@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from parity import causes
+from parity.proof import causes
 from tests.faults import FAULTS
 from tests.zoo import try_fault, try_healthy
 

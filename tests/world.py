@@ -17,21 +17,21 @@ from feast.infra.online_stores.helpers import _mmh3, _redis_key
 from feast.protos.feast.types.Value_pb2 import Value
 
 from feature_repo.features import AGGREGATIONS, user, user_features, user_purchase_features
-from parity.files import write_table
+from parity.edge.files import write_table
 from parity.materialization import materialize
-from parity.offline import feature_history
-from parity.online import clock_of, key_of, online_store_of
-from parity.oracle import raw_transactions
-from parity.proof import Comparison, Subject, compare, known_users
-from parity.transactions import TIMESTAMP, read_transactions
+from parity.offline.side import feature_history
+from parity.online.side import clock_of, key_of, online_store_of
+from parity.proof.compare import Comparison, Subject, compare, known_users
+from parity.proof.oracle import raw_transactions
+from parity.transactions.read import TIMESTAMP, read_transactions
 
 T = datetime(2026, 3, 8, 12, 0, 0, 123456, tzinfo=UTC)
 AVERAGE, TOTAL = (aggregation.name for aggregation in AGGREGATIONS)
 WINDOW, TTL = AGGREGATIONS[0].time_window, user_purchase_features.ttl
 MICROSECOND = timedelta(microseconds=1)
-OURS, STOCK = "parity.online_store.ParityRedisOnlineStore", "redis"
-OFFLINE = "parity.offline_store.ParityDuckDBOfflineStore"
-ENGINE = "parity.engine.ParityComputeEngine"
+OURS, STOCK = "parity.online.store.ParityRedisOnlineStore", "redis"
+OFFLINE = "parity.offline.store.ParityDuckDBOfflineStore"
+ENGINE = "parity.online.engine.ParityComputeEngine"
 USERS = 25
 DAY = timedelta(days=1)
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from parity.command import run, whole_number
-from parity.redis_server import free_port, launch, require_server
+from parity.edge.command import run, whole_number
+from parity.edge.redis_server import free_port, launch, require_server
 from tests.faults import FAULTS, Fault
 from tests.world import world
 

@@ -1,0 +1,234 @@
+"""Features by day, brought in step with a folder of transaction files: only what can have changed is computed again.
+
+The folder is the truth: the result is what the whole of it gives, whatever was added to it, changed or removed, and in
+whichever order. Beside the days lies a manifest of the files they were computed from, each with its size, the time of
+its last modification (which a bucket tells to the second), and the days of its purchases. A file for which name, size
+and time are the same has not changed.
+
+From the first day of any file that has changed, all days are computed anew. That takes the purchases from the longest
+window before that day on, so no file is read whose purchases are all older; and how many each user had made before
+those, which is told by the counts in the older days of the features, or by `TOTALS`, which spares reading most of them.
+
+Before any day is replaced the manifest says from which day on they are in doubt, and it takes in the new files only
+when all is done. So after a run that was killed, the next one does that work again, and does it right.
+
+The manifest has a checksum, that of `TOTALS`, and a stamp of each day's file: size, times of modification and (on a
+disk) of any change. What is damaged, or was changed by anybody else, is computed anew.
+
+On a disk a lock keeps a second run out. In a bucket there is none, so a run reads the manifest again before it puts its
+days in place, and before it says that they are right. If another run has changed it meanwhile, it refuses, and the next
+run heals. Two runs that overlap there do no lasting harm, though readers may see the days of both until then.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather as feather
+from feast.aggregation import Aggregation
+
+from parity.compute.days import MANIFEST, TOTALS, Damaged, Partitions, Staged, split_by_day, transaction_files
+from parity.compute.tail import aggregate_from, counts_to_continue, reach
+from parity.compute.windows import fingerprint
+from parity.definition.instants import FIRST_INSTANT, MICROSECONDS_PER_DAY, day_of
+from parity.edge.errors import UserError
+from parity.edge.files import Location, location, on_disk
+from parity.transactions.read import TIMESTAMP, read_part
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the days were computed from."""
+
+    definition: str
+    stamps: dict[str, str] = field(default_factory=dict)
+    days: dict[str, list[int]] = field(default_factory=dict)
+    """The days of the purchases in each file."""
+
+    written: dict[int, str] = field(default_factory=dict)
+    """The stamp of each day's file of features."""
+
+    in_doubt_from: int | None = None
+    run: str | None = None
+    """Which run has put days in doubt; no other may say that they are right."""
+
+    totals_before: int | None = None
+    """The day before which `TOTALS` counts, if it is of use."""
+
+    totals_sha256: str | None = None
+
+
+def update(
+    source: Location, output: Location, aggregations: Sequence[Aggregation], schema: pa.Schema
+) -> list[Staged] | None:
+    """Bring the offline table of ``schema`` at ``output`` in step with the transactions at ``source``, a folder.
+
+    ``schema`` begins with the key and the event timestamp. Returns what was written, or None if nothing had changed.
+    Raises `UserError` as reading the transactions does; then nothing was touched.
+    """
+    table = Partitions(output)
+    with table.alone():
+        try:
+            return _update(source, table, aggregations, schema)
+        except Damaged:  # behind the back of the stamps, so none of the days is to be trusted
+            table.forget(MANIFEST)
+            return _update(source, table, aggregations, schema)
+
+
+def _update(
+    source: Location, table: Partitions, aggregations: Sequence[Aggregation], schema: pa.Schema
+) -> list[Staged] | None:
+    key, event = schema.names[:2]
+    noted = table.noted(MANIFEST)
+    written = table.stamps()
+    old = _manifest(noted, written, _definition(aggregations, schema))
+    files = transaction_files(source)
+    stamps = {file.removeprefix(str(source)).lstrip("/"): stamp for file, stamp in files.items()}
+    path = dict(zip(stamps, files, strict=True))
+    changed = {name for name, stamp in stamps.items() if old.stamps.get(name) != stamp}
+    gone = old.stamps.keys() - stamps.keys()
+    if not changed and not gone and old.in_doubt_from is None:
+        return None
+
+    def read(name: str) -> pa.Table:
+        with on_disk(location(path[name])) as file:
+            return read_part(file, key, {a.column for a in aggregations})
+
+    parts = {name: read(name) for name in sorted(changed)}
+    days = {name: np.unique(_days(parts[name])).tolist() if name in parts else old.days[name] for name in stamps}
+    if not any(days.values()):
+        raise UserError(f"{source}: there are no rows, so there is nothing to compute.")
+    touched = [day for name in changed | gone for day in [*old.days.get(name, []), *days.get(name, [])]]
+    start = min(touched + ([] if old.in_doubt_from is None else [old.in_doubt_from]), default=None)
+    new = replace(old, stamps=stamps, days=days, in_doubt_from=None, run=None)
+    if start is None:  # files without rows have come or gone
+        _require_unchanged(table, noted)
+        table.note(MANIFEST, _to_json(new))
+        return []
+
+    since = _first_day_needed(start, aggregations)
+    parts |= {name: read(name) for name in stamps if name not in parts and max(days[name], default=since - 1) >= since}
+    rows = pa.concat_tables(parts.values()).combine_chunks() if parts else read(next(iter(stamps))).slice(0, 0)
+    rows = rows.filter(pa.array(_days(rows) >= since))
+    earlier = _totals(table, old, sorted(written), since, key, counts_to_continue(aggregations))
+    history = aggregate_from(start * MICROSECONDS_PER_DAY, rows, earlier, key, TIMESTAMP, aggregations)
+    history = history.rename_columns({TIMESTAMP: event}).select(schema.names).cast(schema)
+
+    staged, totals = _stage(table, history, event, schema), _to_bytes(earlier)
+    in_doubt = _to_json(replace(old, in_doubt_from=start, run=table.run))
+    _require_unchanged(table, noted)
+    table.note(MANIFEST, in_doubt)
+    table.replace(staged, [day for day in written if day >= start])
+    table.note(TOTALS, totals)
+    new = replace(new, written=table.stamps(), totals_before=since, totals_sha256=hashlib.sha256(totals).hexdigest())
+    if table.noted(MANIFEST) != in_doubt:
+        table.forget(MANIFEST)  # nobody knows whose days are whose: the next run computes all of them
+        raise UserError(_ANOTHER_RUN.format(table.place))
+    table.note(MANIFEST, _to_json(new))
+    return staged
+
+
+def _require_unchanged(table: Partitions, noted: bytes | None) -> None:
+    """Refuse to go on if another run has written to the table, as one can in a bucket, where nothing locks it out."""
+    if table.noted(MANIFEST) != noted:
+        raise UserError(_ANOTHER_RUN.format(table.place))
+
+
+_ANOTHER_RUN = "{}: another run has written to this folder meanwhile. Run again when it has ended."
+
+
+def _first_day_needed(start: int, aggregations: Sequence[Aggregation]) -> int:
+    """The first day of the purchases that the features from day ``start`` on are made of, but for counts."""
+    span = reach(aggregations)
+    first = FIRST_DAY if span is None else (start * MICROSECONDS_PER_DAY - span) // MICROSECONDS_PER_DAY
+    return max(first, FIRST_DAY)
+
+
+def _stage(table: Partitions, history: pa.Table, event: str, schema: pa.Schema) -> list[Staged]:
+    days = day_of(history[event].cast(pa.int64()).to_numpy())
+    order = np.argsort(days, kind="stable")  # in a day they stay sorted by key and instant
+    return [table.stage([rows], day, schema) for day, rows in split_by_day(history.take(order), days[order])]
+
+
+def _totals(table: Partitions, old: Manifest, written: list[int], before: int, key: str, counts: list[str]) -> pa.Table:
+    """Find the ``counts`` of each key as they stood when the day ``before`` began, from the days ``written``."""
+    columns = [key, *counts]
+    totals, first = pa.schema([(name, pa.int64()) for name in columns]).empty_table(), FIRST_DAY
+    if not counts:
+        return totals
+    if old.totals_before is not None and old.totals_before <= before:
+        note = table.noted(TOTALS)
+        if note and hashlib.sha256(note).hexdigest() == old.totals_sha256:
+            totals, first = feather.read_table(pa.BufferReader(note)), old.totals_before
+    for day in written:
+        if first <= day < before:
+            # A count never falls, so the highest is the last.
+            both = pa.concat_tables([totals, _typed(table.read(day, columns), totals.schema)])
+            grouped = both.group_by(key).aggregate([(name, "max") for name in counts])
+            totals = grouped.rename_columns({f"{name}_max": name for name in counts}).select(columns)
+    return totals
+
+
+def _typed(counts: pa.Table, schema: pa.Schema) -> pa.Table:
+    try:
+        return counts.cast(schema)
+    except (pa.ArrowException, ValueError) as error:
+        raise Damaged from error
+
+
+def _manifest(noted: bytes | None, written: dict[int, str], definition: str) -> Manifest:
+    """Read the manifest of the days that are ``written``, and put those in doubt that it does not know as they are.
+
+    All are if the manifest is missing, damaged, or of another definition.
+    """
+    manifest = _from_json(noted)
+    if manifest is None or manifest.definition != definition:
+        return Manifest(definition, in_doubt_from=min(written, default=None))
+    differing = [day for day in manifest.written | written if manifest.written.get(day) != written.get(day)]
+    if manifest.in_doubt_from is not None:
+        differing.append(manifest.in_doubt_from)
+    return replace(manifest, in_doubt_from=min(differing, default=None))
+
+
+def _to_json(manifest: Manifest) -> bytes:
+    content = asdict(manifest)
+    content["written"] = {str(day): stamp for day, stamp in manifest.written.items()}
+    return json.dumps({**content, "checksum": _checksum(content)}).encode()
+
+
+def _from_json(noted: bytes | None) -> Manifest | None:
+    """Read a manifest; None if it is not, to the letter, one that `_to_json` wrote."""
+    try:
+        content = json.loads(noted or b"")
+        if content.pop("checksum") != _checksum(content):
+            return None
+        written = {int(day): stamp for day, stamp in content.pop("written").items()}
+        return Manifest(**content, written=written)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
+
+
+def _checksum(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _definition(aggregations: Sequence[Aggregation], schema: pa.Schema) -> str:
+    """The fingerprint of the definition that the days were computed with."""
+    return hashlib.sha256(repr((fingerprint(aggregations), str(schema))).encode()).hexdigest()
+
+
+def _days(rows: pa.Table) -> np.ndarray:
+    return day_of(rows[TIMESTAMP].cast(pa.int64()).to_numpy())
+
+
+def _to_bytes(rows: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    feather.write_feather(rows, sink)
+    return sink.getvalue().to_pybytes()
+
+
+FIRST_DAY = int(day_of(np.array(pa.scalar(FIRST_INSTANT, pa.timestamp("us", "UTC")).value)))

@@ -1,0 +1,22 @@
+"""Errors for people: what is wrong, where, and what to do next, in one line."""
+
+import re
+
+
+class UserError(Exception):
+    """Something the user can mend. The message says what is wrong, where, and what to do next, in one line."""
+
+
+def printable(text: str) -> str:
+    """The same text with an escape for whatever could act on a terminal or hide there, such as a control character."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def bucket_trouble(error: Exception) -> str | None:
+    """Say for people what S3 answered, or that nobody did; None for an error of another kind."""
+    found = re.search(r"bucket '([^']*)'.*?AWS Error (\w+) during \w+ operation: (.*)", str(error), re.DOTALL)
+    if not found:
+        return None
+    bucket, kind, reason = found.groups()
+    reason = re.sub(r" \(Request ID: .*|^curlCode: .*Details: ", "", reason).rstrip(". ")
+    return f"bucket {bucket}: {kind}: {reason}. Check its name, AWS_ENDPOINT_URL, AWS_REGION and the credentials."

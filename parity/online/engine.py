@@ -1,0 +1,137 @@
+"""The compute engine of a materialization: Feast's local one, fast where it can be.
+
+feature_store.yaml names it, through Feast's own plug-in mechanism:
+
+    batch_engine:
+      type: parity.online.engine.ParityComputeEngine
+
+Feast's own reads every row of the interval, keeps each key's latest in pandas, and makes a protobuf message of every
+value. This one lets the offline store pick the latest rows and encodes them a column at a time, while Redis writes
+the ones before. What that can't take goes Feast's way, with the same result.
+
+It also keeps what Feast notes down true. Nothing after the present is materialized or noted as such, whatever end was
+asked for, so the next incremental run begins where this one ended. And a run that begins where the last one ended
+(``feast materialize-incremental``) looks again at everything that may still be served: rows that came late, and a Redis
+that came back empty.
+"""
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Literal
+
+import pyarrow as pa
+from feast import FeatureView
+from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
+from feast.infra.compute_engines.local.compute import LocalComputeEngine, LocalComputeEngineConfig
+from feast.infra.compute_engines.local.job import LocalMaterializationJob
+from feast.infra.registry.base_registry import BaseRegistry
+
+from parity.definition.instants import utc_now
+from parity.edge.files import progress
+from parity.offline.side import EVER
+from parity.online.scripts import ForeignKeys
+from parity.online.store import ParityRedisOnlineStore
+
+FEASTS_EVER, A_MOMENT = timedelta(weeks=52), timedelta(minutes=5)
+"""How far back Feast begins the first incremental run of a view without a ttl, and how long ago it may have done so."""
+ROWS_PER_BATCH = 10_000
+WRITERS = 2
+"""While Redis works for one, the other makes its next command; Redis itself has one thread."""
+
+
+class ParityComputeEngineConfig(LocalComputeEngineConfig):
+    """The options of Feast's local engine."""
+
+    type: Literal["parity.online.engine.ParityComputeEngine"] = "parity.online.engine.ParityComputeEngine"
+
+
+class ParityComputeEngine(LocalComputeEngine):
+    """See the module's docstring."""
+
+    supports_batch = True
+    applies_materialization = True
+
+    def materialize(
+        self, registry: BaseRegistry, tasks: MaterializationTask | list[MaterializationTask], **kwargs
+    ) -> list[LocalMaterializationJob]:
+        """Materialize each task, and note in the registry what was, as Feast leaves it to an engine that takes many."""
+        jobs = []
+        for task in [tasks] if isinstance(tasks, MaterializationTask) else tasks:
+            present = self._present()
+            end = min(task.end_time, present)
+            widened = replace(task, start_time=self._start(task, present), end_time=end)
+            [job] = super().materialize(registry, widened, **kwargs)
+            if job.status() != MaterializationJobStatus.ERROR and task.start_time <= end:
+                registry.apply_materialization(task.feature_view, task.project, task.start_time, end)
+            jobs.append(job)
+        return jobs
+
+    def _present(self) -> datetime:
+        now = getattr(self.online_store, "now", utc_now)
+        return now()
+
+    @staticmethod
+    def _start(task: MaterializationTask, present: datetime) -> datetime:
+        """From when on to look for rows: of a run that goes on where the last one ended, all that can be served."""
+        view = task.feature_view
+        last_end = getattr(view, "most_recent_end_time", None)
+        first = last_end is None and not view.ttl and abs(utc_now() - FEASTS_EVER - task.start_time) < A_MOMENT
+        if task.start_time != last_end and not first:
+            return task.start_time
+        try:
+            return min(task.start_time, present - view.ttl) if view.ttl else EVER
+        except OverflowError:  # a ttl that reaches back further than the calendar
+            return EVER
+
+    def _materialize_one(self, registry: BaseRegistry, task: MaterializationTask, **kwargs) -> LocalMaterializationJob:
+        view = task.feature_view
+        source = view.batch_source
+        plain = type(view) is FeatureView and view.online and not view.offline
+        plain = plain and isinstance(self.online_store, ParityRedisOnlineStore)
+        if not plain or source.created_timestamp_column or source.field_mapping or task.disable_event_timestamp:
+            return super()._materialize_one(registry, task, **kwargs)
+        job = f"{view.name}-{task.start_time}-{task.end_time}"
+        try:
+            taken = self._write(view, self._latest(task))
+        except Exception as failure:  # Feast raises it again
+            return LocalMaterializationJob(job, MaterializationJobStatus.ERROR, failure)
+        if not taken:
+            return super()._materialize_one(registry, task, **kwargs)
+        return LocalMaterializationJob(job, MaterializationJobStatus.SUCCEEDED)
+
+    def _latest(self, task: MaterializationTask) -> pa.Table:
+        """Each key's latest row in the interval of the task."""
+        view = task.feature_view
+        return self.offline_store.pull_latest_from_table_or_query(
+            config=self.repo_config,
+            data_source=view.batch_source,
+            join_key_columns=view.join_keys,
+            feature_name_columns=[feature.name for feature in view.features],
+            timestamp_field=view.batch_source.timestamp_field,
+            created_timestamp_column=None,
+            start_date=task.start_time,
+            end_date=task.end_time,
+        ).to_arrow()
+
+    def _write(self, view: FeatureView, rows: pa.Table) -> bool:
+        """Write the rows online; False, and nothing is written, if there are some that the fast path does not take."""
+        size = self.repo_config.materialization_config.online_write_batch_size or ROWS_PER_BATCH
+        batches = rows.to_batches(max_chunksize=size)
+        if not all(self.online_store.takes_columns(self.repo_config, view, batch) for batch in batches):
+            return False
+        with ThreadPoolExecutor(WRITERS) as writers, progress("materialize", rows.num_rows, "row") as bar:
+            writing: deque[Future] = deque()
+            foreign = []
+            for batch in batches:
+                write = self.online_store.write_columns(self.repo_config, view, batch)
+                if len(writing) == WRITERS:
+                    foreign += writing.popleft().result()
+                writing.append(writers.submit(write))
+                bar.update(batch.num_rows)
+            for last in writing:
+                foreign += last.result()
+        if foreign:
+            raise ForeignKeys(foreign)
+        return True

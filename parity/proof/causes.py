@@ -1,0 +1,271 @@
+"""Why two sides differ: a cause for a difference, from what is on file about its user.
+
+The evidence is the user's raw purchases, the user's rows in the offline store, and the row in Redis as it is stored,
+before age or the future hide it. Each cause is a claim about them; the first that holds is the one that is named.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+from feast.aggregation import Aggregation
+
+from parity.definition.instants import MICROSECOND
+from parity.online.side import Coerced
+from parity.online.store import UNREADABLE
+from parity.proof.oracle import Purchase, evaluate
+
+EXPIRED = "expired"
+LATE_ROW = "late row"
+CORRECTION = "correction not propagated"
+TIME_ZONE = "time-zone shift"
+COERCION = "rounding or type coercion"
+WINDOW_EDGE = "window edge"
+TIE = "tie"
+DELETED = "row deleted"
+NEVER = "never materialized"
+FUTURE = "from the future"
+TAMPERED = "tampered"
+
+MEANING = {
+    EXPIRED: "both hold the same event, and only one still serves it: the age against the ttl is at odds",
+    LATE_ROW: "an event that the earlier side has and the later side has not seen yet",
+    CORRECTION: "the same event, recomputed since the later side last took it over",
+    TIME_ZONE: "the same value under an event time that is off by a whole number of quarters of an hour",
+    COERCION: "the same value, rounded, cut off, or of another type",
+    WINDOW_EDGE: "the value of a window that takes in or leaves out what lies exactly on its bound",
+    TIE: "the value with only some of several purchases at one instant",
+    DELETED: "an event that one side still has and another has no longer",
+    NEVER: "nothing of this feature was ever written online, or all of it was lost",
+    FUTURE: "the stored event lies after the instant of the check, so it is not served",
+    TAMPERED: "another value of the same event, or an event that nothing gives, and no known cause",
+}
+"""Every cause, in words. The sides in the order of the data: transactions, offline, online."""
+
+QUARTER = timedelta(minutes=15)
+FARTHEST_ZONES = timedelta(hours=26)
+
+
+class Evidence(NamedTuple):
+    """What is on file about one user, up to the instant of the check; what is stored online, whatever its instant.
+
+    ``tied`` are the instants at which the offline store has several rows, of which ``history`` has one.
+    """
+
+    purchases: list[Purchase]
+    history: dict[datetime, dict[str, Any]]
+    tied: set[datetime]
+    stored_at: datetime | None
+    stored: dict[str, Any]
+
+
+class Freshness(NamedTuple):
+    """When the files were last written, and since when the online store may hold what it holds."""
+
+    transactions: datetime
+    computed: datetime
+    materialized: datetime | None
+
+
+def online_cause(feature: str, aggregation: Aggregation, e: Evidence, at: datetime, fresh: Freshness) -> str:
+    """Say why serving differs from training."""
+    if e.stored_at is None or feature not in e.stored:
+        return NEVER
+    if cause := event_cause(e, at, fresh):
+        return cause
+    computed, stored = e.history[e.stored_at][feature], e.stored[feature]
+    if same(stored, computed):
+        return EXPIRED
+    if known := _arithmetic(stored, computed, aggregation, e.purchases, e.stored_at):
+        return known
+    return CORRECTION if not fresh.materialized or fresh.materialized < fresh.computed else TAMPERED
+
+
+def event_cause(e: Evidence, at: datetime, fresh: Freshness) -> str | None:
+    """Say why the event that is stored online is not the last one of the history; None if it is."""
+    if e.stored_at == UNREADABLE:
+        return TAMPERED
+    if e.stored_at in e.tied:
+        return TIE
+    if e.stored_at not in e.history:
+        if any(e.stored == e.history[event] for event in _zones_away(e.stored_at, e.history)):
+            return TIME_ZONE
+        if e.stored_at > at:
+            return FUTURE
+        return TAMPERED if _was_moved(e, fresh) else DELETED
+    if e.stored_at < max(e.history):
+        return LATE_ROW
+    return None
+
+
+def _was_moved(e: Evidence, fresh: Freshness) -> bool:
+    """Whether the row online is one of the history under another event, which was in no purchase, and the history is
+    the one that was materialized."""
+    if e.stored_at in {purchase.time for purchase in e.purchases}:
+        return False
+    unchanged = fresh.materialized is not None and fresh.materialized >= fresh.computed
+    return unchanged and any(e.stored == row for row in e.history.values())
+
+
+def offline_cause(feature: str, aggregation: Aggregation, e: Evidence, right: Any, fresh: Freshness) -> str:
+    """Say why training differs from the raw transactions, which give ``right``."""
+    events = {purchase.time for purchase in e.purchases}
+    missing, surplus = events - e.history.keys(), e.history.keys() - events
+    if _is_shift(e.history, events):
+        return TIME_ZONE
+    if surplus:
+        return cause_of_surplus(fresh)
+    if missing:  # what is online has once been offline
+        return DELETED if e.stored_at in missing else cause_of_missing(fresh)
+    event = max(e.history)
+    if event in e.tied:
+        return TIE
+    wrong = e.history[event][feature]
+    if right is None or same(wrong, right):
+        return EXPIRED
+    if known := _arithmetic(wrong, right, aggregation, e.purchases, event):
+        return known
+    return CORRECTION if fresh.computed < fresh.transactions else TAMPERED
+
+
+class Past:
+    """What is on file about the whole history of one user: ``purchases``, and the offline rows, (event, features).
+
+    Events are aware instants. ``right`` has, by event, what the purchases give.
+    """
+
+    def __init__(
+        self,
+        purchases: list[Purchase],
+        rows: list[tuple[datetime, dict[str, Any]]],
+        right: dict[datetime, dict[str, Any]],
+    ):
+        self.purchases, self.right = purchases, right
+        self.history = dict(rows)
+        self.tied = {event for event, count in Counter(event for event, _ in rows).items() if count > 1}
+        self.missing, self.surplus = right.keys() - self.history.keys(), self.history.keys() - right.keys()
+        self.shifted = _is_shift(self.history, set(right))
+
+    def moved(self, event: datetime) -> bool:
+        """Whether a row at ``event`` that one side has is there on the other side at another time zone's instant."""
+        if event in self.surplus:
+            return any(_same_row(self.history[event], self.right[other]) for other in _zones_away(event, self.missing))
+        return any(_same_row(self.history[other], self.right[event]) for other in _zones_away(event, self.surplus))
+
+
+def surplus_cause(past: Past, event: datetime, at: datetime, fresh: Freshness) -> str:
+    """Say why the offline table has a row at ``event``, where no purchase is."""
+    if past.shifted or past.moved(event):
+        return TIME_ZONE
+    return FUTURE if event > at else cause_of_surplus(fresh)
+
+
+def missing_cause(past: Past, event: datetime, fresh: Freshness) -> str:
+    """Say why the offline table has no row at ``event``, where a purchase is."""
+    return TIME_ZONE if past.shifted or past.moved(event) else cause_of_missing(fresh)
+
+
+def wrong_cause(aggregation: Aggregation, past: Past, event: datetime, wrong: Any, right: Any, fresh: Freshness) -> str:
+    """Say why a row at ``event`` has another value than the purchases give."""
+    if event in past.tied:
+        return TIE
+    known = [purchase for purchase in past.purchases if purchase.time <= event]
+    if past.missing:
+        in_time = [purchase for purchase in known if purchase.time not in past.missing]
+        if same(wrong, evaluate(aggregation, in_time, event)):
+            return cause_of_missing(fresh)
+    if cause := _arithmetic(wrong, right, aggregation, known, event):
+        return cause
+    if fresh.computed >= fresh.transactions:
+        return TAMPERED
+    return DELETED if any(other < event for other in past.surplus) else CORRECTION
+
+
+def cause_of_missing(fresh: Freshness) -> str:
+    """Of an event that is raw and not offline: has it come since the features were computed?"""
+    return LATE_ROW if fresh.computed < fresh.transactions else DELETED
+
+
+def cause_of_surplus(fresh: Freshness) -> str:
+    """Of an event that is offline and not raw: has it gone since the features were computed?"""
+    return DELETED if fresh.computed < fresh.transactions else TAMPERED
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equality of values: of type and value, null equal to null, and 0.0 not equal to -0.0, which is other bits."""
+    if type(a) is not type(b) or a != b:
+        return False
+    return not isinstance(a, float) or math.copysign(1, a) == math.copysign(1, b)
+
+
+def _same_row(row: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(same(value, other[name]) for name, value in row.items())
+
+
+def _zones_away(instant: datetime, events: Iterable[datetime]) -> Iterator[datetime]:
+    return (
+        event
+        for event in events
+        if event != instant and abs(event - instant) <= FARTHEST_ZONES and (event - instant) % QUARTER == timedelta()
+    )
+
+
+def _is_shift(history: dict[datetime, dict], events: set[datetime]) -> bool:
+    """Whether every event offline is a raw one, moved by one and the same distance between two time zones."""
+    if not history or history.keys() <= events:
+        return False
+    first = min(history)
+    return any({event + (raw - first) for event in history} <= events for raw in _zones_away(first, events))
+
+
+def _arithmetic(
+    wrong: Any, right: Any, aggregation: Aggregation, purchases: list[Purchase], event: datetime
+) -> str | None:
+    """Name the mistake in computing or storing that turns ``right`` into ``wrong``, if one is known to."""
+    if wrong is None:
+        return None
+    if _is_coerced(wrong, right):
+        return COERCION
+    for cause, window, some in _mistaken_windows(aggregation, purchases, event):
+        if same(wrong, evaluate(_with_window(aggregation, window), some, event)):
+            return cause
+    return None
+
+
+def _is_coerced(wrong: Any, right: Any) -> bool:
+    if isinstance(wrong, Coerced):
+        wrong = wrong.value
+    if isinstance(wrong, str):
+        return wrong == str(right)
+    if not isinstance(wrong, int | float) or not isinstance(right, int | float):
+        return False
+    if wrong == right:
+        return True  # and of another type
+    with np.errstate(over="ignore"):
+        single = float(np.float32(right))
+    return wrong in (single, int(right), *(round(right, places) for places in range(7))) or wrong == int(float(right))
+
+
+def _mistaken_windows(
+    aggregation: Aggregation, purchases: list[Purchase], event: datetime
+) -> Iterator[tuple[str, timedelta | None, list[Purchase]]]:
+    """Go through (cause, window, purchases) of windows as they are commonly got wrong at ``event``."""
+    window = aggregation.time_window
+    tied = [purchase for purchase in purchases if purchase.time == event]
+    others = [purchase for purchase in purchases if purchase.time != event]
+    for count in range(1, len(tied)):
+        yield TIE, window, others + tied[:count]
+        yield TIE, window, others + tied[-count:]
+    yield WINDOW_EDGE, window, others
+    if window is not None:
+        inside = [purchase for purchase in purchases if event - purchase.time != window]
+        yield WINDOW_EDGE, window, inside
+        yield WINDOW_EDGE, window, [purchase for purchase in inside if purchase.time != event]
+        yield WINDOW_EDGE, window + MICROSECOND, purchases
+
+
+def _with_window(aggregation: Aggregation, window: timedelta | None) -> Aggregation:
+    return Aggregation(column=aggregation.column, function=aggregation.function, time_window=window)
