@@ -14,3 +14,21 @@ Data flows one way, and each folder is one station of it:
 `registry_store` keeps its registry. `edge` is where the outside begins: the command line, files, configuration, Redis
 servers, and what is not public of Feast.
 """
+
+from importlib import import_module
+from typing import Any
+
+__all__ = ["AggregatedFeatureView", "TransactionSource", "check_definitions"]
+
+_HOMES = {
+    "AggregatedFeatureView": "parity.definition.declare",
+    "TransactionSource": "parity.definition.declare",
+    "check_definitions": "parity.definition.checks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is asked for: the workers of a cluster import this package without Feast."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

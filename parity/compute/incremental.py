@@ -22,22 +22,21 @@ run heals. Two runs that overlap there do no lasting harm, though readers may se
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.feather as feather
-from feast.aggregation import Aggregation
 
 from parity.compute.days import MANIFEST, TOTALS, Damaged, Partitions, Staged, split_by_day, transaction_files
-from parity.compute.tail import aggregate_from, counts_to_continue, reach
-from parity.compute.windows import fingerprint
+from parity.compute.tail import aggregate_from, counts_to_continue
 from parity.definition.instants import FIRST_INSTANT, MICROSECONDS_PER_DAY, day_of
+from parity.definition.table import Definition
 from parity.edge.errors import UserError
 from parity.edge.files import Location, location, on_disk
-from parity.transactions.read import TIMESTAMP, read_part
+from parity.transactions.read import read_part
 
 
 @dataclass(frozen=True)
@@ -62,30 +61,26 @@ class Manifest:
     totals_sha256: str | None = None
 
 
-def update(
-    source: Location, output: Location, aggregations: Sequence[Aggregation], schema: pa.Schema
-) -> list[Staged] | None:
-    """Bring the offline table of ``schema`` at ``output`` in step with the transactions at ``source``, a folder.
+def update(source: Location, output: Location, definition: Definition) -> list[Staged] | None:
+    """Bring the offline table of ``definition`` at ``output`` in step with the transactions at ``source``, a folder.
 
-    ``schema`` begins with the key and the event timestamp. Returns what was written, or None if nothing had changed.
+    Returns what was written, or None if nothing had changed.
     Raises `UserError` as reading the transactions does; then nothing was touched.
     """
     table = Partitions(output)
     with table.alone():
         try:
-            return _update(source, table, aggregations, schema)
+            return _update(source, table, definition)
         except Damaged:  # behind the back of the stamps, so none of the days is to be trusted
             table.forget(MANIFEST)
-            return _update(source, table, aggregations, schema)
+            return _update(source, table, definition)
 
 
-def _update(
-    source: Location, table: Partitions, aggregations: Sequence[Aggregation], schema: pa.Schema
-) -> list[Staged] | None:
-    key, event = schema.names[:2]
+def _update(source: Location, table: Partitions, definition: Definition) -> list[Staged] | None:
+    [key], event, schema = definition.keys.names, definition.event, definition.schema
     noted = table.noted(MANIFEST)
     written = table.stamps()
-    old = _manifest(noted, written, _definition(aggregations, schema))
+    old = _manifest(noted, written, definition.fingerprint)
     files = transaction_files(source)
     stamps = {file.removeprefix(str(source)).lstrip("/"): stamp for file, stamp in files.items()}
     path = dict(zip(stamps, files, strict=True))
@@ -96,10 +91,10 @@ def _update(
 
     def read(name: str) -> pa.Table:
         with on_disk(location(path[name])) as file:
-            return read_part(file, key, {a.column for a in aggregations})
+            return read_part(file, definition)
 
     parts = {name: read(name) for name in sorted(changed)}
-    days = {name: np.unique(_days(parts[name])).tolist() if name in parts else old.days[name] for name in stamps}
+    days = {name: _days(parts[name], definition) if name in parts else old.days[name] for name in stamps}
     if not any(days.values()):
         raise UserError(f"{source}: there are no rows, so there is nothing to compute.")
     touched = [day for name in changed | gone for day in [*old.days.get(name, []), *days.get(name, [])]]
@@ -110,13 +105,13 @@ def _update(
         table.note(MANIFEST, _to_json(new))
         return []
 
-    since = _first_day_needed(start, aggregations)
+    since = _first_day_needed(start, definition)
     parts |= {name: read(name) for name in stamps if name not in parts and max(days[name], default=since - 1) >= since}
     rows = pa.concat_tables(parts.values()).combine_chunks() if parts else read(next(iter(stamps))).slice(0, 0)
-    rows = rows.filter(pa.array(_days(rows) >= since))
-    earlier = _totals(table, old, sorted(written), since, key, counts_to_continue(aggregations))
-    history = aggregate_from(start * MICROSECONDS_PER_DAY, rows, earlier, key, TIMESTAMP, aggregations)
-    history = history.rename_columns({TIMESTAMP: event}).select(schema.names).cast(schema)
+    instants = rows[definition.reading.timestamp].cast(pa.int64())
+    rows = rows.filter(pc.greater_equal(instants, since * MICROSECONDS_PER_DAY))
+    earlier = _totals(table, old, sorted(written), since, key, counts_to_continue(definition))
+    history = aggregate_from(start * MICROSECONDS_PER_DAY, rows, earlier, definition)
 
     staged, totals = _stage(table, history, event, schema), _to_bytes(earlier)
     in_doubt = _to_json(replace(old, in_doubt_from=start, run=table.run))
@@ -141,9 +136,9 @@ def _require_unchanged(table: Partitions, noted: bytes | None) -> None:
 _ANOTHER_RUN = "{}: another run has written to this folder meanwhile. Run again when it has ended."
 
 
-def _first_day_needed(start: int, aggregations: Sequence[Aggregation]) -> int:
+def _first_day_needed(start: int, definition: Definition) -> int:
     """The first day of the purchases that the features from day ``start`` on are made of, but for counts."""
-    span = reach(aggregations)
+    span = definition.reach
     first = FIRST_DAY if span is None else (start * MICROSECONDS_PER_DAY - span) // MICROSECONDS_PER_DAY
     return max(first, FIRST_DAY)
 
@@ -216,13 +211,8 @@ def _checksum(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _definition(aggregations: Sequence[Aggregation], schema: pa.Schema) -> str:
-    """The fingerprint of the definition that the days were computed with."""
-    return hashlib.sha256(repr((fingerprint(aggregations), str(schema))).encode()).hexdigest()
-
-
-def _days(rows: pa.Table) -> np.ndarray:
-    return day_of(rows[TIMESTAMP].cast(pa.int64()).to_numpy())
+def _days(rows: pa.Table, definition: Definition) -> list[int]:
+    return np.unique(day_of(rows[definition.reading.timestamp].cast(pa.int64()).to_numpy())).tolist()
 
 
 def _to_bytes(rows: pa.Table) -> bytes:

@@ -13,8 +13,7 @@ memory.
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
 
@@ -26,60 +25,48 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from parity.compute.days import MANIFEST, Partitions, Staged, split_by_day, transaction_files
 from parity.compute.tail import aggregate_sorted
-from parity.definition.instants import UTC_MICROSECONDS, day_of
+from parity.definition.instants import day_of
+from parity.definition.table import Definition
 from parity.edge.errors import UserError
 from parity.edge.files import Location, location, on_disk
-from parity.transactions.read import TIMESTAMP, read_part
+from parity.transactions.read import read_part
 
 DAY = "event_date"
 READERS_PER_CORE = 4
 
 
-class Rule(NamedTuple):
-    """What `aggregate` asks of a Feast `Aggregation`, for workers that have no Feast."""
-
-    name: str
-    function: str
-    column: str
-    time_window: timedelta | None
-
-
 class Job(NamedTuple):
     """What every worker has to know."""
 
-    key: str
-    rules: list[Rule]
-    schema: pa.Schema
+    definition: Definition
     output: Location
     run: str
 
     @property
-    def event(self) -> str:
-        return self.schema.names[1]
-
-    @property
     def transactions(self) -> pa.Schema:
-        columns = sorted({rule.column for rule in self.rules})
-        return pa.schema([(self.key, pa.int64()), (TIMESTAMP, pa.int64()), *((name, pa.float64()) for name in columns)])
+        """What is computed on, with instants as whole microseconds."""
+        return _with_whole_numbers(self.definition.transactions, self.definition.reading.timestamp)
 
     @property
     def features(self) -> pa.Schema:
         """The offline table's schema with instants as whole microseconds, and the day."""
-        at = self.schema.get_field_index(self.event)
-        return self.schema.set(at, pa.field(self.event, pa.int64())).append(pa.field(DAY, pa.int64()))
+        return _with_whole_numbers(self.definition.schema, self.definition.event).append(pa.field(DAY, pa.int64()))
 
 
-def compute(source: Location, output: Location, aggregations: Sequence, schema: pa.Schema) -> list[Staged]:
-    """Compute the offline table of ``schema`` from the transactions at ``source`` into daily partitions at ``output``.
+def _with_whole_numbers(schema: pa.Schema, instant: str) -> pa.Schema:
+    return schema.set(schema.get_field_index(instant), pa.field(instant, pa.int64())).remove_metadata()
 
-    ``source`` is a file or a folder of them. ``schema`` begins with the key and the event timestamp. Returns what each
-    day got. An earlier table is replaced if all went well, and left whole if not.
+
+def compute(source: Location, output: Location, definition: Definition) -> list[Staged]:
+    """Compute the table of ``definition`` from the transactions at ``source`` into daily partitions at ``output``.
+
+    ``source`` is a file or a folder of them. Returns what each day got. An
+    earlier table is replaced if all went well, and left whole if not.
 
     Raises `UserError` for transactions that the laptop refuses, with its message.
     """
-    rules = [Rule(a.name, a.function, a.column, a.time_window) for a in aggregations]
     table = Partitions(output)
-    job = Job(schema.names[0], rules, schema, output, table.run)
+    job = Job(definition, output, table.run)
     files = list(transaction_files(source))
     try:
         with table.alone():
@@ -123,11 +110,11 @@ def _run(session: SparkSession, files: list[str], job: Job) -> list[Staged]:
     staged = (
         session.createDataFrame(listed, "file string")
         .mapInArrow(_on(job, _read), from_arrow_schema(job.transactions))
-        .repartition(job.key)
-        .sortWithinPartitions(job.key, TIMESTAMP)
+        .repartition(*job.definition.keys.names)
+        .sortWithinPartitions(*job.definition.keys.names, job.definition.reading.timestamp)
         .mapInArrow(_on(job, _aggregate), from_arrow_schema(job.features))
         .repartition(DAY)
-        .sortWithinPartitions(DAY, job.key, job.event)
+        .sortWithinPartitions(DAY, *job.definition.keys.names, job.definition.event)
         .mapInArrow(_on(job, _write), "day long, file string, rows long")
         .collect()
     )
@@ -148,25 +135,22 @@ def _read(job: Job, listed: Iterator[pa.Table]) -> Iterator[pa.Table]:
     for file in chain.from_iterable(table["file"].to_pylist() for table in listed):
         try:
             with on_disk(location(file)) as path:
-                yield read_part(path, job.key, job.transactions.names[2:]).cast(job.transactions)
+                yield read_part(path, job.definition).cast(job.transactions)
         except UserError as error:
             raise UserError(" ".join(str(error).split())) from None  # one line, for the driver to find
 
 
 def _aggregate(job: Job, sorted_rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    at = job.transactions.get_field_index(TIMESTAMP)
-    typed = job.transactions.set(at, pa.field(TIMESTAMP, UTC_MICROSECONDS))
-    rows = (table.cast(typed) for table in sorted_rows)
-    for history in aggregate_sorted(rows, job.key, TIMESTAMP, job.rules):
-        days = pa.array(day_of(history[TIMESTAMP].cast(pa.int64()).to_numpy()))
-        named = history.rename_columns({TIMESTAMP: job.event}).append_column(DAY, days)
-        yield named.select(job.features.names).cast(job.features)
+    rows = (table.cast(job.definition.transactions) for table in sorted_rows)
+    for history in aggregate_sorted(rows, job.definition):
+        days = pa.array(day_of(history[job.definition.event].cast(pa.int64()).to_numpy()))
+        yield history.append_column(DAY, days).select(job.features.names).cast(job.features)
 
 
 def _write(job: Job, sorted_rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    table = Partitions(job.output, job.run)
+    table, schema = Partitions(job.output, job.run), job.definition.schema
     for day, rows in _by_day(sorted_rows):
-        staged = table.stage((part.drop_columns([DAY]).cast(job.schema) for part in rows), day, job.schema)
+        staged = table.stage((part.drop_columns([DAY]).cast(schema) for part in rows), day, schema)
         yield pa.table({name: [value] for name, value in staged._asdict().items()})
 
 

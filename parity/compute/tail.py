@@ -6,50 +6,39 @@ many there were. A sum or a mean without a window needs every row: float64 does 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from parity.compute.windows import aggregate
-from parity.definition.instants import MICROSECOND
-
-if TYPE_CHECKING:
-    from feast.aggregation import Aggregation
+from parity.definition.table import Definition
 
 ROWS_AT_ONCE = 1 << 20
 
 
-def reach(aggregations: Sequence[Aggregation]) -> int | None:
-    """How many microseconds before an instant the rows begin that it needs; None if it needs all of them."""
-    if any(not a.time_window and a.function != "count" for a in aggregations):
-        return None
-    return max((a.time_window // MICROSECOND for a in aggregations if a.time_window), default=0)
-
-
-def counts_to_continue(aggregations: Sequence[Aggregation]) -> list[str]:
+def counts_to_continue(definition: Definition) -> list[str]:
     """The names of the counts without a window."""
-    return [a.name for a in aggregations if not a.time_window and a.function == "count"]
+    return [rule.name for rule in definition.rules if rule.time_window is None and rule.function == "count"]
 
 
-def aggregate_from(
-    start: int, rows: pa.Table, earlier: pa.Table, key: str, timestamp: str, aggregations: Sequence[Aggregation]
-) -> pa.Table:
+def aggregate_from(start: int, rows: pa.Table, earlier: pa.Table, definition: Definition) -> pa.Table:
     """Give what `aggregate` gives at the instants from ``start`` (microseconds) on.
 
-    ``rows`` are those from `reach` before ``start`` on, or from further back; ``earlier`` has, for each key that has
-    rows before them, the key and its `counts_to_continue` so far.
+    ``rows`` are those from `Definition.reach` before ``start`` on, or from further back; ``earlier`` has, for each key
+    that has rows before them, the key and its `counts_to_continue` so far.
     """
-    history = aggregate(rows, key, timestamp, aggregations)
+    [key], timestamp = definition.keys.names, definition.event
+    history = aggregate(rows, definition)
     history = history.filter(pa.array(history[timestamp].cast(pa.int64()).to_numpy() >= start))
     earlier = earlier.sort_by(key)
     known, keys = earlier[key].to_numpy(), history[key].to_numpy()
     place = np.searchsorted(known, keys)
     there = np.append(known, 0)[place] == keys
     there[place == len(known)] = False
-    for name in counts_to_continue(aggregations):
+    for name in counts_to_continue(definition):
         before = np.where(there, np.append(earlier[name].to_numpy(), 0)[place], 0)
         at = history.column_names.index(name)
         history = history.set_column(at, name, pa.array(history[name].to_numpy() + before))
@@ -58,9 +47,7 @@ def aggregate_from(
 
 def aggregate_sorted(
     parts: Iterable[pa.Table],
-    key: str,
-    timestamp: str,
-    aggregations: Sequence[Aggregation],
+    definition: Definition,
     at_once: int = ROWS_AT_ONCE,
 ) -> Iterator[pa.Table]:
     """Give what `aggregate` gives of all ``parts`` together, a part at a time.
@@ -68,7 +55,8 @@ def aggregate_sorted(
     The rows of ``parts``, of any sizes, are sorted by (key, timestamp). Holds about ``at_once`` rows, and those of one
     key within the longest window: a key may have any number of rows.
     """
-    span, counts = reach(aggregations), counts_to_continue(aggregations)
+    [key], timestamp, event = definition.keys.names, definition.reading.timestamp, definition.event
+    span, counts = definition.reach, counts_to_continue(definition)
     held: list[pa.Table] = []
     enough, open_key = at_once, _OpenKey(None, 0, 0)
     for part in chain(parts, [None]):
@@ -76,7 +64,7 @@ def aggregate_sorted(
         if not held or (part is not None and sum(table.num_rows for table in held) < enough):
             continue
         rows = pa.concat_tables(held).combine_chunks()
-        history = _without_given(aggregate(rows, key, timestamp, aggregations), timestamp, counts, open_key)
+        history = _without_given(aggregate(rows, definition), event, counts, open_key)
         if part is None:
             yield history
             return

@@ -13,55 +13,36 @@ never -0.0.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from parity.definition.instants import MICROSECOND
+from parity.definition.table import Definition, Rule
 from parity.edge.errors import UserError
 
-if TYPE_CHECKING:
-    from feast.aggregation import Aggregation
-
-FUNCTIONS = {"mean": pa.float64(), "sum": pa.float64(), "count": pa.int64()}
 ROWS_AT_A_TIME = 1 << 17
 """So many rows are worked on at a time by a core, and stay in its cache."""
 
 
-def fingerprint(aggregations: Sequence[Aggregation]) -> str:
-    """SHA-256 of what the aggregations compute, in any order."""
-    computed = sorted(
-        (a.name, a.function, a.column, a.time_window and a.time_window // MICROSECOND) for a in aggregations
-    )
-    return hashlib.sha256(repr(computed).encode()).hexdigest()
+def aggregate(rows: pa.Table, definition: Definition) -> pa.Table:
+    """Compute the features of ``definition`` at every instant at which a key has a row.
 
-
-def aggregate(rows: pa.Table, key: str, timestamp: str, aggregations: Sequence[Aggregation]) -> pa.Table:
-    """Compute ``aggregations`` at every instant at which a key has a row.
-
-    ``rows``, in any order, has no nulls: ``key`` int64, ``timestamp`` in whole microseconds (UTC), and the columns
-    that the aggregations name, float64 and finite. The result has one row per distinct (key, timestamp), sorted by
-    both: these two columns, then one per aggregation, under its name.
+    ``rows``, in any order, has the schema `Definition.transactions`, without nulls, and finite numbers. The result has
+    one row per distinct (key, instant), sorted by both, and the schema `Definition.schema`.
 
     Raises `UserError` for a result that float64 does not hold.
     """
+    [key], timestamp, aggregations = definition.keys.names, definition.reading.timestamp, definition.rules
     keys, times = rows[key].to_numpy(), rows[timestamp].cast(pa.int64()).to_numpy()
     summed = {a.column for a in aggregations if a.function != "count"}
     amounts = {column: rows[column].to_numpy() for column in summed}
-    schema = pa.schema(
-        [
-            pa.field(key, pa.int64()),
-            pa.field(timestamp, rows.schema.field(timestamp).type),
-            *(pa.field(a.name, FUNCTIONS[a.function]) for a in aggregations),
-        ]
-    )
+    schema = definition.schema
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of Python's lock, so the cores share the work
         batches = []
         for some in _packs(keys, times):
@@ -74,7 +55,7 @@ def _aggregate(
     keys: np.ndarray,
     times: np.ndarray,
     amounts: dict[str, np.ndarray],
-    aggregations: Sequence[Aggregation],
+    aggregations: Sequence[Rule],
     schema: pa.Schema,
     pool: ThreadPoolExecutor,
 ) -> Iterator[pa.RecordBatch]:

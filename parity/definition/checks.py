@@ -1,16 +1,15 @@
 """The definitions of feature_repo/features.py: found by their kind, and checked once, before anything runs.
 
-Whatever the variables are called, Feast finds views, entities and services among them, and so does this. A feature is
-a `Field` of the view and the `Aggregation` of its name, so the two need not be declared in one order.
-
-This is the one place that refuses a declaration: what can't be computed, stored or proven, and what would be ignored.
+Whatever the variables are called, Feast finds views, entities and services among them, and so does this. What one
+declaration can be refused for by itself is refused where it is made (`parity.definition.declare`); here, what can't be
+computed, stored or proven of all of them together, and what would be ignored.
 """
 
 import importlib.util
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from importlib.machinery import ModuleSpec
 from itertools import chain
@@ -19,72 +18,104 @@ from types import ModuleType
 from typing import Any
 from zipimport import zipimporter
 
-import click
-import pyarrow as pa
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
-from feast.aggregation import Aggregation
+from feast import Entity, FeatureService, FeatureView, FileSource
 from feast.base_feature_view import BaseFeatureView
 from feast.data_format import ParquetFormat
-from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME
-from feast.types import Int64, from_feast_to_pyarrow_type
+from feast.feature_view import DUMMY_ENTITY_ID
 
-from parity.compute.windows import FUNCTIONS
+from parity.definition.declare import AggregatedFeatureView, DefinitionError
+from parity.definition.table import Definition
 from parity.edge.command import shown
-from parity.edge.errors import UserError, printable
-from parity.transactions.read import TIMESTAMP
+from parity.edge.errors import UserError
+from parity.edge.files import Location, location
 
 DAY = "event_date"
-TAKEN = {TIMESTAMP, "event_timestamp", DAY}
-"""Names of columns that are there anyway: of transactions, of what training asks for, of days in a folder."""
+TAKEN = {"event_timestamp", DAY}
+"""Names of columns that are there anyway: of what training asks for, of days in a folder."""
 LONGEST_TTL = date.max - date.min
 """No two instants that can be told lie further apart."""
 
 
-class DefinitionError(click.ClickException, UserError):
-    """A `UserError` that Feast's own commands print in one line too, as they are made with click."""
-
-    exit_code = 2
-
-    def __init__(self, message: str):
-        super().__init__(printable(" ".join(message.split())))
-
-
 @dataclass(frozen=True)
 class FeatureTable:
-    """A table of features: whose they are, how each is computed, where they live, and who asks for them."""
+    """A table of features: what they are, where their transactions are, where they live, and who asks for them."""
 
-    entity: Entity
     view: FeatureView
+    definition: Definition
     service: FeatureService
-    aggregations: tuple[Aggregation, ...]
-    """How each feature is computed, in the order of the view's fields."""
-    others: tuple[str, ...]
-    """The names of the views beside it, of any kind, that nothing here looks at."""
+    """One that gives all features of the view, and those of other views if there is none that gives them alone."""
+    transactions: Location
+    """Where the view's transactions are declared to be."""
+
+    @property
+    def name(self) -> str:
+        return self.view.name
 
     @property
     def source(self) -> FileSource:
+        """Where the features are kept, for training."""
         return self.view.batch_source
 
     @property
-    def columns(self) -> list[str]:
-        """The columns of the transactions that features are made of, sorted."""
-        return sorted({aggregation.column for aggregation in self.aggregations})
+    def requested(self) -> FeatureService | list[str]:
+        """What Feast is asked for to get the features of this view and no others."""
+        if len(self.service.feature_view_projections) == 1:
+            return self.service
+        return [f"{self.view.name}:{feature.name}" for feature in self.view.features]
 
 
-def feature_table(repository: Path) -> FeatureTable:
+@dataclass(frozen=True)
+class Declared:
+    """What features.py declares."""
+
+    tables: tuple[FeatureTable, ...]
+    services: tuple[FeatureService, ...]
+    others: tuple[str, ...]
+    """The names of the views beside the tables, of any kind, that nothing here looks at."""
+
+    def __iter__(self) -> Iterator[FeatureTable]:
+        return iter(self.tables)
+
+    def of(self, views: Sequence[str] | None = None, service: str | None = None) -> "Declared":
+        """The tables of these ``views``, or of those of the ``service``; all of them by default.
+
+        Raises `UserError` for a name that is not declared.
+        """
+        wanted = list(views or [])
+        if service is not None:
+            found = [one for one in self.services if one.name == service]
+            if not found:
+                raise UserError(f"there is no FeatureService {service!r}; {_names(self.services)}.")
+            wanted += [projection.name for projection in found[0].feature_view_projections]
+        if not wanted:
+            return self
+        for name in wanted:
+            if name not in {table.name for table in self.tables}:
+                raise UserError(f"there is no AggregatedFeatureView {name!r}; {_names(self.tables)}.")
+        chosen = tuple(table for table in self.tables if table.name in wanted)
+        beside = [table.name for table in self.tables if table not in chosen]
+        return replace(self, tables=chosen, others=(*self.others, *beside))
+
+
+def _names(named: Sequence[Any]) -> str:
+    return f"there is {', '.join(one.name for one in named) or 'none'}"
+
+
+def declared(repository: Path) -> Declared:
     """Import features.py from the folder ``repository`` and take up what it declares; `UserError` for any fault."""
     return check_definitions(vars(_imported(repository.resolve() / "features.py")))
 
 
-def check_definitions(variables: Mapping[str, Any]) -> FeatureTable:
-    """Check the definitions among the ``variables`` of a module, and give the table that they make.
+def check_definitions(variables: Mapping[str, Any]) -> Declared:
+    """Check the definitions among the ``variables`` of a module, and give the tables that they make.
 
     Raises `DefinitionError` for the first fault.
     """
+    file = Path(variables["__file__"])
     try:
-        return _table(variables)
+        return _declared(variables, file.resolve().parent)
     except _Fault as fault:
-        raise DefinitionError(f"{shown(Path(variables['__file__']))}: {fault}") from None
+        raise DefinitionError(f"{shown(file)}: {fault}") from None
 
 
 class _Fault(Exception):
@@ -129,73 +160,57 @@ def _reason(error: Exception, file: Path) -> str:
     return f"{f', line {lines[-1]}' if lines else ''}: {kind}: {error}"
 
 
-def _table(variables: Mapping[str, Any]) -> FeatureTable:
-    declared = list({id(value): value for value in variables.values()}.values())
-    views = [value for value in declared if type(value) is FeatureView]
-    lists = [value for value in declared if isinstance(value, list | tuple) and value and _are_aggregations(value)]
+def _declared(variables: Mapping[str, Any], folder: Path) -> Declared:
+    objects = list({id(value): value for value in variables.values()}.values())
+    views = [value for value in objects if isinstance(value, AggregatedFeatureView)]
+    plain = [value for value in objects if type(value) is FeatureView]
+    others = [value.name for value in objects if isinstance(value, BaseFeatureView) and value not in [*views, *plain]]
+    for view in plain:
+        raise _Fault(
+            f"{view.name} is a FeatureView without aggregations. Declare it as an AggregatedFeatureView, with its "
+            "transactions and aggregations."
+        )
     if not views:
-        others = [
-            f"; {value.name} is a {type(value).__name__}" for value in declared if isinstance(value, BaseFeatureView)
-        ]
-        raise _Fault(f"it declares no FeatureView, which is what is supported{''.join(others)}.")
-    if not lists:
-        raise _Fault("it declares no features: list their Aggregations, as in AGGREGATIONS = [...].")
-    view, aggregations = _closest(views, lists)
-    entity = _entity(view, [value for value in declared if isinstance(value, Entity)])
-    for fault in chain(
-        _faults_of_aggregations(aggregations),
-        _faults_of_view(view),
-        _faults_of_features(view, aggregations),
-        _faults_of_key(view, entity),
-        _faults_of_source(view),
-        _faults_of_names(view, entity, aggregations),
-    ):
+        beside = f"; {', '.join(others)} is of another kind" if others else ""
+        raise _Fault(f"it declares no AggregatedFeatureView, which is what is computed and proven{beside}.")
+    entities = [value for value in objects if isinstance(value, Entity)]
+    services = [value for value in objects if isinstance(value, FeatureService)]
+    for fault in chain(_faults_of_all(views), *(_faults_of_one(view, entities) for view in views)):
         raise _Fault(fault)
-    service = _service(view, [value for value in declared if isinstance(value, FeatureService)])
-    by_name = {aggregation.name: aggregation for aggregation in aggregations}
-    in_order = tuple(by_name[feature.name] for feature in view.features)
-    others = [value.name for value in declared if isinstance(value, BaseFeatureView) and value is not view]
-    return FeatureTable(entity, view, service, in_order, tuple(others))
+    tables = tuple(
+        FeatureTable(view, view.definition, _service(view, services), _placed(view.transactions.path, folder))
+        for view in views
+    )
+    return Declared(tables, tuple(services), tuple(others))
 
 
-def _are_aggregations(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, Aggregation) for value in values)
+def _placed(path: str, folder: Path) -> Location:
+    """A path as Feast reads it: from the folder of features.py."""
+    place = location(path)
+    return folder / place if isinstance(place, Path) else place
 
 
-def _closest(views: list[FeatureView], lists: list[Sequence[Aggregation]]) -> tuple[FeatureView, Sequence[Aggregation]]:
-    """Find the view and the aggregations that belong together: which name the same features, or come closest."""
-
-    def distance(pair: tuple[FeatureView, Sequence[Aggregation]]) -> int:
-        view, aggregations = pair
-        return len({feature.name for feature in view.features} ^ {aggregation.name for aggregation in aggregations})
-
-    pairs = sorted(((view, some) for view in views for some in lists), key=distance)
-    first, *more = [pair for pair in pairs if distance(pair) == 0] or pairs[:1]
-    for view, aggregations in more:
-        if view is not first[0]:
-            raise _Fault(f"both {first[0].name} and {view.name} have Aggregations; one such FeatureView is supported.")
-        if list(aggregations) != list(first[1]):
-            raise _Fault(f"it has two lists of Aggregations for {view.name}. Keep one.")
-    return first
+def _faults_of_all(views: Sequence[AggregatedFeatureView]) -> Iterator[str]:
+    names = [view.name for view in views]
+    places = [view.batch_source.path for view in views]
+    for view in views:
+        if names.count(view.name) > 1:
+            yield f"{names.count(view.name)} views are called {view.name!r}. Give each a name of its own."
+        if places.count(view.batch_source.path) > 1:
+            yield f"{view.name}: another view has its source at {view.batch_source.path} too. Give each its own."
+        transactions = [other.transactions.path for other in views]
+        if view.batch_source.path in transactions:
+            yield f"{view.name}: its source is a file of transactions, which would be overwritten. Name another."
 
 
-def _faults_of_aggregations(aggregations: Sequence[Aggregation]) -> Iterator[str]:
-    names = [aggregation.name for aggregation in aggregations]
-    for a in aggregations:
-        if not a.name:
-            yield f"the Aggregation {a.function!r} of {a.column!r} has no name. Give it that of its Field."
-        if names.count(a.name) > 1:
-            yield f"{names.count(a.name)} Aggregations are called {a.name!r}. Give each a name of its own."
-        if not isinstance(a.function, str) or a.function not in FUNCTIONS:
-            yield f"{a.name}: the function {a.function!r} is not one of {', '.join(FUNCTIONS)}."
-        if not isinstance(a.column, str) or not a.column:
-            yield f"{a.name}: its Aggregation names no column of the transactions."
-        if not isinstance(a.time_window, timedelta | None):
-            yield f"{a.name}: its time_window is {a.time_window!r}. Write it as a timedelta, such as timedelta(days=3)."
-        elif a.time_window is not None and a.time_window <= timedelta(0):
-            yield f"{a.name}: its time_window is not longer than nothing. Leave it out for all earlier purchases."
-        if a.slide_interval != a.time_window:
-            yield f"{a.name}: slide_interval is not supported; a value is computed at each purchase. Leave it out."
+def _faults_of_one(view: AggregatedFeatureView, entities: Sequence[Entity]) -> Iterator[str]:
+    for name in view.entities:
+        found = [entity for entity in entities if entity.name == name]
+        if len(found) != 1:
+            yield f"{view.name}: {len(found)} variables are an Entity {name!r}, and one has to be."
+    yield from _faults_of_view(view)
+    yield from _faults_of_source(view)
+    yield from _faults_of_names(view, entities)
 
 
 def _faults_of_view(view: FeatureView) -> Iterator[str]:
@@ -227,54 +242,9 @@ def _is_interval(time: timedelta) -> bool:
     return True
 
 
-def _entity(view: FeatureView, entities: list[Entity]) -> Entity:
-    if view.entities == [DUMMY_ENTITY_NAME]:
-        raise _Fault(f"{view.name}: it has no entity, whose features they are.")
-    if len(view.entities) > 1:
-        raise _Fault(f"{view.name}: it has several join keys, of {', '.join(view.entities)}; one is supported.")
-    [name] = view.entities
-    found = [entity for entity in entities if entity.name == name]
-    if len(found) != 1:
-        raise _Fault(f"{view.name}: {len(found)} variables are an Entity {name!r}, and one has to be.")
-    return found[0]
-
-
-def _faults_of_features(view: FeatureView, aggregations: Sequence[Aggregation]) -> Iterator[str]:
-    fields = [feature.name for feature in view.features]
-    by_name = {aggregation.name: aggregation for aggregation in aggregations}
-    for feature in view.features:
-        if fields.count(feature.name) > 1:
-            yield f"{view.name}: {fields.count(feature.name)} Fields are called {feature.name!r}. Keep one."
-        if feature.name not in by_name:
-            yield f"{view.name}: the Field {feature.name!r} has no Aggregation. Add one of that name, or remove it."
-    for name in by_name:
-        if name not in fields:
-            yield f"{view.name}: the Aggregation {name!r} has no Field. Add one of that name, or remove it."
-    for feature in view.features:
-        function = by_name[feature.name].function
-        if _arrow_type(feature) != FUNCTIONS[function]:
-            right = "Int64" if FUNCTIONS[function] == pa.int64() else "Float64"
-            yield f"{view.name}: {feature.name} is declared {feature.dtype}, and a {function} is {right}. Declare that."
-
-
-def _faults_of_key(view: FeatureView, entity: Entity) -> Iterator[str]:
-    if entity.value_type not in (ValueType.INT64, ValueType.UNKNOWN):
-        kind = getattr(entity.value_type, "name", entity.value_type)
-        yield f"the Entity {entity.name!r} has the value_type {kind}; keys of type INT64 are supported."
-    if not view.entity_columns:
-        yield f"{view.name}: its schema lacks the join key. Add Field(name={entity.join_key!r}, dtype=Int64)."
-    for column in view.entity_columns:
-        if column.dtype != Int64:
-            yield f"{view.name}: its join key {column.name} is declared {column.dtype}; Int64 is supported."
-
-
 def _faults_of_source(view: FeatureView) -> Iterator[str]:
     source = view.batch_source
-    if source is None:
-        yield f"{view.name}: it has no source. Name the FileSource in which its features are kept."
-    elif not isinstance(source, FileSource) or view.source_views:
-        yield f"{view.name}: its source is not a FileSource of Parquet files, which is what is supported."
-    elif not isinstance(source.file_format, ParquetFormat | None):
+    if not isinstance(source.file_format, ParquetFormat | None):
         yield f"{view.name}: its source is kept as {type(source.file_format).__name__}; ParquetFormat is supported."
     elif "://" not in source.path and not Path(source.path).is_absolute():
         yield f"{view.name}: the path of its source, {source.path}, depends on the folder one is in. Make it absolute."
@@ -283,68 +253,69 @@ def _faults_of_source(view: FeatureView) -> Iterator[str]:
     elif source.created_timestamp_column:
         yield f"{view.name}: a created_timestamp_column is not supported, as none is computed. Leave it out."
     elif source.field_mapping:
-        yield f"{view.name}: a field_mapping is not supported; columns are called as their Fields. Leave it out."
+        yield f"{view.name}: a field_mapping of its source is not supported; rename columns of its transactions."
 
 
-def _faults_of_names(view: FeatureView, entity: Entity, aggregations: Sequence[Aggregation]) -> Iterator[str]:
+def _faults_of_names(view: AggregatedFeatureView, entities: Sequence[Entity]) -> Iterator[str]:
     """Find columns that can't have their names, or would share them: DuckDB tells no capital from a small letter."""
-    for what in (view, entity):
+    for what in (view, *(entity for entity in entities if entity.name in view.entities)):
         kind = "FeatureView" if what is view else "Entity"
         if not what.name.isprintable() or not what.name or ":" in what.name or "@" in what.name:
             yield f"a {kind} can't be called {what.name!r}: Feast has to find it by that name. Rename it."
-    key, event = entity.join_key, view.batch_source.timestamp_field
-    features = [feature.name for feature in view.features]
-    for name in (key, event, *features):
+    keys, event = view.definition.keys.names, view.definition.event
+    features = [rule.name for rule in view.definition.rules]
+    for name in (*keys, event, *features):
         if not name.isprintable() or not name or ":" in name or name == DUMMY_ENTITY_ID:
             yield f"{view.name}: {name!r} can't be the name of a column: Feast and Parquet have to take it. Rename it."
     for what, names, others in (
-        ("the join key", [key], TAKEN | {event}),
+        ("a join key", keys, TAKEN | {event}),
         ("the event timestamp", [event], {DAY}),
-        ("a feature", features, TAKEN | {key, event}),
+        ("a feature", features, TAKEN | {*keys, event}),
     ):
         for name in names:
-            same = [other for other in others if other.lower() == name.lower()]
+            same = [other for other in sorted(others) if other.lower() == name.lower()]
             if same:
                 yield f"{view.name}: {what} is called {name}, and so is another column, {same[0]}. Rename one."
-    for name in features:
-        same = [other for other in features if other != name and other.lower() == name.lower()]
-        if same:
-            yield f"{view.name}: {name} and {same[0]} differ in capitals only. Rename one."
-    for a in aggregations:
-        if a.column in (key, TIMESTAMP):
-            yield f"{a.name}: it aggregates the column {a.column}, which is what purchases are found by. Name another."
+    for names in (keys, features):
+        for name in names:
+            same = [other for other in names if other != name and other.lower() == name.lower()]
+            if same:
+                yield f"{view.name}: {name} and {same[0]} differ in capitals only. Rename one."
+    timestamp = view.definition.reading.timestamp
+    if timestamp in keys:
+        yield f"{view.name}: the column {timestamp} is both a join key and the timestamp. Name another."
+    for rule in view.definition.rules:
+        if rule.column in (*keys, timestamp):
+            yield f"{rule.name}: it aggregates the column {rule.column}, which transactions are found by. Name another."
 
 
 def _service(view: FeatureView, services: list[FeatureService]) -> FeatureService:
-    """Find the service that asks for this view, for all of it and for nothing else."""
-    in_the_way = []
+    """Find the service that asks for all of this view, best for nothing else."""
+    in_the_way, whole = [], []
     for service in services:
         reason = _asks_otherwise(service, view) if service.name else "has no name"
-        if not reason:
-            return service
-        in_the_way.append(f"{service.name} {reason}")
-    reasons = "; ".join(in_the_way) or "there is none"
-    raise _Fault(f"a FeatureService has to ask for all of {view.name} and nothing else: {reasons}.")
+        if reason:
+            in_the_way.append(f"{service.name} {reason}")
+        else:
+            whole.append(service)
+    if not whole:
+        reasons = "; ".join(in_the_way) or "there is none"
+        raise _Fault(f"a FeatureService has to ask for all of {view.name}: {reasons}.")
+    return min(whole, key=lambda service: len(service.feature_view_projections))
 
 
 def _asks_otherwise(service: FeatureService, view: FeatureView) -> str | None:
-    """Say how ``service`` differs from one that asks for just this view; None if it does not."""
-    asked = service.feature_view_projections
-    beside = [projection.name for projection in asked if projection.name != view.name]
-    if beside:
-        return f"asks for {', '.join(beside)}"
-    if service._pending_feature_refs or len(asked) != 1:
-        return "does not name the view as an object, once"
+    """Say why ``service`` is not one that gives all of this view under its own names; None if it is."""
+    if service._pending_feature_refs:
+        return "does not name the view as an object"
+    asked = [projection for projection in service.feature_view_projections if projection.name == view.name]
+    if not asked:
+        return "does not ask for it"
+    if len(asked) > 1:
+        return "asks for it twice"
     [projection] = asked
     if projection.name_alias or projection.join_key_map:
         return "gives it or its join key another name"
     if {field.name for field in projection.features} != {field.name for field in view.features}:
         return "asks for a part of it"
     return None
-
-
-def _arrow_type(field: Field) -> pa.DataType | None:
-    try:
-        return from_feast_to_pyarrow_type(field.dtype)
-    except Exception:  # it is no type of Feast, or one that Arrow has nothing for
-        return None

@@ -14,13 +14,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureService, FeatureStore, FeatureView
-from feast.aggregation import Aggregation
 from feast.infra.offline_stores.ibis import IbisRetrievalJob
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
-from feast.types import from_feast_to_pyarrow_type
 
-from parity.compute.windows import aggregate, fingerprint
+from parity.definition.checks import FeatureTable
 from parity.definition.instants import UTC_MICROSECONDS
 from parity.edge.errors import UserError
 from parity.edge.files import Location, absolute, location, read_bytes, remove, replacing
@@ -30,54 +28,29 @@ ROW_DROPPED = "no row"
 """What training gets for a user whose row the offline store drops: less than a null."""
 
 
-COMPUTED_BY = b"parity.computed_by"
-"""The key, in the metadata of a Parquet file, of the fingerprint of the aggregations that it was computed by."""
-
-
-def history_schema(view: FeatureView, aggregations: Sequence[Aggregation] = ()) -> pa.Schema:
-    """The strict schema of a view's offline table: its join keys, its event timestamp, its features, and no nulls.
-
-    With ``aggregations``, its metadata says by which it is computed.
-    """
-    fields = [(column.name, from_feast_to_pyarrow_type(column.dtype)) for column in view.entity_columns]
-    fields.append((view.batch_source.timestamp_field, UTC_MICROSECONDS))
-    fields += [(feature.name, from_feast_to_pyarrow_type(feature.dtype)) for feature in view.features]
-    metadata = {COMPUTED_BY: fingerprint(aggregations)} if aggregations else None
-    return pa.schema([pa.field(name, type, nullable=False) for name, type in fields], metadata)
-
-
-def feature_history(
-    transactions: pa.Table, timestamp: str, aggregations: Sequence[Aggregation], view: FeatureView
-) -> pa.Table:
-    """Compute the offline table of ``view``: one row per user and instant of a purchase, sorted by both."""
-    [key] = view.join_keys
-    rows = aggregate(transactions, key, timestamp, aggregations)
-    return rows.rename_columns({timestamp: view.batch_source.timestamp_field}).cast(history_schema(view, aggregations))
-
-
-def note_origin(view: FeatureView, output: Location, transactions: Location, usual: Path) -> None:
-    """Note from which ``transactions``, other than the ``usual``, the offline table of ``view`` was computed.
+def note_origin(table: FeatureTable, output: Location, transactions: Location) -> None:
+    """Note from which ``transactions``, other than those declared, the offline table was computed.
 
     An ``output`` that is not that table is nobody's concern.
     """
-    if absolute(output) != location(view.batch_source.path):
+    if absolute(output) != location(table.source.path):
         return
-    if absolute(transactions) == absolute(usual):
-        remove(_note(view))
+    if absolute(transactions) == absolute(table.transactions):
+        remove(_note(table))
     else:
-        with replacing(_note(view)) as temporary:
+        with replacing(_note(table)) as temporary:
             temporary.write_bytes(os.fsencode(absolute(transactions)))
 
 
-def origin_of(view: FeatureView) -> Location | None:
-    """The transactions that the offline table of ``view`` was computed from; None for the usual ones."""
-    noted = read_bytes(_note(view))
-    return None if noted is None else location(os.fsdecode(noted))
+def origin_of(table: FeatureTable) -> Location:
+    """The transactions that the offline table was computed from."""
+    noted = read_bytes(_note(table))
+    return table.transactions if noted is None else location(os.fsdecode(noted))
 
 
-def _note(view: FeatureView) -> Location:
-    table = location(view.batch_source.path)
-    return table.with_suffix(".origin") if isinstance(table, Path) else f"{table.removesuffix('.parquet')}.origin"
+def _note(table: FeatureTable) -> Location:
+    place = location(table.source.path)
+    return place.with_suffix(".origin") if isinstance(place, Path) else f"{place.removesuffix('.parquet')}.origin"
 
 
 def latest_events(

@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 import resource
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import NoReturn
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from tqdm.utils import CallbackIOWrapper
 
 from parity.definition.instants import EPOCH, FIRST_INSTANT, LAST_INSTANT, MICROSECOND, UTC_MICROSECONDS
+from parity.definition.table import Definition
 from parity.edge.errors import UserError
 from parity.edge.files import is_parquet, progress
 from parity.transactions.refusals import (
@@ -62,29 +63,23 @@ SCHEMA = pa.schema(
 """One row per purchase: who, what, when, and for how much."""
 
 
-def read_transactions(path: Path, key: str, amounts: Iterable[str]) -> pa.Table:
-    """Read the key, the timestamp and the amounts of a transaction file, CSV or Parquet by suffix.
+def read_transactions(path: Path, definition: Definition) -> pa.Table:
+    """Read what ``definition`` is computed of from a transaction file, CSV or Parquet by suffix.
 
-    The result has the columns ``key`` int64, `TIMESTAMP` in UTC, and each of ``amounts`` float64, without nulls.
+    The result has the schema `Definition.transactions`, without nulls.
     CSV timestamps are ISO 8601, with any offset or with none (UTC), mixed or not. Other columns are ignored.
 
     Raises `UserError`, with the file, the row and the value, for what can't be read exactly as it stands.
     """
-    table = read_part(path, key, amounts)
+    table = read_part(path, definition)
     if table.num_rows == 0:
         raise UserError(f"{path}: it has a header but no rows, so there is nothing to compute.")
     return table
 
 
-def read_part(path: Path, key: str, amounts: Iterable[str]) -> pa.Table:
+def read_part(path: Path, definition: Definition) -> pa.Table:
     """Read one of several files of transactions as `read_transactions` does; it may have no rows."""
-    schema = pa.schema(
-        [
-            pa.field(key, pa.int64(), nullable=False),
-            SCHEMA.field(TIMESTAMP),
-            *(pa.field(amount, pa.float64(), nullable=False) for amount in sorted(amounts)),
-        ]
-    )
+    schema = definition.transactions
     if path.is_dir():
         raise UserError(f"{path}: this is a directory; name a CSV or Parquet file.")
     if not path.is_file():

@@ -1,0 +1,57 @@
+"""The whole history of a feature table, computed and put in its place: here, from what has changed, or on Spark."""
+
+from pathlib import PurePath
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from parity.compute.days import Staged
+from parity.compute.incremental import update
+from parity.compute.windows import aggregate
+from parity.definition.table import Definition
+from parity.edge.errors import UserError
+from parity.edge.files import Location, absolute, on_disk, write_table
+from parity.transactions.read import read_transactions
+
+
+def require_apart(source: Location, output: Location) -> None:
+    """Refuse an output that would overwrite the transactions, or be read with them."""
+    places = [PurePath(absolute(place)) for place in (source, output)]
+    if places[1] == places[0]:
+        raise UserError("--output is the same file as --input; name another.")
+    if places[1].is_relative_to(places[0]):
+        raise UserError("--output lies in the folder that is --input, and would be read with it; name another.")
+
+
+def compute_here(definition: Definition, source: Location, output: Location) -> str:
+    """Compute all of it on this machine, into one file; say in words what was written."""
+    with on_disk(source) as file:
+        transactions = read_transactions(file, definition)
+    history = aggregate(transactions, definition)
+    write_table(history, output)
+    return f"{history.num_rows:,} feature rows of {_distinct(history.select(definition.keys.names)):,} users"
+
+
+def _distinct(keys: pa.Table) -> int:
+    if keys.num_columns == 1:
+        return pc.count_distinct(keys[0]).as_py()
+    return keys.group_by(keys.column_names).aggregate([]).num_rows
+
+
+def update_here(definition: Definition, source: Location, output: Location) -> str:
+    """Compute what can have changed since the last time, into a folder with a file a day."""
+    days = update(source, output, definition)
+    return "nothing has changed" if days is None else _by_day(days)
+
+
+def compute_on_spark(definition: Definition, source: Location, output: Location) -> str:
+    """Compute all of it on Spark, into a folder with a file a day."""
+    try:
+        from parity.compute.spark import compute  # an extra, and slow to import
+    except ModuleNotFoundError:
+        raise UserError("PySpark is not installed. Run: pip install -r requirements-spark.txt") from None
+    return _by_day(compute(source, output, definition))
+
+
+def _by_day(days: list[Staged]) -> str:
+    return f"{sum(day.rows for day in days):,} feature rows of {len(days):,} days"

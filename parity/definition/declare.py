@@ -1,0 +1,290 @@
+"""What features.py declares features with: Feast's own classes, with what a feature is made of.
+
+    orders = TransactionSource(name="orders", path="orders.csv", timestamp_field="order_ts")
+
+    customer_orders = AggregatedFeatureView(
+        name="customer_orders",
+        entities=[customer],
+        ttl=timedelta(days=30),
+        transactions=orders,
+        aggregations=[
+            Aggregation(name="spent_7d", function="sum", column="total", time_window=timedelta(days=7)),
+        ],
+        where="status = 'paid'",
+        source=FileSource(path="../data/customer_orders.parquet", timestamp_field="event_timestamp"),
+    )
+
+Both are what Feast takes them for, a `FileSource` and a `FeatureView`. What a feature's type is follows from its
+aggregation, so the view's schema is made here.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import pyarrow as pa
+from feast import Entity, FeatureView, Field, FileSource, ValueType
+from feast.aggregation import Aggregation
+from feast.types import Bool, FeastType, Float64, Int32, Int64, String, from_feast_to_pyarrow_type, from_value_type
+
+from parity.definition.conditions import Condition, parse_condition
+from parity.definition.functions import COLUMN_TYPES, FUNCTIONS
+from parity.definition.keys import KEY_TYPES, key_schema
+from parity.definition.reading import Reading
+from parity.definition.table import Definition, Rule
+from parity.edge.command import shown
+from parity.edge.errors import UserError, printable
+
+FEAST_TYPES = {pa.int32(): Int32, pa.int64(): Int64, pa.float64(): Float64, pa.string(): String, pa.bool_(): Bool}
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+class DefinitionError(click.ClickException, UserError):
+    """A `UserError` that Feast's own commands print in one line too, as they are made with click."""
+
+    exit_code = 2
+
+    def __init__(self, message: str):
+        super().__init__(printable(" ".join(message.split())))
+
+
+def refuse(fault: str) -> DefinitionError:
+    """An error about a declaration, with the place where the code that is being imported makes it."""
+    frame = sys._getframe(1)
+    while frame and (PACKAGE in Path(frame.f_code.co_filename).parents or frame.f_code.co_filename.startswith("<")):
+        frame = frame.f_back
+    place = f"{shown(Path(frame.f_code.co_filename))}, line {frame.f_lineno}: " if frame else ""
+    return DefinitionError(f"{place}{fault}")
+
+
+class TransactionSource(FileSource):
+    """A file of transactions, or a folder of them, with all that the files do not say themselves.
+
+    ``path`` is one as of a `FileSource`, relative to the folder of features.py; CSV, JSON lines or Parquet, by its
+    suffix. ``schema`` has the types of columns, `Float64` where nothing is said, and their units in ``tags``, as in
+    ``Field(name="total", dtype=Float64, tags={"unit": "$"})``. ``field_mapping`` renames columns of the file.
+
+    The other arguments are those of `parity.definition.reading.Reading`. Raises `DefinitionError`.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        name: str = "",
+        timestamp_field: str = "timestamp",
+        schema: Sequence[Field] = (),
+        field_mapping: Mapping[str, str] | None = None,
+        description: str = "",
+        tags: Mapping[str, str] | None = None,
+        owner: str = "",
+        **reading: Any,
+    ):
+        known = {field.name for field in fields(Reading)} - {"name", "timestamp", "renamed"}
+        for option in reading.keys() - known:
+            raise refuse(f"{name or path}: a TransactionSource has no option {option!r}: {', '.join(sorted(known))}.")
+        super().__init__(
+            path=str(path),
+            name=name,
+            timestamp_field=timestamp_field,
+            field_mapping=dict(field_mapping or {}),
+            description=description,
+            tags=dict(tags or {}),
+            owner=owner,
+        )
+        self.schema = tuple(schema)
+        self.reading = reading_of(self, **reading)
+        for fault in _faults_of_source(self):
+            raise refuse(f"{self.name}: {fault}")
+
+    def __hash__(self) -> int:
+        return super().__hash__()
+
+
+def reading_of(source: FileSource, **options: Any) -> Reading:
+    """The format of ``source``, which may be any `FileSource`: then its defaults."""
+    if isinstance(source, TransactionSource) and hasattr(source, "reading"):
+        return source.reading
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    renamed = tuple(sorted((source.field_mapping or {}).items()))
+    return Reading(source.name, source.timestamp_field or "timestamp", renamed=renamed, **options)
+
+
+def _faults_of_source(source: TransactionSource) -> Iterator[str]:
+    for column in source.schema:
+        if not isinstance(column, Field):
+            yield f"its schema has {column!r}, which is no Field."
+        elif column_type(column.dtype) is None:
+            names = ", ".join(str(type) for type in FEAST_TYPES.values())
+            yield f"the column {column.name} is declared {column.dtype}; a column of transactions is one of {names}."
+    yield from source.reading.faults()
+
+
+def column_type(dtype: Any) -> pa.DataType | None:
+    """The Arrow type of a column of transactions; None if it can't have this type."""
+    return next((arrow for arrow, feast in FEAST_TYPES.items() if feast == dtype), None)
+
+
+class AggregatedFeatureView(FeatureView):
+    """A `FeatureView` whose features are aggregations of ``transactions``.
+
+    For each key and each instant T at which it has a transaction, an aggregation looks at those of its transactions in
+    [T - time_window, T], both ends included; without a ``time_window``, at all up to T. Transactions that do not meet
+    ``where``, as in ``amount > 0 AND status = 'paid'``, are not looked at: see `parity.definition.conditions`.
+
+    ``source`` is where the features are kept for training. A ``schema`` is not needed: it may describe features, with
+    the types that follow. Other arguments are those of Feast. Raises `DefinitionError`.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        entities: Sequence[Entity],
+        transactions: FileSource,
+        aggregations: Sequence[Aggregation],
+        source: FileSource,
+        where: str | None = None,
+        schema: Sequence[Field] = (),
+        ttl: timedelta | None = timedelta(0),
+        **options: Any,
+    ):
+        self.transactions = transactions
+        self.aggregations = tuple(aggregations)
+        for fault in _faults_of_parts(entities, transactions, aggregations, source):
+            raise refuse(f"{name}: {fault}")
+        types = {column.name: column_type(column.dtype) for column in getattr(transactions, "schema", ())}
+        keys = {entity.join_key: KEY_TYPES[_key_type(entity)] for entity in entities}
+        condition = _condition(name, where, types | keys)
+        looked_at = dict(condition.columns) if condition else {}
+        for fault in _faults_of_aggregations(aggregations, types | looked_at):
+            raise refuse(f"{name}: {fault}")
+        rules = tuple(
+            Rule(a.name, a.function, a.column, a.time_window, (types | looked_at).get(a.column, pa.float64()))
+            for a in aggregations
+        )
+        event = source.timestamp_field or "event_timestamp"
+        self.definition = Definition(name, key_schema(keys), event, rules, reading_of(transactions), condition)
+        for fault in _faults_of_schema(schema, self.definition):
+            raise refuse(f"{name}: {fault}")
+        described = {field.name: field for field in schema}
+        units = {column.name: column.tags.get("unit") for column in getattr(transactions, "schema", ())}
+        super().__init__(
+            name=name,
+            entities=list(entities),
+            ttl=ttl,
+            source=source,
+            schema=[
+                *(described.get(e.join_key) or Field(name=e.join_key, dtype=_key_dtype(e)) for e in entities),
+                *(described.get(rule.name) or _field(rule, units.get(rule.column)) for rule in rules),
+            ],
+            **options,
+        )
+
+    def __hash__(self) -> int:
+        return super().__hash__()
+
+
+def _key_type(entity: Entity) -> str:
+    return "INT64" if entity.value_type == ValueType.UNKNOWN else entity.value_type.name
+
+
+def _key_dtype(entity: Entity) -> FeastType:
+    return from_value_type(ValueType[_key_type(entity)])
+
+
+def _field(rule: Rule, unit: str | None) -> Field:
+    """The field of a feature: its type and its unit follow from those of the column."""
+    tags = {"unit": unit} if unit and rule.function not in ("count", "count_distinct", "var") else {}
+    window = f" in the {str(rule.time_window).removesuffix(', 0:00:00')}" if rule.time_window is not None else ""
+    description = f"{rule.function} of {rule.column}{window} up to and including event_timestamp"
+    return Field(name=rule.name, dtype=FEAST_TYPES[rule.type], description=description, tags=tags)
+
+
+def _faults_of_parts(entities: Any, transactions: Any, aggregations: Any, source: Any) -> Iterator[str]:
+    if not isinstance(entities, list | tuple) or not entities:
+        yield "it has no entity, whose features they are."
+    for entity in entities:
+        if not isinstance(entity, Entity):
+            yield f"{entity!r} among its entities is no Entity."
+        elif _key_type(entity) not in KEY_TYPES:
+            supported = ", ".join(KEY_TYPES)
+            yield f"the Entity {entity.name!r} has the value_type {_key_type(entity)}; a key is one of {supported}."
+    keys = [entity.join_key for entity in entities]
+    if len(set(keys)) < len(keys):
+        yield f"two of its entities share a join key: {', '.join(keys)}. Give each its own."
+    if not isinstance(transactions, FileSource):
+        yield "its transactions are no TransactionSource, nor another FileSource."
+    if not isinstance(source, FileSource):
+        yield "its source is not a FileSource of Parquet files, which is what is supported."
+    if not isinstance(aggregations, list | tuple) or not aggregations:
+        yield "it has no aggregations. List what its features are: aggregations=[Aggregation(...), ...]."
+    for aggregation in aggregations:
+        if not isinstance(aggregation, Aggregation):
+            yield f"{aggregation!r} among its aggregations is no Aggregation."
+
+
+def _condition(name: str, where: str | None, types: Mapping[str, pa.DataType]) -> Condition | None:
+    if where is None:
+        return None
+    try:
+        return parse_condition(where, types)
+    except (ValueError, TypeError) as error:
+        raise refuse(f"{name}: {error}.") from None
+
+
+def _faults_of_aggregations(aggregations: Sequence[Aggregation], types: Mapping[str, pa.DataType]) -> Iterator[str]:
+    names = [aggregation.name for aggregation in aggregations]
+    for a in aggregations:
+        if not a.name:
+            yield f"the Aggregation {a.function!r} of {a.column!r} has no name. Give it that of its feature."
+        if names.count(a.name) > 1:
+            yield f"{names.count(a.name)} Aggregations are called {a.name!r}. Give each a name of its own."
+        if not isinstance(a.function, str) or a.function not in FUNCTIONS:
+            yield f"{a.name}: the function {a.function!r} is not one of {', '.join(FUNCTIONS)}."
+        if not isinstance(a.column, str) or not a.column:
+            yield f"{a.name}: its Aggregation names no column of the transactions."
+        if not isinstance(a.time_window, timedelta | None):
+            yield f"{a.name}: its time_window is {a.time_window!r}. Write it as a timedelta, such as timedelta(days=3)."
+        elif a.time_window is not None and a.time_window <= timedelta(0):
+            yield f"{a.name}: its time_window is not longer than nothing. Leave it out for all earlier purchases."
+        if a.slide_interval != a.time_window:
+            yield f"{a.name}: slide_interval is not supported; a value is computed at each purchase. Leave it out."
+        if a.function == "count_distinct" and a.column not in types:
+            yield (
+                f"{a.name}: distinct values are counted of a column of a declared type. Add "
+                f"Field(name={a.column!r}, dtype=String), or Int64, to the schema of the transactions."
+            )
+        type, function = types.get(a.column, pa.float64()), FUNCTIONS[a.function]
+        if type not in function.takes:
+            takes = ", ".join(str(FEAST_TYPES[type]) for type in COLUMN_TYPES if type in function.takes)
+            yield f"{a.name}: {a.column} is declared {FEAST_TYPES.get(type, type)}, and {a.function} takes {takes}."
+
+
+def _faults_of_schema(schema: Sequence[Field], definition: Definition) -> Iterator[str]:
+    """Find fields that say otherwise than what follows from the aggregations."""
+    types = {field.name: field.type for field in [*definition.keys, *definition.schema]}
+    names = [field.name for field in schema]
+    for field in schema:
+        if names.count(field.name) > 1:
+            yield f"{names.count(field.name)} Fields are called {field.name!r}. Keep one."
+        if field.name not in types or field.name == definition.event:
+            yield f"the Field {field.name!r} has no Aggregation. Add one of that name, or remove it."
+        elif _arrow_type(field) != types[field.name]:
+            rule = next((rule for rule in definition.rules if rule.name == field.name), None)
+            what = f"{rule.function} of {rule.column}" if rule else "join key"
+            right = FEAST_TYPES.get(types[field.name], types[field.name])
+            yield f"{field.name} is declared {field.dtype}, and a {what} is {right}. Declare that, or leave it out."
+
+
+def _arrow_type(field: Field) -> pa.DataType | None:
+    if (type := column_type(field.dtype)) is not None:
+        return type
+    try:
+        return from_feast_to_pyarrow_type(field.dtype)
+    except Exception:  # it is no type of Feast, or one that Arrow has nothing for
+        return None

@@ -1,0 +1,107 @@
+"""What a table of features is, without Feast: what workers take with them, and what the fingerprint is of."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import cached_property
+
+import pyarrow as pa
+
+from parity.definition.conditions import Condition
+from parity.definition.functions import FUNCTIONS
+from parity.definition.instants import MICROSECOND, UTC_MICROSECONDS
+from parity.definition.reading import Reading
+
+COMPUTED_BY = b"parity.computed_by"
+"""The key, in the metadata of a Parquet file, of the fingerprint of the definition that it was computed by."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a feature is computed: what Feast's `Aggregation` says, and the types that follow."""
+
+    name: str
+    function: str
+    column: str
+    time_window: timedelta | None
+    column_type: pa.DataType = field(default=pa.float64())
+
+    @property
+    def type(self) -> pa.DataType:
+        return FUNCTIONS[self.function].gives(self.column_type)
+
+    @property
+    def nullable(self) -> bool:
+        return FUNCTIONS[self.function].nullable
+
+    @property
+    def window(self) -> int | None:
+        """In microseconds."""
+        return None if self.time_window is None else self.time_window // MICROSECOND
+
+    @property
+    def continues(self) -> bool:
+        """Whether, without a window, later results follow from earlier ones and the rows between."""
+        return self.time_window is None and FUNCTIONS[self.function].continues(self.column_type)
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a feature view's table is computed of, and how."""
+
+    name: str
+    """That of the feature view."""
+    keys: pa.Schema
+    """The join keys, none of them null, in the order of the view's entities."""
+    event: str
+    """What the offline table calls the instant of a row."""
+    rules: tuple[Rule, ...]
+    """One a feature, in the order of the view's fields."""
+    reading: Reading = field(default_factory=Reading)
+    condition: Condition | None = None
+
+    @cached_property
+    def columns(self) -> dict[str, pa.DataType]:
+        """The columns of the transactions that features are made of, sorted by name: those of the rules."""
+        return dict(sorted({rule.column: rule.column_type for rule in self.rules}.items()))
+
+    @cached_property
+    def transactions(self) -> pa.Schema:
+        """What is computed on: keys, `Reading.timestamp`, and the columns. Nothing of it is null."""
+        columns = [pa.field(name, type, nullable=False) for name, type in self.columns.items()]
+        return pa.schema([*self.keys, pa.field(self.reading.timestamp, UTC_MICROSECONDS, nullable=False), *columns])
+
+    @cached_property
+    def raw(self) -> pa.Schema:
+        """What has to be read of a file: the same, and the columns of the condition. Any but the instant may be null
+        in a row that the condition leaves out."""
+        types: Mapping[str, pa.DataType] = dict(self.condition.columns) if self.condition else {}
+        more = [pa.field(name, type) for name, type in types.items() if name not in self.transactions.names]
+        return pa.schema([*self.transactions, *more])
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The strict schema of the offline table: keys, event timestamp, features; its metadata has the fingerprint."""
+        features = [pa.field(rule.name, rule.type, nullable=rule.nullable) for rule in self.rules]
+        fields = [*self.keys, pa.field(self.event, UTC_MICROSECONDS, nullable=False), *features]
+        return pa.schema(fields, {COMPUTED_BY: self.fingerprint})
+
+    @property
+    def reach(self) -> int | None:
+        """How many microseconds before an instant the rows begin that it needs; None if it needs all of them."""
+        if any(rule.window is None and not rule.continues for rule in self.rules):
+            return None
+        return max((rule.window for rule in self.rules if rule.window is not None), default=0)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides what is computed, wherever the files are and in whatever order features come."""
+        rules = sorted(
+            (rule.name, rule.function, rule.column, str(rule.column_type), rule.window, str(rule.type))
+            for rule in self.rules
+        )
+        keys = [(key.name, str(key.type)) for key in self.keys]
+        condition = self.condition and self.condition.tree
+        computed = (keys, self.event, rules, replace(self.reading, name=""), condition)
+        return hashlib.sha256(repr(computed).encode()).hexdigest()
