@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import parity.edge.quick_feast  # noqa: F401
-from parity.definition.checks import feature_table
+from parity.definition.checks import declared
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, file_named, instant, run, whole_number
 from parity.edge.files import location
@@ -32,28 +32,27 @@ from parity.report import terminal as report
 from parity.report.certificate import certificate, watched, write_certificate
 from parity.report.page import Gallery, write_page
 from parity.repository import opened
-from parity.transactions.read import TIMESTAMP
 
 REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
-TRANSACTIONS = Path(__file__).parent / "user_transactions.csv"
 
 
 def main() -> int:
     args = arguments()
     now = utc_now()
     at = args.at or now
-    table = feature_table(REPOSITORY)
-    service, view, aggregations = table.service, table.view, table.aggregations
-    transactions = args.input or origin_of(view) or TRANSACTIONS
+    found = declared(REPOSITORY)
+    [table] = found
+    view, aggregations = table.view, table.definition.rules
+    transactions = args.input or origin_of(table)
     data = [transactions, location(view.batch_source.path)]
     with (
-        opened(REPOSITORY, service, view, aggregations) as live,
-        surveyed(live, service, view, table.others) as unseen,
+        opened(REPOSITORY, [table]) as live,
+        surveyed(live, table, found.others) as unseen,
         watched(data, hashed=bool(args.certificate or args.report)) as files,
-        raw_transactions(transactions, table.entity.join_key, TIMESTAMP, table.columns) as raw,
-        store_at(live, service, view, args.at, now) as store,
+        raw_transactions(transactions, table.definition) as raw,
+        store_at(live, table, args.at, now) as store,
     ):
-        subject = Subject(store, service, view, aggregations, unseen)
+        subject = Subject(store, table, unseen)
         users = known_users(subject, raw, at)
         shown = users.choose(args.user if args.explain is None else args.explain)
         purchases = raw.of(shown)
@@ -73,13 +72,13 @@ def main() -> int:
         require_values(found)
         print(report.every_user(found, sample))
         if args.repair and found.differences:
-            repair(store, view, found.users_skewed, at, now)
+            repair(store, table, found.users_skewed, at, now)
             gallery = Gallery(len(ids))
             found = compare(subject, raw, transactions, users, ids, at, gallery.look)
             print("Repaired, and compared again:")
             files.require_unchanged()
             print(report.every_user(found, sample))
-        milliseconds = online_latency(store, service, view, shown)
+        milliseconds = online_latency(store, table, shown)
         print(report.latency(milliseconds))
 
         if args.certificate or args.report:

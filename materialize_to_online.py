@@ -14,7 +14,7 @@ if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends the
 from pathlib import Path
 
 import parity.edge.quick_feast  # noqa: F401
-from parity.definition.checks import feature_table
+from parity.definition.checks import declared
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, instant, run
 from parity.materialization import materialize
@@ -31,9 +31,9 @@ def main() -> None:
     parser.add_argument("--retract", action="store_true", help="remove even more than half of the rows in Redis")
     args = parser.parse_args()
 
-    table = feature_table(REPOSITORY)
-    with opened(REPOSITORY, table.service, table.view, table.aggregations) as store:
-        users, retracted = materialize(store, table.view, args.start, args.end, now, args.retract)
+    [table] = declared(REPOSITORY)
+    with opened(REPOSITORY, [table]) as store:
+        users, retracted = materialize(store, table, args.start, args.end, now, args.retract)
     print(f"{users:,} users in Redis, materialized up to {args.end.isoformat()}")
     if retracted:
         print(f"{retracted:,} rows removed that the features no longer have")

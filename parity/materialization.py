@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore, FeatureView
 
+from parity.definition.checks import FeatureTable
 from parity.edge.errors import UserError
-from parity.offline.side import EVER, history_schema, latest_events
+from parity.offline.side import EVER, latest_events
 from parity.online.side import Stored, online_store_of, replace, retract, stored_events
 from parity.online.store import Leftovers
 
@@ -33,7 +34,7 @@ class Materialized(NamedTuple):
 
 def materialize(
     store: FeatureStore,
-    view: FeatureView,
+    table: FeatureTable,
     start: datetime | None,
     end: datetime,
     now: datetime,
@@ -48,16 +49,17 @@ def materialize(
     Raises `UserError`, before anything is written, for an interval that is empty, holds no rows, or ends after ``now``;
     and, unless ``any_share`` is set, where more than `LARGEST_SHARE` of the rows online would be taken out.
     """
+    view = table.view
     if end > now:
         raise UserError(f"the end {end.isoformat()} lies in the future; features are not known yet.")
     if start and start > end:
         raise UserError(f"the start {start.isoformat()} lies after the end {end.isoformat()}.")
-    latest = latest_events(store, view, start or EVER, end)
+    latest = latest_events(store, table, start or EVER, end)
     if not latest.num_rows:
         since = f" from {start.isoformat()}" if start else ""
         raise UserError(f"{view.name} has no rows{since} up to {end.isoformat()}, so there is nothing to materialize.")
     if not start and not any_share:
-        _require_few_retracted(store, view, latest, end, now)
+        _require_few_retracted(store, table, latest, end, now)
 
     with redirect_stdout(io.StringIO()):  # Feast reports progress there
         store.materialize(start or EVER, end, [view.name])
@@ -65,7 +67,7 @@ def materialize(
     leftovers, retracted = Leftovers(), 0
     stored = stored_events(store, view, leftovers)
     if not start:
-        retracted = _bring_in_step(store, view, latest, stored, end, now)
+        retracted = _bring_in_step(store, table, latest, stored, end, now)
         if retracted:
             stored = stored_events(store, view)
         _delete_unknown_fields(store, leftovers.fuller)
@@ -76,8 +78,9 @@ def materialize(
 
 
 def _require_few_retracted(
-    store: FeatureStore, view: FeatureView, latest: pa.Table, end: datetime, now: datetime
+    store: FeatureStore, table: FeatureTable, latest: pa.Table, end: datetime, now: datetime
 ) -> None:
+    view = table.view
     stored = stored_events(store, view, at_most=SAMPLED)
     retracted = np.count_nonzero(_outdated(view, latest, stored, end, now).gone)
     if len(stored.ids) >= SAMPLED and retracted > LARGEST_SHARE / 2 * len(stored.ids):
@@ -93,13 +96,13 @@ def _require_few_retracted(
         )
 
 
-def repair(store: FeatureStore, view: FeatureView, ids: Iterable[int], at: datetime, now: datetime) -> None:
+def repair(store: FeatureStore, table: FeatureTable, ids: Iterable[int], at: datetime, now: datetime) -> None:
     """Bring the rows of the users ``ids``, and of no others, in step with the history up to ``at``. Aware instants."""
-    wanted = np.array(sorted(ids), np.int64)
-    latest, stored = latest_events(store, view, EVER, at), stored_events(store, view)
+    view, wanted = table.view, np.array(sorted(ids), np.int64)
+    latest, stored = latest_events(store, table, EVER, at), stored_events(store, view)
     latest = latest.filter(pc.is_in(latest[view.join_keys[0]], pa.array(wanted)))
-    _bring_in_step(store, view, latest, stored[np.isin(stored.ids, wanted)], at, now)
-    rows = _latest_rows(store, view, wanted, at)
+    _bring_in_step(store, table, latest, stored[np.isin(stored.ids, wanted)], at, now)
+    rows = _latest_rows(store, table, wanted, at)
     if rows.num_rows:
         store.write_to_online_store(view.name, rows.to_pandas())
 
@@ -123,20 +126,22 @@ def _outdated(view: FeatureView, latest: pa.Table, stored: Stored, end: datetime
 
 
 def _bring_in_step(
-    store: FeatureStore, view: FeatureView, latest: pa.Table, stored: Stored, end: datetime, now: datetime
+    store: FeatureStore, table: FeatureTable, latest: pa.Table, stored: Stored, end: datetime, now: datetime
 ) -> int:
     """Retract what is outdated, or put the user's ``latest`` row in its place. Return how many rows were outdated."""
+    view = table.view
     gone, known = _outdated(view, latest, stored, end, now)
     if gone.any():
         retract(store, view, stored[gone & ~known])
-        replace(store, view, stored[gone & known], _latest_rows(store, view, stored.ids[gone & known], end))
+        replace(store, view, stored[gone & known], _latest_rows(store, table, stored.ids[gone & known], end))
     return np.count_nonzero(gone)
 
 
-def _latest_rows(store: FeatureStore, view: FeatureView, ids: np.ndarray, end: datetime) -> pa.Table:
+def _latest_rows(store: FeatureStore, table: FeatureTable, ids: np.ndarray, end: datetime) -> pa.Table:
+    view = table.view
     if not len(ids):
-        return history_schema(view).empty_table()
-    latest = latest_events(store, view, EVER, end, [feature.name for feature in view.features])
+        return table.definition.schema.empty_table()
+    latest = latest_events(store, table, EVER, end, [feature.name for feature in view.features])
     return latest.filter(pc.is_in(latest[view.join_keys[0]], pa.array(ids, pa.int64())))
 
 

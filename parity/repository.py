@@ -1,7 +1,7 @@
 """The Feast repository: opened with every reason to fail checked first, each told with the command that mends it."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,17 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
 from feast import FeatureService, FeatureStore, FeatureView
-from feast.aggregation import Aggregation
 from feast.errors import FeastError, FeastObjectNotFoundException
 from feast.repo_config import FeastConfigError
 from google.protobuf.message import DecodeError
 from pyarrow.fs import FileSystem
 
+from parity.definition.checks import FeatureTable
+from parity.definition.table import COMPUTED_BY
 from parity.edge.configuration import addresses, configuration_file, read_configuration, without_secrets
 from parity.edge.errors import UserError, bucket_trouble
 from parity.edge.files import Location, location, parquet_files
 from parity.edge.redis_server import startable
-from parity.offline.side import COMPUTED_BY, history_schema
 from parity.online.side import online_store_of
 
 APPLY = "Run: cd feature_repo && feast apply"
@@ -29,19 +29,18 @@ MATERIALIZE = "Run: python materialize_to_online.py"
 
 
 @contextmanager
-def opened(
-    path: Path, service: FeatureService, view: FeatureView, aggregations: Sequence[Aggregation]
-) -> Iterator[FeatureStore]:
+def opened(path: Path, tables: Iterable[FeatureTable]) -> Iterator[FeatureStore]:
     """Open the repository at ``path``, ready to be read: definitions applied, features computed, Redis answering.
 
-    ``service``, ``view`` and ``aggregations`` are the definitions as declared; the registry must hold the same, and the
-    features must have been computed by them. What Feast or Redis raise inside the block becomes a `UserError` too.
+    ``tables`` are the definitions as declared; the registry must hold the same, and the features must have been
+    computed by them. What Feast or Redis raise inside the block becomes a `UserError` too.
     """
     store = _open(path)
     try:
-        with _told(store, path, view):
-            _require_applied(store, service, view)
-            _require_computed(view, aggregations)
+        with _told(store, path):
+            for table in tables:
+                _require_applied(store, table.service, table.view)
+                _require_computed(table)
             _connect(store)
             yield store
     except UserError as error:
@@ -49,7 +48,7 @@ def opened(
 
 
 @contextmanager
-def _told(store: FeatureStore, path: Path, view: FeatureView) -> Iterator[None]:
+def _told(store: FeatureStore, path: Path) -> Iterator[None]:
     """Make a `UserError` of what Feast, DuckDB or Redis raise."""
     file = configuration_file(path).name
     try:
@@ -64,7 +63,7 @@ def _told(store: FeatureStore, path: Path, view: FeatureView) -> Iterator[None]:
         reason = f"{_redis(store)} does not answer: {str(error).rstrip('.')}."
         raise UserError(f"{reason} {_hint(store)}") from None
     except duckdb.Error as error:
-        raise UserError(f"{view.batch_source.path}: it can't be read: {error!s:.300}. {COMPUTE}") from None
+        raise UserError(f"the features can't be read: {error!s:.300}. {COMPUTE}") from None
     except DecodeError:
         raise UserError(f"the registry of {path} is damaged. Delete data/registry.db. {APPLY}") from None
     except FeastError as error:
@@ -114,8 +113,8 @@ def _contract(view: FeatureView) -> tuple:
     return fields, view.ttl or None, view.online, view.batch_source.path, view.batch_source.timestamp_field
 
 
-def _require_computed(view: FeatureView, aggregations: Sequence[Aggregation]) -> None:
-    place, expected = location(view.batch_source.path), history_schema(view, aggregations)
+def _require_computed(table: FeatureTable) -> None:
+    place, expected = location(table.source.path), table.definition.schema
     try:
         filesystem, files = parquet_files(place)
     except UserError as error:
@@ -132,7 +131,7 @@ def _require_strict(name: Location, filesystem: FileSystem, path: str, expected:
             for field in expected:
                 if found.names.count(field.name) != 1 or found.field(field.name).type != field.type:
                     raise UserError(f"{name}: it has no column {field.name} of type {field.type}. {COMPUTE}")
-                if _has_nulls(file, found.names.index(field.name)):
+                if not field.nullable and _has_nulls(file, found.names.index(field.name)):
                     raise UserError(f"{name}: the column {field.name} has nulls. {COMPUTE}")
             by = (found.metadata or {}).get(COMPUTED_BY)
             if by and by != expected.metadata[COMPUTED_BY]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast import FeatureService, FeatureStore, FeatureView
+from feast import FeatureStore
 from feast.infra.offline_stores.ibis import IbisRetrievalJob
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
@@ -54,46 +54,45 @@ def _note(table: FeatureTable) -> Location:
 
 
 def latest_events(
-    store: FeatureStore, view: FeatureView, start: datetime, end: datetime, features: Sequence[str] = ()
+    store: FeatureStore, table: FeatureTable, start: datetime, end: datetime, features: Sequence[str] = ()
 ) -> pa.Table:
     """Ask the offline store for each key's latest event in [start, end]: join key, event timestamp, and ``features``.
 
     ``start`` and ``end`` are aware. One row per key, sorted by key.
     """
-    source = view.batch_source
+    source, keys = table.source, table.definition.keys.names
     job = get_offline_store_from_config(store.config.offline_store).pull_latest_from_table_or_query(
         config=store.config,
         data_source=source,
-        join_key_columns=view.join_keys,
+        join_key_columns=keys,
         feature_name_columns=list(features),
         timestamp_field=source.timestamp_field,
         created_timestamp_column=source.created_timestamp_column,
         start_date=start,
         end_date=end,
     )
-    return job.to_arrow().select([*view.join_keys, source.timestamp_field, *features]).sort_by(view.join_keys[0])
+    latest = job.to_arrow().select([*keys, source.timestamp_field, *features])
+    return latest.sort_by([(key, "ascending") for key in keys])
 
 
-def tied_events(store: FeatureStore, view: FeatureView, until: datetime) -> pa.Table:
+def tied_events(store: FeatureStore, table: FeatureTable, until: datetime) -> pa.Table:
     """Find the events, up to ``until``, of which the offline store has several rows: join key and event timestamp."""
-    columns = [view.join_keys[0], view.batch_source.timestamp_field]
-    job = _every_row(store, view, [], EVER, until)
+    columns = [*table.definition.keys.names, table.source.timestamp_field]
+    job = _every_row(store, table, [], EVER, until)
     rows = job.table if isinstance(job, IbisRetrievalJob) else ibis.memtable(job.to_arrow())
     counted = rows.group_by(columns).agg(rows=ibis._.count())
     return counted.filter(counted.rows > 1).select(columns).to_pyarrow()
 
 
-def training_values(
-    store: FeatureStore, service: FeatureService, view: FeatureView, ids: np.ndarray, at: datetime
-) -> dict[str, list]:
+def training_values(store: FeatureStore, table: FeatureTable, ids: np.ndarray, at: datetime) -> dict[str, list]:
     """Ask Feast for the features of ``ids`` at the instant ``at``, as for training: point-in-time correct.
 
     ``ids`` is int64, distinct and ascending; the result has, per feature, one value per id, in their order. It is
     `ROW_DROPPED` where the offline store leaves out the row of an id.
     """
-    [key] = view.join_keys
+    view, [key] = table.view, table.definition.keys.names
     entities = pd.DataFrame({key: ids, "event_timestamp": pd.Timestamp(at)})
-    found = store.get_historical_features(entities, service).to_arrow().sort_by(key)  # Feast keeps no order
+    found = store.get_historical_features(entities, table.requested).to_arrow().sort_by(key)  # Feast keeps no order
     answered = found[key].to_numpy()
     if np.array_equal(answered, ids):
         return {feature.name: nan_as_null(found[feature.name].to_pylist()) for feature in view.features}
@@ -108,12 +107,12 @@ def training_values(
 
 
 def history_of(
-    store: FeatureStore, view: FeatureView, ids: Sequence[int], until: datetime
+    store: FeatureStore, table: FeatureTable, ids: Sequence[int], until: datetime
 ) -> dict[int, list[tuple[datetime, dict[str, Any]]]]:
     """Read every row of the users ``ids`` up to ``until`` from the offline store: per user, (event, features)."""
-    source, [key] = view.batch_source, view.join_keys
-    names = [feature.name for feature in view.features]
-    rows = _every_row(store, view, names, EVER, until).to_arrow()
+    source, [key] = table.source, table.definition.keys.names
+    names = [rule.name for rule in table.definition.rules]
+    rows = _every_row(store, table, names, EVER, until).to_arrow()
     rows = rows.filter(pc.is_in(rows[key], pa.array(ids, pa.int64())))
     events = rows[source.timestamp_field].cast(UTC_MICROSECONDS).to_pylist()
     columns = [nan_as_null(rows[name].to_pylist()) for name in names]
@@ -126,7 +125,7 @@ def history_of(
 @contextmanager
 def history_by_part(
     store: FeatureStore,
-    view: FeatureView,
+    table: FeatureTable,
     part_of: Callable[[np.ndarray], np.ndarray],
     parts: int,
     ids: np.ndarray | None,
@@ -138,9 +137,9 @@ def history_by_part(
     since 1970), and the features, sorted by the first two. The parts wait on disk, so memory does not grow with the
     table where the offline store reads it by and by, as those do that are made of DuckDB.
     """
-    source, [key] = view.batch_source, view.join_keys
-    names = [feature.name for feature in view.features]
-    job = _every_row(store, view, names, None, None)
+    source, [key] = table.source, table.definition.keys.names
+    names = [rule.name for rule in table.definition.rules]
+    job = _every_row(store, table, names, None, None)
     batches = job.table.to_pyarrow_batches() if isinstance(job, IbisRetrievalJob) else job.to_arrow().to_batches()
     with ExitStack() as stack:
         files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(parts)]
@@ -171,13 +170,13 @@ def history_by_part(
 
 
 def _every_row(
-    store: FeatureStore, view: FeatureView, features: list[str], start: datetime | None, end: datetime | None
+    store: FeatureStore, table: FeatureTable, features: list[str], start: datetime | None, end: datetime | None
 ) -> RetrievalJob:
-    source = view.batch_source
+    source = table.source
     return get_offline_store_from_config(store.config.offline_store).pull_all_from_table_or_query(
         config=store.config,
         data_source=source,
-        join_key_columns=view.join_keys,
+        join_key_columns=table.definition.keys.names,
         feature_name_columns=features,
         timestamp_field=source.timestamp_field,
         created_timestamp_column=source.created_timestamp_column,

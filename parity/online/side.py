@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from feast import FeatureService, FeatureStore, FeatureView, Field
+from feast import FeatureStore, FeatureView, Field
 from feast.errors import FeastError
 from feast.infra.key_encoding_utils import deserialize_entity_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import _convert_arrow_to_proto
 
+from parity.definition.checks import FeatureTable
 from parity.edge.errors import UserError
 from parity.offline.side import nan_as_null
 from parity.online.fast_read import key_prefix
@@ -52,10 +53,11 @@ def clock_of(store: FeatureStore, at: datetime) -> Iterator[None]:
         online.now = before
 
 
-def serving_values(store: FeatureStore, service: FeatureService, view: FeatureView, ids: np.ndarray) -> dict[str, list]:
+def serving_values(store: FeatureStore, table: FeatureTable, ids: np.ndarray) -> dict[str, list]:
     """Ask Feast for the features of ``ids`` (int64) as a model server does: per feature, one value per id."""
+    view = table.view
     with replies(view):
-        response = store.get_online_features(service, {view.join_keys[0]: ids.tolist()}).proto
+        response = store.get_online_features(table.requested, {view.join_keys[0]: ids.tolist()}).proto
     vectors = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
     return {feature.name: _python(feature, vectors[feature.name].values) for feature in view.features}
 
@@ -219,18 +221,18 @@ def _python(feature: Field, values: Iterable[Value]) -> list:
     return nan_as_null(found)
 
 
-def online_latency(store: FeatureStore, service: FeatureService, view: FeatureView, user: int) -> np.ndarray:
+def online_latency(store: FeatureStore, table: FeatureTable, user: int) -> np.ndarray:
     """Time online reads of one user, in milliseconds, after some that warm the path up.
 
     It ends after `LATENCY_SECONDS`, with as many reads as there were by then: at least one.
     """
-    rows = [{view.join_keys[0]: user}]
+    rows = [{table.view.join_keys[0]: user}]
     seconds: list[float] = []
     begin = time.perf_counter()
-    with replies(view):
+    with replies(table.view):
         while len(seconds) < WARM_UP_CALLS + LATENCY_CALLS:
             start = time.perf_counter()
-            store.get_online_features(service, rows)
+            store.get_online_features(table.requested, rows)
             end = time.perf_counter()
             seconds.append(end - start)
             if end - begin > LATENCY_SECONDS:

@@ -7,13 +7,14 @@ before age or the future hide it. Each cause is a claim about them; the first th
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
-from feast.aggregation import Aggregation
 
 from parity.definition.instants import MICROSECOND
+from parity.definition.table import Rule
 from parity.online.side import Coerced
 from parity.online.store import UNREADABLE
 from parity.proof.oracle import Purchase, evaluate
@@ -70,7 +71,7 @@ class Freshness(NamedTuple):
     materialized: datetime | None
 
 
-def online_cause(feature: str, aggregation: Aggregation, e: Evidence, at: datetime, fresh: Freshness) -> str:
+def online_cause(feature: str, aggregation: Rule, e: Evidence, at: datetime, fresh: Freshness) -> str:
     """Say why serving differs from training."""
     if e.stored_at is None or feature not in e.stored:
         return NEVER
@@ -110,7 +111,7 @@ def _was_moved(e: Evidence, fresh: Freshness) -> bool:
     return unchanged and any(e.stored == row for row in e.history.values())
 
 
-def offline_cause(feature: str, aggregation: Aggregation, e: Evidence, right: Any, fresh: Freshness) -> str:
+def offline_cause(feature: str, aggregation: Rule, e: Evidence, right: Any, fresh: Freshness) -> str:
     """Say why training differs from the raw transactions, which give ``right``."""
     events = {purchase.time for purchase in e.purchases}
     missing, surplus = events - e.history.keys(), e.history.keys() - events
@@ -168,7 +169,7 @@ def missing_cause(past: Past, event: datetime, fresh: Freshness) -> str:
     return TIME_ZONE if past.shifted or past.moved(event) else cause_of_missing(fresh)
 
 
-def wrong_cause(aggregation: Aggregation, past: Past, event: datetime, wrong: Any, right: Any, fresh: Freshness) -> str:
+def wrong_cause(aggregation: Rule, past: Past, event: datetime, wrong: Any, right: Any, fresh: Freshness) -> str:
     """Say why a row at ``event`` has another value than the purchases give."""
     if event in past.tied:
         return TIE
@@ -221,9 +222,7 @@ def _is_shift(history: dict[datetime, dict], events: set[datetime]) -> bool:
     return any({event + (raw - first) for event in history} <= events for raw in _zones_away(first, events))
 
 
-def _arithmetic(
-    wrong: Any, right: Any, aggregation: Aggregation, purchases: list[Purchase], event: datetime
-) -> str | None:
+def _arithmetic(wrong: Any, right: Any, aggregation: Rule, purchases: list[Purchase], event: datetime) -> str | None:
     """Name the mistake in computing or storing that turns ``right`` into ``wrong``, if one is known to."""
     if wrong is None:
         return None
@@ -250,7 +249,7 @@ def _is_coerced(wrong: Any, right: Any) -> bool:
 
 
 def _mistaken_windows(
-    aggregation: Aggregation, purchases: list[Purchase], event: datetime
+    aggregation: Rule, purchases: list[Purchase], event: datetime
 ) -> Iterator[tuple[str, timedelta | None, list[Purchase]]]:
     """Go through (cause, window, purchases) of windows as they are commonly got wrong at ``event``."""
     window = aggregation.time_window
@@ -267,5 +266,5 @@ def _mistaken_windows(
         yield WINDOW_EDGE, window + MICROSECOND, purchases
 
 
-def _with_window(aggregation: Aggregation, window: timedelta | None) -> Aggregation:
-    return Aggregation(column=aggregation.column, function=aggregation.function, time_window=window)
+def _with_window(aggregation: Rule, window: timedelta | None) -> Rule:
+    return replace(aggregation, time_window=window)

@@ -24,10 +24,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from feast import FeatureService, FeatureStore, FeatureView
-from feast.aggregation import Aggregation
+from feast import FeatureStore, FeatureView
 
+from parity.definition.checks import FeatureTable
 from parity.definition.instants import EPOCH, FIRST_INSTANT, LAST_INSTANT, MICROSECOND
+from parity.definition.table import Rule
 from parity.edge.errors import UserError
 from parity.edge.files import Location, location, modified, progress
 from parity.offline.side import (
@@ -159,33 +160,31 @@ class Comparison:
 
 
 class Subject(NamedTuple):
-    """What is proven: one feature view of a store, as a service asks for it, and how its features are declared; and
-    the feature views of the project that are not."""
+    """What is proven: one feature table of a store; and the feature views of the project that are not."""
 
     store: FeatureStore
-    service: FeatureService
-    view: FeatureView
-    aggregations: Sequence[Aggregation]
+    table: FeatureTable
     unseen: Sequence[str] = ()
+
+    @property
+    def view(self) -> FeatureView:
+        return self.table.view
+
+    @property
+    def aggregations(self) -> Sequence[Rule]:
+        return self.table.definition.rules
 
 
 @contextmanager
-def surveyed(
-    store: FeatureStore, service: FeatureService, view: FeatureView, declared: Sequence[str] = ()
-) -> Iterator[list[str]]:
-    """Yield the feature views of the project that a proof of ``view`` does not look at: those that were applied, and
+def surveyed(store: FeatureStore, table: FeatureTable, declared: Sequence[str] = ()) -> Iterator[list[str]]:
+    """Yield the feature views of the project that a proof of ``table`` does not look at: those that were applied, and
     those that are only ``declared``.
 
-    `UserError` if ``service``, as declared or as applied, gives anything else than the features of ``view``.
+    `UserError` if the service of ``table``, as declared or as applied, does not give all of its features.
     """
-    for asked in (service, store.get_feature_service(service.name)):
-        projections = asked.feature_view_projections
-        others = [projection.name for projection in projections if projection.name != view.name]
-        if others:
-            raise UserError(
-                f"the feature service {asked.name} gives {', '.join(others)} too, which would not be looked at: a "
-                f"proof covers {view.name} only. Move the others to another feature service, then run feast apply."
-            )
+    view = table.view
+    for asked in (table.service, store.get_feature_service(table.service.name)):
+        projections = [projection for projection in asked.feature_view_projections if projection.name == view.name]
         given = {feature.name for projection in projections for feature in projection.features}
         left_out = [feature.name for feature in view.features if feature.name not in given]
         if left_out:
@@ -259,7 +258,7 @@ class Users:
 def known_users(subject: Subject, raw: RawTransactions, at: datetime) -> Users:
     """Find the users that each side knows; `UserError` if there are none offline, or none online."""
     store, view = subject.store, subject.view
-    latest = latest_events(store, view, EVER, at)
+    latest = latest_events(store, subject.table, EVER, at)
     offline, events = (latest[name].to_numpy() for name in latest.column_names)
     if not len(offline):
         raise UserError(f"{view.batch_source.path} has no rows up to {at.isoformat()}. {COMPUTE}")
@@ -269,7 +268,7 @@ def known_users(subject: Subject, raw: RawTransactions, at: datetime) -> Users:
         raise UserError(f"Redis holds nothing of {view.name}{but}. {MATERIALIZE}")
     _, here, there = np.intersect1d(offline, stored.ids, assume_unique=True, return_indices=True)
     odd = offline[here][events[here].astype("datetime64[us]") != stored.events[there]].tolist()
-    tied = tied_events(store, view, at)[view.join_keys[0]].to_pylist()
+    tied = tied_events(store, subject.table, at)[view.join_keys[0]].to_pylist()
     strange = ~np.isin(stored.ids, offline)
     old = strange & _are_expired(stored.events, at, view.ttl)
     odd += stored.ids[strange & ~old].tolist()
@@ -314,7 +313,7 @@ def compare(
     everyone = len(ids) == len(users.all)
     in_history: list[Difference] = []
     with (
-        history_by_part(subject.store, view, raw.part_of, len(raw), None if everyone else ids) as rows_of,
+        history_by_part(subject.store, subject.table, raw.part_of, len(raw), None if everyone else ids) as rows_of,
         progress("compare", len(ids), "user") as bar,
     ):
         for part in range(len(raw)):
@@ -359,17 +358,17 @@ def three_sides(
     subject: Subject, purchases: dict[int, list[Purchase]], ids: np.ndarray, at: datetime
 ) -> dict[str, Values]:
     """Ask the three sides for every feature of ``ids`` (int64, distinct, ascending) at ``at``."""
-    store, service, view, aggregations, _ = subject
-    training = training_values(store, service, view, ids, at)
+    store, table, view = subject.store, subject.table, subject.view
+    training = training_values(store, table, ids, at)
     with clock_of(store, at):
-        serving = serving_values(store, service, view, ids)
+        serving = serving_values(store, table, ids)
     return {
         a.name: Values(
             training[a.name],
             serving[a.name],
             [expected(a, purchases.get(user, []), at, view.ttl, user) for user in ids.tolist()],
         )
-        for a in aggregations
+        for a in subject.aggregations
     }
 
 
@@ -613,7 +612,7 @@ def _gather(
     subject: Subject, purchases: dict[int, list[Purchase]], users: Iterable[int], at: datetime
 ) -> dict[int, Evidence]:
     ids = sorted(users)
-    history = history_of(subject.store, subject.view, ids, at)
+    history = history_of(subject.store, subject.table, ids, at)
     stored = stored_rows(subject.store, subject.view, ids)
     evidence = {}
     for user, (stored_at, values) in zip(ids, stored, strict=True):

@@ -21,8 +21,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from feast.aggregation import Aggregation
 
+from parity.definition.table import Definition, Rule
 from parity.edge.errors import UserError
 from parity.edge.files import Location, is_parquet, on_disk, progress
 
@@ -42,7 +42,7 @@ class Purchase(NamedTuple):
     amounts: dict[str, str]
 
 
-def evaluate(aggregation: Aggregation, purchases: Iterable[Purchase], instant: datetime) -> float | int | None:
+def evaluate(aggregation: Rule, purchases: Iterable[Purchase], instant: datetime) -> float | int | None:
     """Work out ``aggregation`` for one user at ``instant``; a mean of nothing is null.
 
     Raises `UserError` for a result that float64 does not hold.
@@ -62,7 +62,7 @@ def evaluate(aggregation: Aggregation, purchases: Iterable[Purchase], instant: d
     raise ValueError(f"the oracle does not know the function {aggregation.function!r}")
 
 
-def evaluate_each(aggregation: Aggregation, purchases: Iterable[Purchase]) -> list[tuple[datetime, float | int | None]]:
+def evaluate_each(aggregation: Rule, purchases: Iterable[Purchase]) -> list[tuple[datetime, float | int | None]]:
     """Work out what `evaluate` gives at each instant of one user's purchases, in their order: (instant, value).
 
     Goes through the sorted purchases once: each enters the window and leaves it, and the sum is of whole numbers.
@@ -96,7 +96,7 @@ def evaluate_each(aggregation: Aggregation, purchases: Iterable[Purchase]) -> li
 
 
 def expected(
-    aggregation: Aggregation,
+    aggregation: Rule,
     purchases: Sequence[Purchase],
     at: datetime,
     ttl: timedelta | None,
@@ -139,7 +139,7 @@ def _whole_numbers(amounts: Sequence[str]) -> tuple[list[int], int]:
     return [numerator * (unit // denominator) for numerator, denominator in ratios], unit
 
 
-def _nearest(aggregation: Aggregation, instant: datetime, numerator: int, denominator: int) -> float:
+def _nearest(aggregation: Rule, instant: datetime, numerator: int, denominator: int) -> float:
     """The float64 nearest to a quotient. Zero has no sign: what underflows from below is 0.0, never -0.0."""
     try:
         return numerator / denominator + 0.0
@@ -184,11 +184,9 @@ class RawTransactions:
 
 
 @contextmanager
-def raw_transactions(place: Location, key: str, timestamp: str, amounts: Sequence[str]) -> Iterator[RawTransactions]:
-    """Read a CSV or Parquet file of purchases, or a folder of them, of which ``amounts`` are columns.
-
-    `UserError` if it can't be read.
-    """
+def raw_transactions(place: Location, definition: Definition) -> Iterator[RawTransactions]:
+    """Read the transactions of ``definition``, a file or a folder of them. `UserError` if they can't be read."""
+    [key], timestamp, amounts = definition.keys.names, definition.reading.timestamp, list(definition.columns)
     with ExitStack() as stack:
         with on_disk(place) as path:
             size = sum(map(_weight, _files(path))) if path.exists() else 0

@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
-from feast import FeatureService, FeatureStore, FeatureView, RepoConfig
+from feast import FeatureStore, RepoConfig
 
+from parity.definition.checks import FeatureTable
 from parity.edge.errors import UserError
 from parity.edge.signals import deferred
 from parity.materialization import materialize
@@ -19,18 +20,18 @@ SECONDS_TO_LIVE = 3600
 
 
 def store_at(
-    store: FeatureStore, service: FeatureService, view: FeatureView, at: datetime | None, now: datetime
+    store: FeatureStore, table: FeatureTable, at: datetime | None, now: datetime
 ) -> AbstractContextManager[FeatureStore]:
     """Give ``store`` itself for the present (None), or its replay at another instant; `UserError` after ``now``."""
     if at is None:
         return nullcontext(store)
     if at > now:
         raise UserError(f"{at.isoformat()} lies in the future; its features can't be known yet.")
-    return replayed(store, service, view, at)
+    return replayed(store, table, at)
 
 
 @contextmanager
-def replayed(store: FeatureStore, service: FeatureService, view: FeatureView, at: datetime) -> Iterator[FeatureStore]:
+def replayed(store: FeatureStore, table: FeatureTable, at: datetime) -> Iterator[FeatureStore]:
     """Yield a store with the same definitions and offline data, whose online side was materialized up to ``at``.
 
     It lives in the Redis of ``store`` under a project name of its own, with a registry in a temporary file.
@@ -38,13 +39,13 @@ def replayed(store: FeatureStore, service: FeatureService, view: FeatureView, at
     folder = tempfile.TemporaryDirectory()
     replay = FeatureStore(config=_beside(store.config, Path(folder.name) / "registry.db"))
     try:
-        replay.apply([*(store.get_entity(name) for name in view.entities), view, service])
+        replay.apply([*(store.get_entity(name) for name in table.view.entities), table.view, table.service])
         with clock_of(replay, at):
-            materialize(replay, view, None, at, at)
+            materialize(replay, table, None, at, at)
         yield replay
     finally:
         with deferred(), folder:  # all of it, even if one is in a hurry
-            online_store_of(replay).delete_entity_values(replay.config, view.join_keys)
+            online_store_of(replay).delete_entity_values(replay.config, table.view.join_keys)
 
 
 def _beside(config: RepoConfig, registry: Path) -> RepoConfig:

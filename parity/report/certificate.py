@@ -165,7 +165,7 @@ def certificate(
         "verdict": "skew" if found.differences else "equal",
         "at": found.at.isoformat(),
         "checked_at": checked_at.isoformat(),
-        "feature_service": subject.service.name,
+        "feature_service": subject.table.service.name,
         "features": found.features,
         "users": found.users,
         "values": found.values,
@@ -220,15 +220,12 @@ def definition_hash(subject: Subject) -> str:
     """SHA-256 of what the features mean: names, types, ttl, keys and aggregations, whatever machine they live on."""
     view = subject.view
     definition = {
-        "service": subject.service.name,
+        "service": subject.table.service.name,
         "view": view.name,
         "join_keys": view.join_keys,
         "features": [(feature.name, str(feature.dtype)) for feature in view.features],
         "ttl_seconds": view.ttl.total_seconds() if view.ttl else None,
-        "aggregations": [
-            (a.name, a.function, a.column, a.time_window.total_seconds() if a.time_window is not None else None)
-            for a in subject.aggregations
-        ],
+        "computed_by": subject.table.definition.fingerprint,
     }
     return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from feast import FeatureView
-from feast.aggregation import Aggregation
 
+from parity.definition.table import Rule
 from parity.materialization import EVER
 from parity.online.side import cut
 from parity.proof.compare import CONFIDENCE, MATCH, Comparison, Difference, Sample, Values, bound, duration
@@ -114,7 +114,7 @@ def _count(number: int, noun: str) -> str:
 def explanation(
     user: int,
     view: FeatureView,
-    aggregations: Sequence[Aggregation],
+    aggregations: Sequence[Rule],
     purchases: Sequence[Purchase],
     sides: dict[str, Values],
     at: datetime,
