@@ -197,6 +197,7 @@ def project(tmp_path, redis_port, capsys):
         else:
             shutil.copy(ROOT / part, root / part)
     shutil.copytree(ROOT / "feature_repo", root / "feature_repo", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(Path(__file__).parent / "repository" / "features.py", root / "feature_repo")
     client = redis.Redis(port=redis_port)
     project = Project(root, redis_port, capsys, client)
     project.configure(
