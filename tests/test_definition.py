@@ -5,29 +5,35 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 
-from feature_repo import features as ours
-from parity.definition.checks import check_definitions, feature_table
+from parity.definition.checks import check_definitions, declared
+from parity.definition.instants import UTC_MICROSECONDS
 from parity.edge.errors import UserError
 from tests.conftest import ROOT
+from tests.repository import features as ours
 
-SEED = (ROOT / "feature_repo" / "features.py").read_text()
+SEED = (ROOT / "tests" / "repository" / "features.py").read_text()
 AVERAGE, TOTAL = "user_avg_3day_purchase_amount", "user_total_transactions"
-OTHER_VIEW = """
-shop = Entity(name="shop", join_keys=["shop_id"], value_type=ValueType.INT64)
-shop_features = FeatureView(
+SOURCE = 'FileSource(name="shops", path="/nowhere/shops.parquet", timestamp_field="event_timestamp")'
+SHOP = 'shop = Entity(name="shop", join_keys=["shop_id"], value_type=ValueType.STRING)\n'
+OTHER_TABLE = f"""
+{SHOP}
+shop_features = AggregatedFeatureView(
     name="shop_features",
     entities=[shop],
-    schema=[Field(name="shop_id", dtype=Int64), Field(name="turnover", dtype=Float64)],
-    source=FileSource(name="shops", path="/nowhere/shops.parquet", timestamp_field="event_timestamp"),
+    transactions=transactions,
+    aggregations=[Aggregation(name="turnover", function="sum", column="purchase_amount")],
+    source={SOURCE},
 )
 """
+OTHER_SERVICE = 'shop_service = FeatureService(name="shop_service", features=[shop_features])\n'
 ON_DEMAND = f"""
 from feast import RequestSource
 from feast.on_demand_feature_view import on_demand_feature_view
 @on_demand_feature_view(
-    sources=[user_purchase_features, RequestSource(name="now", schema=[Field(name="x", dtype=Int64)])],
+    sources=[user_purchase_features, RequestSource(name="now", schema=[Field(name="x", dtype=Float64)])],
     schema=[Field(name="doubled", dtype=Float64)],
 )
 def doubled(inputs):
@@ -35,81 +41,170 @@ def doubled(inputs):
     return inputs[["doubled"]]
 """
 SERVICE = "    features=[user_purchase_features],"
+MEAN = 'function="mean",\n            column="purchase_amount",\n            time_window=timedelta(days=3),'
+COUNT = f'Aggregation(name="{TOTAL}", function="count", column="purchase_amount")'
+VIEW_SOURCE = """    source=FileSource(
+        name="user_features_source",
+        path=str(absolute(location(OFFLINE_PATH))),
+        file_format=ParquetFormat(),
+        timestamp_field="event_timestamp",
+    ),
+"""
+COLUMNS = 'schema=[Field(name="purchase_amount", dtype=Float64, tags={"unit": "$"})],'
+
+
+def more(aggregation: str) -> tuple[str, str]:
+    """One more feature, called ``more``."""
+    return COUNT, f'{COUNT},\n        Aggregation(name="more", {aggregation})'
+
+
+def described(*fields: str) -> tuple[str, str]:
+    """The view with fields of its own."""
+    return "    aggregations=[", f"    schema=[{', '.join(fields)}],\n    aggregations=["
 
 
 def changed(*changes: tuple[str, str]) -> str:
-    """The text of our features.py, each ``before`` in it replaced by its ``after``; an empty one stands for the end."""
+    """The text of features.py, each ``before`` in it replaced by its ``after``; an empty one stands for the end."""
     text = SEED.replace("check_definitions(globals())\n", "")
     for before, after in changes:
-        assert before in text
+        assert before in text, before
         text = text.replace(before, after) if before else text + after
     return text + "check_definitions(globals())\n"
 
 
 @pytest.fixture
-def table(tmp_path, monkeypatch):
+def read(tmp_path, monkeypatch):
     """Take up the definitions of a features.py with this text."""
     folder = tmp_path / "feature_repo"
     folder.mkdir()
-    monkeypatch.setitem(sys.modules, "feature_repo.features", ours)
+    monkeypatch.delitem(sys.modules, "feature_repo.features", raising=False)
 
     def read(text: str):
         (folder / "features.py").write_text(text)
-        return feature_table(folder)
+        sys.modules.pop("feature_repo.features", None)
+        return declared(folder)
 
-    return read
+    yield read
+    sys.modules.pop("feature_repo.features", None)
 
 
-def names(aggregations) -> list[str]:
-    return [aggregation.name for aggregation in aggregations]
+def names(named) -> list[str]:
+    return [one.name for one in named]
 
 
 class TestWhatItMayLookLike:
-    def test_as_it_is(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "feature_repo.features", ours)
-        table = feature_table(ROOT / "feature_repo")
-        assert table.view is ours.user_purchase_features  # the module that others import
-        assert (table.entity, table.service) == (ours.user, ours.user_features)
-        assert table.source is ours.user_features_source
-        assert names(table.aggregations) == [AVERAGE, TOTAL]
-        assert table.columns == ["purchase_amount"]
-        assert table.others == ()
+    def test_as_it_is(self):
+        [table] = check_definitions(vars(ours))
+        assert table.view is ours.user_purchase_features
+        assert table.service is ours.user_features
+        assert names(table.definition.rules) == names(table.view.features) == [AVERAGE, TOTAL]
+        assert table.definition.columns == {"purchase_amount": pa.float64()}
+        assert table.view.features[0].tags == {"unit": "$"}
+        assert table.view.join_keys == ["user_id"]
 
-    def test_variables_may_have_any_name(self, table):
+    def test_the_features_that_ship_are_sound(self):
+        assert list(declared(ROOT / "feature_repo"))
+
+    def test_variables_may_have_any_name(self, read):
         text = SEED
-        for number, name in enumerate(
-            ["AGGREGATIONS", "average_3day", "total_transactions", "user_features_source", "user_purchase_features"]
-        ):
+        for number, name in enumerate(["user_purchase_features", "user", "user_features"]):
             text = re.sub(rf"(?<!\")\b{name}\b(?!\")", f"name_{number}", text)
-        text = (
-            text.replace("\nuser = ", "\ncustomer = ")
-            .replace("[user]", "[customer]")
-            .replace("user.join", "customer.join")
-        )
-        text = text.replace("\nuser_features = ", "\nasked = ")
-        found = table(text)
+        [found] = read(text)
         assert (found.view.name, found.service.name) == ("user_purchase_features", "user_features")
-        assert names(found.aggregations) == [AVERAGE, TOTAL]
 
-    def test_fields_and_aggregations_may_have_different_orders(self, table):
-        turned = table(changed(("[average_3day, total_transactions]", "(total_transactions, average_3day)")))
-        assert names(turned.aggregations) == [AVERAGE, TOTAL]
+    def test_several_tables_each_have_their_service(self, read):
+        found = read(changed(("", OTHER_TABLE + OTHER_SERVICE)))
+        assert names(found) == ["user_purchase_features", "shop_features"]
+        assert [table.service.name for table in found] == ["user_features", "shop_service"]
+        assert [table.requested for table in found] == [table.service for table in found]
+        assert names(found.of(["shop_features"])) == names(found.of(service="shop_service")) == ["shop_features"]
+        assert found.of(["shop_features"]).others == ("user_purchase_features",)
 
-    @pytest.mark.parametrize("beside", [OTHER_VIEW, ON_DEMAND, OTHER_VIEW + ON_DEMAND])
-    def test_other_views_are_named(self, table, beside):
-        expected = [name for name, text in [("shop_features", OTHER_VIEW), ("doubled", ON_DEMAND)] if text in beside]
-        found = table(changed(("", beside)))
-        assert list(found.others) == expected
-        assert found.view.name == "user_purchase_features"
-
-    def test_a_service_with_another_view_does_not_matter_beside_one_without(self, table):
+    def test_one_service_may_give_several_tables(self, read):
         both = 'both = FeatureService(name="both", features=[user_purchase_features, shop_features])\n'
-        text = changed(("user_features = FeatureService", OTHER_VIEW + both + "user_features = FeatureService"))
-        assert table(text).service.name == "user_features"
+        found = read(changed(("", OTHER_TABLE + both)))
+        assert [table.service.name for table in found] == ["user_features", "both"]
+        assert found.tables[1].requested == ["shop_features:turnover"]
+        assert names(found.of(service="both")) == names(found)
 
-    def test_the_type_of_the_key_may_be_said_by_its_field_alone(self, table):
-        found = table(changed(("    value_type=ValueType.INT64,\n", "")))
-        assert found.view.join_keys == ["user_id"]
+    def test_a_name_that_is_not_declared_is_refused(self, read):
+        found = read(SEED)
+        with pytest.raises(UserError, match="no AggregatedFeatureView 'shops'; there is user_purchase_features"):
+            found.of(["shops"])
+        with pytest.raises(UserError, match="no FeatureService 'shops'; there is user_features"):
+            found.of(service="shops")
+
+    def test_other_kinds_of_views_are_named(self, read):
+        assert list(read(changed(("", ON_DEMAND))).others) == ["doubled"]
+
+    def test_types_follow_from_the_aggregations(self, read):
+        columns = COLUMNS.replace("])", "]), ").replace(
+            'tags={"unit": "$"})',
+            'tags={"unit": "$"}), Field(name="sku", dtype=String), Field(name="pieces", dtype=Int32)',
+        )
+        features = {
+            'function="max", column="purchase_amount"': (pa.float64(), {"unit": "$"}),
+            'function="sum", column="pieces"': (pa.int64(), {}),
+            'function="min", column="pieces"': (pa.int32(), {}),
+            'function="mean", column="pieces"': (pa.float64(), {}),
+            'function="last", column="sku"': (pa.string(), {}),
+            'function="count_distinct", column="sku"': (pa.int64(), {}),
+            'function="std", column="purchase_amount"': (pa.float64(), {"unit": "$"}),
+            'function="var", column="purchase_amount"': (pa.float64(), {}),
+            'function="count", column="anything"': (pa.int64(), {}),
+        }
+        for feature, (type, tags) in features.items():
+            text = changed((COLUMNS, columns), more(feature), ("import Float64", "import Float64, Int32, String"))
+            [table] = read(text)
+            assert table.definition.schema.field("more").type == type
+            assert table.view.features[-1].tags == tags
+            assert table.definition.schema.field("more").nullable == ("std" in feature or "var" in feature)
+
+    @pytest.mark.parametrize(
+        ("kind", "type"),
+        [
+            ("INT32", pa.int32()),
+            ("STRING", pa.string()),
+            ("BOOL", pa.bool_()),
+            ("BYTES", pa.binary()),
+            ("UNIX_TIMESTAMP", UTC_MICROSECONDS),
+        ],
+    )
+    def test_keys_have_any_scalar_type(self, read, kind, type):
+        [table] = read(changed(("ValueType.INT64", f"ValueType.{kind}")))
+        assert table.definition.keys.field("user_id").type == type
+
+    def test_several_entities_are_several_join_keys(self, read):
+        [table] = read(
+            changed(("entities=[user]", "entities=[user, shop]"), ("transactions = Tr", SHOP + "transactions = Tr"))
+        )
+        assert table.definition.keys.names == table.view.join_keys == ["user_id", "shop_id"]
+
+    def test_a_key_without_a_type_is_int64(self, read):
+        [table] = read(changed(("    value_type=ValueType.INT64,\n", "")))
+        assert table.definition.keys.field("user_id").type == pa.int64()
+
+    def test_a_condition_names_its_columns_and_their_types(self, read):
+        condition = "    where=\"purchase_amount > 0 AND status = 'paid'\",\n    aggregations=["
+        [table] = read(changed(("    aggregations=[", condition)))
+        assert dict(table.definition.condition.columns) == {"purchase_amount": pa.float64(), "status": pa.string()}
+        assert "status" in table.definition.raw.names
+        assert "status" not in table.definition.transactions.names
+
+    def test_fields_may_be_described(self, read):
+        field = f'Field(name="{TOTAL}", dtype=Int64, description="how many", tags={{"unit": "x"}})'
+        [table] = read(changed(described(field), ("import Float64", "import Float64, Int64")))
+        assert [feature.description for feature in table.view.features][1] == "how many"
+
+    def test_any_file_source_may_hold_the_transactions(self, read):
+        start = SEED.index("transactions = TransactionSource(")
+        end = SEED.index("\n)\n", start)
+        plain = 'transactions = FileSource(path="visits.csv", timestamp_field="at", field_mapping={"User": "user_id"}'
+        [table] = read(SEED[:start] + plain + SEED[end:])
+        assert table.definition.reading.timestamp == "at"
+        assert table.definition.reading.renamed == (("User", "user_id"),)
+        assert table.transactions.is_absolute()
+        assert table.transactions.name == "visits.csv"
 
     @pytest.mark.parametrize("ttl", ["None", "timedelta(0)", "timedelta(days=3_652_058)"])
     def test_a_ttl_of_none_of_nothing_or_of_ages(self, project, ttl):
@@ -118,14 +213,12 @@ class TestWhatItMayLookLike:
         project.prepare()
         assert "Training equals serving" in project.succeed("demo_fixed.py")
 
-    def test_another_order_and_other_names_through_the_whole_pipeline(self, project):
+    def test_other_names_through_the_whole_pipeline(self, project):
         file = project.root / "feature_repo" / "features.py"
         file.write_text(
             changed(
-                ("[average_3day, total_transactions]", "[total_transactions, average_3day]"),
                 (f'"{AVERAGE}"', '"purchase_amount"'),  # as the column that it is made of
                 (f'"{TOTAL}"', '"how many; l\'été"'),
-                ("", OTHER_VIEW),
             )
         )
         project.prepare()
@@ -134,36 +227,141 @@ class TestWhatItMayLookLike:
         project.succeed("compute_features.py", "--incremental", "--output", output)
 
 
+class TestTheFingerprint:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            ("days=3", "days=4"),
+            ('"mean"', '"sum"'),
+            ('"user_id"', '"customer_id"'),
+            ("dtype=Float64", "dtype=Int64"),
+            ("    aggregations=[", "    where='purchase_amount > 0',\n    aggregations=["),
+            ('timestamp_field="timestamp"', 'timestamp_field="timestamp", time_zone="Europe/Berlin"'),
+            more('function="max", column="purchase_amount"'),
+        ],
+    )
+    def test_it_changes_with_whatever_is_computed(self, read, change):
+        [before] = read(SEED)
+        [after] = read(changed(change, ("import Float64", "import Float64, Int64")))
+        assert before.definition.fingerprint != after.definition.fingerprint
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            ("days=30", "days=31"),
+            ('name="user_transactions"', 'name="purchases"'),
+            ('"user_transactions.csv"', '"elsewhere.csv"'),
+            ('description="A customer of the shop"', 'description="Somebody"'),
+        ],
+    )
+    def test_it_stays_where_the_values_do(self, read, change):
+        [before] = read(SEED)
+        [after] = read(changed(change))
+        assert before.definition.fingerprint == after.definition.fingerprint
+
+    def test_the_order_of_features_does_not_matter(self, read):
+        first = f'Aggregation(\n            name="{AVERAGE}",\n            {MEAN}\n        )'
+        [before] = read(SEED)
+        [after] = read(changed((first, "FIRST"), (COUNT, first), ("FIRST", COUNT)))
+        assert names(after.definition.rules) == [TOTAL, AVERAGE]
+        assert before.definition.fingerprint == after.definition.fingerprint
+
+
 FAULTS = {
     "an unknown function": ([('function="mean"', 'function="median"')], f"{AVERAGE}: the function 'median' is not one"),
-    "no function": ([('    function="mean",\n', "")], "the function '' is not one of mean, sum, count"),
+    "no function": ([('function="mean",', "")], "the function '' is not one of count, sum, mean, min, max, first"),
     "a function in capitals": ([('"count"', '"COUNT"')], "the function 'COUNT' is not one of"),
-    "no column": (
-        [('    column="purchase_amount",\n    time', "    time")],
-        f"{AVERAGE}: its Aggregation names no column",
-    ),
+    "no column": ([('            column="purchase_amount",\n', "")], f"{AVERAGE}: its Aggregation names no column"),
     "a slide interval": (
-        [
-            (
-                "    time_window=timedelta(days=3),",
-                "    time_window=timedelta(days=3), slide_interval=timedelta(days=1),",
-            )
-        ],
+        [("time_window=timedelta(days=3),", "time_window=timedelta(days=3), slide_interval=timedelta(days=1),")],
         f"{AVERAGE}: slide_interval is not supported",
     ),
     "a slide interval without a window": (
         [('function="count",', 'function="count", slide_interval=timedelta(days=1),')],
         f"{TOTAL}: slide_interval is not supported",
     ),
-    "a window of nothing": (
-        [("time_window=timedelta(days=3)", "time_window=timedelta(0)")],
-        "time_window is not longer",
-    ),
+    "a window of nothing": ([("window=timedelta(days=3)", "window=timedelta(0)")], "time_window is not longer"),
     "a negative window": ([("window=timedelta(days=3)", "window=-timedelta(days=3)")], "time_window is not longer"),
     "a window that is a number": ([("time_window=timedelta(days=3)", "time_window=3")], None),
     "a window that is text": ([("time_window=timedelta(days=3)", 'time_window="3d"')], None),
+    "an Aggregation without a name": ([(f'name="{TOTAL}", ', "")], "has no name"),
+    "one name twice": ([(f'"{TOTAL}"', f'"{AVERAGE}"')], f"2 Aggregations are called '{AVERAGE}'"),
+    "no aggregations": (
+        [(SEED[SEED.index("    aggregations=[") : SEED.index("    source=FileSource(")], "")],
+        "user_purchase_features: it has no aggregations",
+    ),
+    "what is no Aggregation": ([(COUNT, '"count"')], "'count' among its aggregations is no Aggregation"),
+    "distinct values of a column without a type": (
+        [more('function="count_distinct", column="sku"')],
+        "more: distinct values are counted of a column of a declared type. Add Field(name='sku', dtype=String)",
+    ),
+    "a mean of text": (
+        [
+            more('function="mean", column="sku"'),
+            (COLUMNS, COLUMNS.replace("],", ', Field(name="sku", dtype=String)],')),
+        ],
+        None,
+    ),
+    "a column as Float32": (
+        [("dtype=Float64", "dtype=Float32"), ("import Float64", "import Float32")],
+        "is declared Float32",
+    ),
+    "a column as a list": (
+        [("dtype=Float64", "dtype=Array(Float64)"), ("import Float64", "import Array, Float64")],
+        "the column purchase_amount is declared Array(Float64)",
+    ),
+    "a Field without an Aggregation": (
+        [described('Field(name="other", dtype=Float64)')],
+        "the Field 'other' has no Aggregation",
+    ),
+    "two Fields of one name": (
+        [described(*[f'Field(name="{AVERAGE}", dtype=Float64)'] * 2)],
+        f"2 Fields are called '{AVERAGE}'",
+    ),
+    "a mean as Float32": (
+        [described(f'Field(name="{AVERAGE}", dtype=Float32)'), ("import Float64", "import Float32, Float64")],
+        f"{AVERAGE} is declared Float32, and a mean of purchase_amount is Float64",
+    ),
+    "a count as Int32": (
+        [described(f'Field(name="{TOTAL}", dtype=Int32)'), ("import Float64", "import Int32, Float64")],
+        f"{TOTAL} is declared Int32, and a count of purchase_amount is Int64",
+    ),
+    "a count as Float64": (
+        [described(f'Field(name="{TOTAL}", dtype=Float64)')],
+        f"{TOTAL} is declared Float64, and a count of purchase_amount is Int64",
+    ),
+    "a key of another type than its entity's": (
+        [described('Field(name="user_id", dtype=String)'), ("import Float64", "import String, Float64")],
+        "user_id is declared String, and a join key is Int64",
+    ),
+    "a condition that can't be parsed": (
+        [("    aggregations=[", '    where="purchase_amount >",\n    aggregations=[')],
+        "user_purchase_features: the condition 'purchase_amount >' can't be parsed",
+    ),
+    "a condition on a number as text": (
+        [("    aggregations=[", "    where=\"purchase_amount = 'x'\",\n    aggregations=[")],
+        "'x' is compared with a column that is double",
+    ),
+    "a condition that is no comparison": (
+        [("    aggregations=[", "    where=\"lower(status) LIKE 'p%'\",\n    aggregations=[")],
+        "is not a comparison of a column",
+    ),
+    "an unknown option of a source": (
+        [('timestamp_field="timestamp"', 'timestamp_field="timestamp", seperator=";"')],
+        "a TransactionSource has no option 'seperator'",
+    ),
+    "a zone that is none": (
+        [('timestamp_field="timestamp"', 'timestamp_field="timestamp", time_zone="CEST"')],
+        "the time_zone 'CEST' is not the IANA name of one",
+    ),
+    "no transactions": ([("    transactions=transactions,\n", "")], "its transactions are no TransactionSource"),
     "a ttl of days and hours": ([("timedelta(days=30)", "timedelta(hours=36)")], "mixes days and parts of a day"),
-    "features that are written back": ([("online=True", "online=True, offline=True")], "offline=True"),
+    "a negative ttl": ([("ttl=timedelta(days=30)", "ttl=-timedelta(days=30)")], "its ttl is -30 days"),
+    "a ttl of longer than there are years": ([("ttl=timedelta(days=30)", "ttl=timedelta.max")], "its ttl is"),
+    "features that are written back": ([("entities=[user],", "entities=[user], offline=True,")], "offline=True"),
+    "a view that is not served": ([("entities=[user],", "entities=[user], online=False,")], "so it can't be served"),
+    "a view that is disabled": ([("entities=[user],", "entities=[user], enabled=False,")], "Feast does not serve it"),
+    "a pinned version": ([("entities=[user],", 'entities=[user], version="v2",')], "the version 'v2' is pinned"),
     "a view with a colon": ([('name="user_purchase_features"', 'name="a:b"')], "can't be called 'a:b'"),
     "a view with a version": ([('name="user_purchase_features"', 'name="a@v1"')], "can't be called 'a@v1'"),
     "a view without a name": ([('name="user_purchase_features"', 'name=""')], "a FeatureView can't be called ''"),
@@ -172,87 +370,22 @@ FAULTS = {
     "an end of the program": ([("", "raise SystemExit\n")], "SystemExit"),
     "an end of the program with a reason": ([("", 'import sys\nsys.exit("set REGION first")\n')], "set REGION first"),
     "an end of the program as if all were well": ([("", "import sys\nsys.exit(0)\n")], "SystemExit"),
-    "an Aggregation without a name": (
-        [(f'    name="{TOTAL}",\n', ""), ("total_transactions.name", f'"{TOTAL}"')],
-        "has no name",
-    ),
-    "one name twice": ([(f'"{TOTAL}"', f'"{AVERAGE}"')], f"2 Aggregations are called '{AVERAGE}'"),
-    "no Aggregations": (
-        [("[average_3day, total_transactions]", "[]")],
-        "it declares no features: list their Aggregations",
-    ),
-    "no list": ([("AGGREGATIONS = [average_3day, total_transactions]", "")], "it declares no features"),
-    "a Field without an Aggregation": (
-        [("[average_3day, total_transactions]", "[average_3day]")],
-        f"the Field '{TOTAL}' has no Aggregation",
-    ),
-    "an Aggregation without a Field": (
-        [("AGGREGATIONS = [", 'AGGREGATIONS = [Aggregation(name="more", function="sum", column="purchase_amount"), ')],
-        "the Aggregation 'more' has no Field",
-    ),
-    "another name": ([("name=average_3day.name", 'name="average"')], "the Field 'average' has no Aggregation"),
-    "two Fields of one name": (
-        [
-            ("    source=user_features_source", "    source=user_features_source"),
-            ("schema=[", f'schema=[Field(name="{TOTAL}", dtype=Int64),'),
-        ],
-        f"2 Fields are called '{TOTAL}'",
-    ),
-    "a mean as Float32": (
-        [("dtype=Float64", "dtype=Float32"), ("import Float64", "import Float32")],
-        f"{AVERAGE} is declared Float32, and a mean is Float64",
-    ),
-    "a count as Int32": (
-        [
-            ("total_transactions.name,\n            dtype=Int64", "total_transactions.name,\n            dtype=Int32"),
-            ("Float64, Int64", "Float64, Int32, Int64"),
-        ],
-        f"{TOTAL} is declared Int32, and a count is Int64",
-    ),
-    "a count as Float64": (
-        [("total_transactions.name,\n            dtype=Int64", "total_transactions.name,\n            dtype=Float64")],
-        f"{TOTAL} is declared Float64, and a count is Int64",
-    ),
-    "a mean as text": (
-        [("dtype=Float64", "dtype=String"), ("import Float64", "import String")],
-        f"{AVERAGE} is declared String",
-    ),
-    "a mean as a list": (
-        [("dtype=Float64", "dtype=Array(Float64)"), ("import Float64", "import Array, Float64")],
-        f"{AVERAGE} is declared Array(Float64)",
-    ),
-    "a negative ttl": ([("ttl=timedelta(days=30)", "ttl=-timedelta(days=30)")], "its ttl is -30 days"),
-    "a ttl of longer than there are years": ([("ttl=timedelta(days=30)", "ttl=timedelta.max")], "its ttl is"),
-    "a view that is not served": ([("online=True", "online=False")], "online=False, so it can't be served"),
-    "a view that is disabled": ([("online=True", "enabled=False")], "enabled=False, so Feast does not serve it"),
-    "a pinned version": ([("online=True", 'version="v2"')], "the version 'v2' is pinned"),
     "no view": (
-        [
-            ("user_purchase_features = FeatureView(", "user_purchase_features = dict("),
-            ("features=[user_purchase_features]", "features=[]"),
-        ],
-        "it declares no FeatureView, which is what is supported.",
+        [("user_purchase_features = Agg", "user_purchase_features = dict; Agg"), (SERVICE, "    features=[],")],
+        "it declares no AggregatedFeatureView, which is what is computed and proven.",
     ),
-    "a view of another kind": (
-        [
-            ("user_purchase_features = FeatureView(", "user_purchase_features = BatchFeatureView("),
-            ("    online=True,", '    online=True, mode="python", udf=lambda rows: rows,'),
-            ("from feast.types", "from feast import BatchFeatureView\nfrom feast.types"),
-        ],
-        "it declares no FeatureView, which is what is supported; user_purchase_features is a BatchFeatureView.",
+    "a view without aggregations": (
+        [("", f'from feast import FeatureView\nplain = FeatureView(name="plain", entities=[user], source={SOURCE})\n')],
+        "plain is a FeatureView without aggregations",
     ),
-    "no source": ([("    source=user_features_source,\n", "")], "user_purchase_features: it has no source"),
+    "no source": ([(VIEW_SOURCE, "")], "user_purchase_features: its source is not a FileSource"),
     "a source that names no timestamp": (
-        [('    timestamp_field="event_timestamp",\n', "")],
+        [('        timestamp_field="event_timestamp",\n', "")],
         "names no timestamp_field",
     ),
     "a source of another kind": (
         [
-            ("source=user_features_source", "source=table"),
-            (
-                "user_purchase_features = ",
-                'table = BigQuerySource(name="t", table="t", timestamp_field="t")\nuser_purchase_features = ',
-            ),
+            (VIEW_SOURCE, '    source=BigQuerySource(name="t", table="t", timestamp_field="t"),\n'),
             ("from feast.types", "from feast import BigQuerySource\nfrom feast.types"),
         ],
         "its source is not a FileSource",
@@ -261,23 +394,24 @@ FAULTS = {
         [("str(absolute(location(OFFLINE_PATH)))", '"../data/user_features.parquet"')],
         "the path of its source, ../data/user_features.parquet, depends on the folder",
     ),
+    "a source that is the transactions": (
+        [("str(absolute(location(OFFLINE_PATH)))", 'str(ROOT / "user_transactions.csv")')],
+        "its source is a file of transactions, which would be overwritten",
+    ),
     "a created timestamp": (
         [('timestamp_field="event', 'created_timestamp_column="made", timestamp_field="event')],
         "a created_timestamp_column is not supported",
     ),
     "a field mapping": (
         [('timestamp_field="event', 'field_mapping={"a": "b"}, timestamp_field="event')],
-        "a field_mapping is not supported",
+        "a field_mapping of its source is not supported",
     ),
     "no entity": ([("    entities=[user],\n", "")], "user_purchase_features: it has no entity"),
-    "two entities": (
-        [
-            ("entities=[user]", "entities=[user, shop]"),
-            ("user_purchase_features = ", OTHER_VIEW + "user_purchase_features = "),
-        ],
-        "it has several join keys, of user, shop",
+    "two entities of one join key": (
+        [("entities=[user]", "entities=[user, user]")],
+        "share a join key: user_id, user_id",
     ),
-    "two join keys": (
+    "two join keys of one entity": (
         [('join_keys=["user_id"]', 'join_keys=["user_id", "shop_id"]')],
         ": ValueError: An entity may only have a single join key",
     ),
@@ -285,84 +419,50 @@ FAULTS = {
         [("entities=[user]", 'entities=[Entity(name="shop", join_keys=["user_id"], value_type=ValueType.INT64)]')],
         "0 variables are an Entity 'shop'",
     ),
-    "ids of text": (
-        [
-            ("ValueType.INT64", "ValueType.STRING"),
-            ("join_key, dtype=Int64", "join_key, dtype=String"),
-            ("import Float64", "import String, Float64"),
-        ],
-        "the Entity 'user' has the value_type STRING",
+    "keys that are numbers with a point": (
+        [("ValueType.INT64", "ValueType.DOUBLE")],
+        "the Entity 'user' has the value_type DOUBLE; a key is one of INT32, INT64, STRING",
     ),
-    "short ids": (
-        [
-            ("ValueType.INT64", "ValueType.INT32"),
-            ("join_key, dtype=Int64", "join_key, dtype=Int32"),
-            ("import Float64", "import Int32, Float64"),
-        ],
-        "the Entity 'user' has the value_type INT32",
+    "a key called as the timestamp": (
+        [('"user_id"', '"timestamp"')],
+        "the column timestamp is both a join key and the timestamp",
     ),
-    "ids of text, by their Field": (
-        [
-            ("    value_type=ValueType.INT64,\n", ""),
-            ("join_key, dtype=Int64", "join_key, dtype=String"),
-            ("import Float64", "import String, Float64"),
-        ],
-        "its join key user_id is declared String",
-    ),
-    "no Field for the key": (
-        [("        Field(name=user.join_key, dtype=Int64),\n", "")],
-        "its schema lacks the join key",
-    ),
-    "a key called as the time of a purchase": ([('"user_id"', '"timestamp"')], "the join key is called timestamp"),
-    "a key called as the event": ([('"user_id"', '"event_timestamp"')], "the join key is called event_timestamp"),
+    "a key called as the event": ([('"user_id"', '"event_timestamp"')], "a join key is called event_timestamp"),
     "a feature called as the event": ([(f'"{TOTAL}"', '"event_timestamp"')], "a feature is called event_timestamp"),
-    "a feature called as the time": ([(f'"{TOTAL}"', '"timestamp"')], "a feature is called timestamp"),
     "a feature called as the day": ([(f'"{TOTAL}"', '"event_date"')], "a feature is called event_date"),
-    "a feature called as the key": ([(f'"{TOTAL}"', '"user_id"')], "'user_id' has no Field"),
+    "a feature called as the key": ([(f'"{TOTAL}"', '"user_id"')], "a feature is called user_id, and so is"),
     "a feature called nearly as the key": ([(f'"{TOTAL}"', '"USER_ID"')], "a feature is called USER_ID, and so is"),
     "features that differ in capitals": ([(f'"{TOTAL}"', f'"{AVERAGE.upper()}"')], "differ in capitals only"),
     "a name with a colon": ([(f'"{TOTAL}"', '"a:b"')], "'a:b' can't be the name of a column"),
     "a name that is no text": ([(f'"{TOTAL}"', r'"a\udc80"')], r"'a\udc80' can't be the name of a column"),
     "an empty line as a name": ([(f'"{TOTAL}"', r'"a\nb"')], "can't be the name of a column"),
-    "a sum of ids": ([('"purchase_amount",\n    time', '"user_id",\n    time')], "it aggregates the column user_id"),
-    "a sum of times": (
-        [('"purchase_amount",\n    time', '"timestamp",\n    time')],
-        "it aggregates the column timestamp",
+    "a count of ids": ([more('function="count", column="user_id"')], "it aggregates the column user_id"),
+    "a count of times": ([more('function="count", column="timestamp"')], "it aggregates the column timestamp"),
+    "two views of one name": (
+        [("", OTHER_TABLE.replace('"shop_features"', '"user_purchase_features"'))],
+        "2 views are called 'user_purchase_features'",
     ),
-    "two views with Aggregations": (
-        [
-            ("", OTHER_VIEW + 'MORE = [Aggregation(name="turnover", function="sum", column="purchase_amount")]\n'),
-        ],
-        "both user_purchase_features and shop_features have Aggregations",
+    "two views with one source": (
+        [("", OTHER_TABLE.replace('"/nowhere/shops.parquet"', "str(absolute(location(OFFLINE_PATH)))"))],
+        "another view has its source at",
     ),
-    "two lists for one view": (
-        [("", f'OLD = [Aggregation(name="{AVERAGE}", function="sum", column="x"), total_transactions]\n')],
-        "it has two lists of Aggregations for user_purchase_features",
+    "a view without a service": (
+        [("", OTHER_TABLE)],
+        "a FeatureService has to ask for all of shop_features: user_features does not ask for it.",
     ),
-    "no service": ([("user_features = FeatureService(", "user_features = dict(")], "nothing else: there is none."),
-    "a service with another view": (
-        [
-            (SERVICE, "    features=[user_purchase_features, shop_features],"),
-            ("user_features = FeatureService", OTHER_VIEW + "user_features = FeatureService"),
-        ],
-        "user_features asks for shop_features",
-    ),
-    "a service with an on-demand view": (
-        [
-            (SERVICE, "    features=[user_purchase_features, doubled],"),
-            ("user_features = FeatureService", ON_DEMAND + "user_features = FeatureService"),
-        ],
-        "user_features asks for doubled",
+    "no service": (
+        [("user_features = FeatureService(", "user_features = dict(")],
+        "user_purchase_features: there is none.",
     ),
     "a service with a part of the view": (
-        [(SERVICE, "    features=[user_purchase_features[[average_3day.name]]],")],
+        [(SERVICE, f'    features=[user_purchase_features[["{AVERAGE}"]]],')],
         "user_features asks for a part of it",
     ),
     "a service that names its view": (
         [(SERVICE, '    features=["user_purchase_features"],')],
         "user_features does not name the view as an object",
     ),
-    "a service with nothing": ([(SERVICE, "    features=[],")], "user_features does not name the view as an object"),
+    "a service with nothing": ([(SERVICE, "    features=[],")], "user_features does not"),
     "a view under another name": (
         [(SERVICE, '    features=[user_purchase_features.with_name("mine")],')],
         "user_features gives it or its join key another name",
@@ -371,25 +471,28 @@ FAULTS = {
         [("import os\n", "import os\nimport nonsense\n")],
         ", line 11: ModuleNotFoundError: No module named 'nonsense'",
     ),
-    "a syntax error": ([("    online=True,", "    online=True,,")], ", line 72: SyntaxError: invalid syntax"),
-    "an error of its own": ([("AGGREGATIONS = ", "1 / 0\nAGGREGATIONS = ")], ": ZeroDivisionError: division by zero"),
+    "a syntax error": ([("    ttl=timedelta(days=30),", "    ttl=,")], ", line 43: SyntaxError: invalid syntax"),
+    "an error of its own": (
+        [("transactions = Tr", "1 / 0\ntransactions = Tr")],
+        ": ZeroDivisionError: division by zero",
+    ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_told_with_the_file(table, fault):
+def test_a_fault_is_named_with_the_file(read, fault):
     changes, said = FAULTS[fault]
     with pytest.raises(UserError) as refused:
-        table(changed(*changes))
-    told = str(refused.value)
-    assert re.match(r"/\S+/feature_repo/features\.py(, line \d+)?: ", told)
-    assert "\n" not in told
-    assert said is None or said in told
-    assert len(told) < 500
+        read(changed(*changes))
+    message = str(refused.value)
+    assert re.match(r"/\S+/feature_repo/features\.py(, line \d+)?: ", message)
+    assert "\n" not in message
+    assert said is None or said in message
+    assert len(message) < 500
 
 
 @pytest.mark.parametrize("script", ["compute_features.py", "materialize_to_online.py", "demo_fixed.py"])
-@pytest.mark.parametrize("fault", ["no Aggregations", "a syntax error", "ids of text", "a window of nothing"])
+@pytest.mark.parametrize("fault", ["no aggregations", "a syntax error", "a count as Int32", "a window of nothing"])
 def test_no_script_begins_with_a_fault(project, script, fault):
     changes, said = FAULTS[fault]
     (project.root / "feature_repo" / "features.py").write_text(changed(*changes))
@@ -397,46 +500,55 @@ def test_no_script_begins_with_a_fault(project, script, fault):
     assert project.run(script, "--help").status == 0
 
 
-def test_feast_apply_refuses_it_too_in_one_line(project):
-    changes, said = FAULTS["a slide interval"]
+@pytest.mark.parametrize("fault", ["a slide interval", "a view without a service"])
+def test_feast_apply_refuses_it_too_in_one_line(project, fault):
+    changes, said = FAULTS[fault]
     (project.root / "feature_repo" / "features.py").write_text(changed(*changes))
     outcome = project.shell("feast apply", cwd=project.root / "feature_repo")
     assert outcome.status == 2
-    assert outcome.err.startswith("Error: features.py: ")
+    assert outcome.err.startswith("Error: features.py")
     assert said in outcome.err
     assert outcome.err.count("\n") == 1
     assert not (project.root / "data" / "registry.db").exists()
 
 
-def test_without_its_last_line_the_scripts_check_all_the_same(table):
-    with pytest.raises(UserError, match="is not one of mean, sum, count"):
-        table(SEED.replace("check_definitions(globals())", "").replace('"mean"', '"max"'))
+def test_without_its_last_line_the_scripts_check_all_the_same(read):
+    with pytest.raises(UserError, match="a FeatureService has to ask for all of shop_features"):
+        read(SEED.replace("check_definitions(globals())", OTHER_TABLE))
 
 
 def test_a_repository_without_features(tmp_path):
     with pytest.raises(UserError, match=r"features\.py: there is no such file"):
-        feature_table(tmp_path)
+        declared(tmp_path)
 
 
 def test_an_archive_on_the_path_stands_for_the_folder(tmp_path):
     """As `spark-submit --py-files package.zip` has it."""
-    archive = shutil.make_archive(str(tmp_path / "package"), "zip", ROOT, "feature_repo")
+    (tmp_path / "feature_repo").mkdir()
+    shutil.copy(ROOT / "tests" / "repository" / "features.py", tmp_path / "feature_repo")
+    archive = shutil.make_archive(str(tmp_path / "package"), "zip", tmp_path, "feature_repo")
     shutil.copytree(ROOT / "parity", tmp_path / "cluster" / "parity")
     code = f"""
 import sys
 from pathlib import Path
-from parity.definition.checks import feature_table
+from parity.definition.checks import declared
 sys.path.append({archive!r})
-print(feature_table(Path("feature_repo")).view.name)
+print(*[table.name for table in declared(Path("feature_repo"))])
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path / "cluster",
-        capture_output=True,
-        text=True,
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "cluster", capture_output=True, text=True)
     assert done.stdout == "user_purchase_features\n", done.stderr
 
 
-def test_what_is_checked_are_the_variables_of_any_module():
-    assert check_definitions(vars(ours)).view is ours.user_purchase_features
+def test_the_half_that_workers_need_imports_no_feast():
+    code = "import sys, parity.definition.table, parity.compute.tail; print('feast' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_the_public_names_are_few_and_there():
+    import parity
+
+    for name in parity.__all__:
+        assert getattr(parity, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        parity.nonsense  # noqa: B018

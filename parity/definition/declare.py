@@ -144,10 +144,10 @@ class AggregatedFeatureView(FeatureView):
         self,
         *,
         name: str,
-        entities: Sequence[Entity],
-        transactions: FileSource,
-        aggregations: Sequence[Aggregation],
-        source: FileSource,
+        entities: Sequence[Entity] = (),
+        transactions: FileSource | None = None,
+        aggregations: Sequence[Aggregation] = (),
+        source: FileSource | None = None,
         where: str | None = None,
         schema: Sequence[Field] = (),
         ttl: timedelta | None = timedelta(0),
@@ -242,6 +242,8 @@ def _faults_of_aggregations(aggregations: Sequence[Aggregation], types: Mapping[
     for a in aggregations:
         if not a.name:
             yield f"the Aggregation {a.function!r} of {a.column!r} has no name. Give it that of its feature."
+        if not a.name.isprintable():
+            yield f"{a.name!r} can't be the name of a column: Feast and Parquet have to take it. Rename it."
         if names.count(a.name) > 1:
             yield f"{names.count(a.name)} Aggregations are called {a.name!r}. Give each a name of its own."
         if not isinstance(a.function, str) or a.function not in FUNCTIONS:
