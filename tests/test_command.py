@@ -13,7 +13,6 @@ import pytest
 import redis
 import yaml
 
-from feature_repo.features import user_features
 from parity.edge.command import run
 from parity.proof.replay import replayed
 from tests.conftest import ROOT
@@ -332,7 +331,7 @@ def test_signals_during_the_removal_of_a_replay_leave_none_of_its_keys(redis_por
 
     def main():
         try:
-            with replayed(world.store, user_features, world.view, world.now) as replay:
+            with replayed(world.store, world.table, world.now) as replay:
                 names.append(replay.project)
                 assert len(list(client.scan_iter(f"*{replay.project}*", 1000))) > 1000
                 hurrying.start()

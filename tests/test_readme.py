@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo.features import AGGREGATIONS, user_purchase_features
 from parity.proof.causes import MEANING
 from tests.conftest import ROOT, free_port
 from tests.faults import FAULTS
+from tests.repository.features import user_purchase_features
 
 README = (ROOT / "README.md").read_text()
 CONSOLE = re.findall(r"^```console\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -70,9 +70,9 @@ def test_its_definitions_are_those_of_the_code():
     row = {feature: line for line in README.splitlines() for feature in re.findall(r"^\| `(\w+)` \|", line)}
     for feature in user_purchase_features.features:
         assert f"| {feature.dtype} |" in row[feature.name]
-    for aggregation in AGGREGATIONS:
-        window = aggregation.time_window
-        assert not window or f"[T - {window // timedelta(days=1)} days, T]" in row[aggregation.name]
+    for rule in user_purchase_features.definition.rules:
+        window = rule.time_window
+        assert not window or f"[T - {window // timedelta(days=1)} days, T]" in row[rule.name]
     assert f"**A value lives for {user_purchase_features.ttl.days} days**" in README
 
 

@@ -63,6 +63,11 @@ class ParityDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
 class ParityDuckDBOfflineStore(DuckDBOfflineStore):
     """Feast's DuckDB store with an AS OF join. See the module."""
 
+    def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
+        """Look at a source as Feast does, once there is one: `feast apply` comes before features are computed."""
+        if not isinstance(data_source, FileSource) or "://" in data_source.path or Path(data_source.path).exists():
+            super().validate_data_source(config, data_source)
+
     @staticmethod
     def get_historical_features(
         config: RepoConfig,
