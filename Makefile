@@ -43,10 +43,10 @@ lint: .venv/tests-installed
 	$(BIN)/ruff format --check .
 
 redis: .venv/installed
-	@$(BIN)/python -m parity.edge.redis_server start
+	@$(BIN)/python -m parity redis start
 
 redis-stop: .venv/installed
-	@$(BIN)/python -m parity.edge.redis_server stop
+	@$(BIN)/python -m parity redis stop
 
 clean:
 	rm -rf .venv

@@ -34,7 +34,7 @@ def production(project, monkeypatch):
 
 
 def start_redis(project) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "parity.edge.redis_server", "start"]
+    command = [sys.executable, "-m", "parity", "redis", "start"]
     return subprocess.run(command, cwd=project.root, capture_output=True, text=True, timeout=60)
 
 

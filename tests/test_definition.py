@@ -206,6 +206,10 @@ class TestWhatItMayLookLike:
         assert table.transactions.is_absolute()
         assert table.transactions.name == "visits.csv"
 
+    def test_features_are_kept_beside_the_repository_if_nothing_else_is_said(self, read, tmp_path):
+        [table] = read(changed((VIEW_SOURCE, "")))
+        assert table.source.path == str(tmp_path / "data" / "user_purchase_features.parquet")
+
     @pytest.mark.parametrize("ttl", ["None", "timedelta(0)", "timedelta(days=3_652_058)"])
     def test_a_ttl_of_none_of_nothing_or_of_ages(self, project, ttl):
         file = project.root / "feature_repo" / "features.py"
@@ -378,7 +382,6 @@ FAULTS = {
         [("", f'from feast import FeatureView\nplain = FeatureView(name="plain", entities=[user], source={SOURCE})\n')],
         "plain is a FeatureView without aggregations",
     ),
-    "no source": ([(VIEW_SOURCE, "")], "user_purchase_features: its source is not a FileSource"),
     "a source that names no timestamp": (
         [('        timestamp_field="event_timestamp",\n', "")],
         "names no timestamp_field",

@@ -108,7 +108,7 @@ def test_the_server_of_the_image_answers_reads_and_refuses_what_writes(project):
     project.prepare()
     port = free_port()
     python, *arguments = command_of_the_image()
-    assert (python, arguments[:2]) == ("python", ["-m", "parity.online.server"])
+    assert (python, arguments[:3]) == ("python", ["-m", "parity", "serve"])
     arguments[arguments.index("0.0.0.0")], arguments[arguments.index("6566")] = "127.0.0.1", str(port)
     server = subprocess.Popen([sys.executable, *arguments], cwd=project.root, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
@@ -145,7 +145,7 @@ def _healthy(url: str) -> bool:
 
 @pytest.mark.parametrize("options", ["--port abc", "--bogus"])
 def test_a_server_with_wrong_options_says_so_in_one_line(project, options):
-    outcome = project.shell(f"python -m parity.online.server {options}")
+    outcome = project.shell(f"python -m parity serve {options}")
     assert outcome.status == 2
     assert outcome.err.startswith("error: ")
     assert outcome.err.count("\n") == 1
@@ -153,7 +153,7 @@ def test_a_server_with_wrong_options_says_so_in_one_line(project, options):
 
 def test_a_server_without_its_variables_says_which_in_one_line(project):
     yaml_file = project.root / "feature_repo" / "feature_store.production.yaml"
-    outcome = project.shell("python -m parity.online.server --port 1", FEAST_FS_YAML_FILE_PATH=str(yaml_file))
+    outcome = project.shell("python -m parity serve --port 1", FEAST_FS_YAML_FILE_PATH=str(yaml_file))
     assert outcome.status == 2
     assert outcome.err.count("\n") == 1
     assert "FEATURE_STORE_REDIS, FEATURE_STORE_REDIS_TYPE, FEATURE_STORE_REGISTRY, which are not set" in outcome.err

@@ -23,7 +23,7 @@ from tests.deployments import wait_until
 def server_command(project, action: str) -> subprocess.CompletedProcess:
     """Captures the output as a pipe does: a server that held on to it would never let this return."""
     return subprocess.run(
-        [sys.executable, "-m", "parity.edge.redis_server", action],
+        [sys.executable, "-m", "parity", "redis", action],
         cwd=project.root,
         capture_output=True,
         text=True,

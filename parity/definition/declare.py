@@ -53,12 +53,17 @@ class DefinitionError(click.ClickException, UserError):
 
 
 def refuse(fault: str) -> DefinitionError:
-    """An error about a declaration, with the place where the code that is being imported makes it."""
+    """An error about a declaration, with the place where it is made."""
+    file, line = _declared_at()
+    return DefinitionError(f"{shown(file)}, line {line}: {fault}")
+
+
+def _declared_at() -> tuple[Path, int]:
+    """The file and the line that are being imported, and declare something of this module."""
     frame = sys._getframe(1)
-    while frame and (PACKAGE in Path(frame.f_code.co_filename).parents or frame.f_code.co_filename.startswith("<")):
+    while PACKAGE in Path(frame.f_code.co_filename).parents or frame.f_code.co_filename.startswith("<"):
         frame = frame.f_back
-    place = f"{shown(Path(frame.f_code.co_filename))}, line {frame.f_lineno}: " if frame else ""
-    return DefinitionError(f"{place}{fault}")
+    return Path(frame.f_code.co_filename), frame.f_lineno
 
 
 class TransactionSource(FileSource):
@@ -136,8 +141,9 @@ class AggregatedFeatureView(FeatureView):
     [T - time_window, T], both ends included; without a ``time_window``, at all up to T. Transactions that do not meet
     ``where``, as in ``amount > 0 AND status = 'paid'``, are not looked at: see `parity.definition.conditions`.
 
-    ``source`` is where the features are kept for training. A ``schema`` is not needed: it may describe features, with
-    the types that follow. Other arguments are those of Feast. Raises `DefinitionError`.
+    ``source`` is where the features are kept for training, by default data/NAME.parquet beside the repository. A
+    ``schema`` is not needed: it may describe features, with the types that follow. Other arguments are those of Feast.
+    Raises `DefinitionError`.
     """
 
     def __init__(
@@ -155,6 +161,7 @@ class AggregatedFeatureView(FeatureView):
     ):
         self.transactions = transactions
         self.aggregations = tuple(aggregations)
+        source = source or _usual_source(name)
         for fault in _faults_of_parts(entities, transactions, aggregations, source):
             raise refuse(f"{name}: {fault}")
         types = {column.name: column_type(column.dtype) for column in getattr(transactions, "schema", ())}
@@ -187,6 +194,11 @@ class AggregatedFeatureView(FeatureView):
 
     def __hash__(self) -> int:
         return super().__hash__()
+
+
+def _usual_source(name: str) -> FileSource:
+    path = _declared_at()[0].resolve().parent.parent / "data" / f"{name}.parquet"
+    return FileSource(name=f"{name}_source", path=str(path), timestamp_field="event_timestamp")
 
 
 def _key_type(entity: Entity) -> str:

@@ -28,7 +28,6 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from parity.edge.command import run
 from parity.edge.configuration import (
     addresses,
     configuration_file,
@@ -294,7 +293,8 @@ def _process_at(host: str, port: int, password: str | None) -> int | None:
         return None
 
 
-if __name__ == "__main__":
-    run(
-        {"start": start, "stop": stop}[sys.argv[1]] if sys.argv[1:] in (["start"], ["stop"]) else lambda: print(__doc__)
-    )
+def main() -> None:
+    action = {"start": start, "stop": stop}.get(sys.argv[1]) if len(sys.argv) == 2 else None
+    if action is None:
+        raise UserError("say what to do: python -m parity redis start, or stop.")
+    action()

@@ -24,7 +24,6 @@ from feast.permissions.server.utils import (
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from parity.edge.command import run
 from parity.edge.configuration import configuration_file, read_configuration
 from parity.edge.errors import UserError
 
@@ -90,7 +89,3 @@ def main() -> None:
         raise UserError(error.format_message()) from None
     except SystemExit:
         raise UserError("the server did not start; what it logged above says why.") from None
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,0 +1,34 @@
+"""The abilities beside the four scripts.
+
+python -m parity redis start|stop    a Redis on this machine, for trying things out
+python -m parity serve [OPTIONS]     Feast's feature server, which lets reads through only
+"""
+
+import sys
+
+if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends them in order too
+    from parity.edge.command import start
+
+    start()
+
+from importlib import import_module
+
+from parity.edge.command import run
+from parity.edge.errors import UserError
+
+COMMANDS = {"redis": "parity.edge.redis_server", "serve": "parity.online.server"}
+
+
+def main() -> int | None:
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(__doc__.strip())
+        return 0
+    if name not in COMMANDS:
+        raise UserError(f"there is no command {name!r}; there is {', '.join(COMMANDS)}. See: python -m parity --help")
+    sys.argv[:] = [f"python -m parity {name}", *arguments]
+    return import_module(COMMANDS[name]).main()
+
+
+if __name__ == "__main__":
+    run(main)
