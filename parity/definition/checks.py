@@ -6,6 +6,7 @@ computed, stored or proven of all of them together, and what would be ignored.
 """
 
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -187,7 +188,7 @@ def _declared(variables: Mapping[str, Any], folder: Path) -> Declared:
 def _placed(path: str, folder: Path) -> Location:
     """A path as Feast reads it: from the folder of features.py."""
     place = location(path)
-    return folder / place if isinstance(place, Path) else place
+    return Path(os.path.normpath(folder / place)) if isinstance(place, Path) else place
 
 
 def _faults_of_all(views: Sequence[AggregatedFeatureView]) -> Iterator[str]:
