@@ -210,6 +210,12 @@ class TestWhatItMayLookLike:
         [table] = read(changed((VIEW_SOURCE, "")))
         assert table.source.path == str(tmp_path / "data" / "user_purchase_features.parquet")
 
+    def test_or_in_a_folder_or_bucket_of_the_environment(self, read, tmp_path, monkeypatch):
+        for folder, expected in [("s3://bucket/features", "s3://bucket/features"), (str(tmp_path), str(tmp_path))]:
+            monkeypatch.setenv("FEATURE_STORE_OFFLINE_FOLDER", folder)
+            [table] = read(changed((VIEW_SOURCE, "")))
+            assert table.source.path == f"{expected}/user_purchase_features.parquet"
+
     @pytest.mark.parametrize("ttl", ["None", "timedelta(0)", "timedelta(days=3_652_058)"])
     def test_a_ttl_of_none_of_nothing_or_of_ages(self, project, ttl):
         file = project.root / "feature_repo" / "features.py"

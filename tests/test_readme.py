@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from parity.definition.functions import FUNCTIONS
+from parity.definition.keys import KEY_TYPES
 from parity.proof.causes import MEANING
 from tests.conftest import ROOT, free_port
 from tests.faults import FAULTS
 from tests.repository.features import user_purchase_features
 
 README = (ROOT / "README.md").read_text()
+DOCS = {file.name: file.read_text() for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 CONSOLE = re.findall(r"^```console\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 INSTANT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00"
 MILLISECONDS = r"\d+\.\d\d ms"
@@ -33,6 +36,7 @@ def checkout(project):
     """The project as a newcomer has it once the requirements are installed, with an address at which no Redis is."""
     for name in ["Makefile", "requirements.txt", "pyproject.toml"]:
         shutil.copy2(ROOT / name, project.root / name)
+    shutil.copytree(ROOT / "examples", project.root / "examples")
     environment = project.root / ".venv"
     environment.mkdir()
     for entry in Path(sys.prefix).iterdir():
@@ -67,13 +71,14 @@ def test_the_single_steps_print_what_it_shows(checkout):
 
 
 def test_its_definitions_are_those_of_the_code():
-    row = {feature: line for line in README.splitlines() for feature in re.findall(r"^\| `(\w+)` \|", line)}
+    text = DOCS["features.md"]
+    row = {feature: line for line in text.splitlines() for feature in re.findall(r"^\| `(\w+)` \|", line)}
     for feature in user_purchase_features.features:
         assert f"| {feature.dtype} |" in row[feature.name]
     for rule in user_purchase_features.definition.rules:
         window = rule.time_window
         assert not window or f"[T - {window // timedelta(days=1)} days, T]" in row[rule.name]
-    assert f"**A value lives for {user_purchase_features.ttl.days} days**" in README
+    assert f"**A value lives for {user_purchase_features.ttl.days} days**" in text
 
 
 def test_its_figures_of_the_checker_are_of_these_faults():
@@ -84,13 +89,31 @@ def test_its_figures_of_the_checker_are_of_these_faults():
 
 
 def test_it_names_every_kind_and_cause_and_option():
-    words = " ".join(README.split())
+    words = " ".join(DOCS["proof.md"].split())
     for name in MEANING:
         assert name in words
     for option in re.findall(r'add_argument\("(--\w+)"', (ROOT / "demo_fixed.py").read_text()):
-        assert option in README or option == "--seed"
+        assert option in words or option == "--seed"
 
 
-def test_every_file_that_it_names_is_there():
-    for name in re.findall(r"`((?:feature_repo/|tests/|parity/)[\w./]*|\w+\.py|Makefile)`", README):
-        assert (ROOT / name).exists(), name
+@pytest.mark.parametrize("name", DOCS)
+def test_every_file_that_is_named_is_there(name):
+    for file in re.findall(r"`((?:feature_repo/|tests/|parity/|examples/)[\w./]*|\w+_\w+\.py|Makefile)`", DOCS[name]):
+        assert (ROOT / file).exists(), file
+    folder = ROOT if name == "README.md" else ROOT / "docs"
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", DOCS[name]):
+        assert (folder / link).exists(), link
+
+
+def test_the_code_that_it_shows_is_the_code_that_runs():
+    first, whole = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert first.removesuffix(")\n") in (ROOT / "tests" / "repository" / "features.py").read_text()
+    assert whole == (ROOT / "examples" / "orders" / "features.py").read_text()
+    [data] = re.findall(r"^```csv\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert data == (ROOT / "examples" / "orders" / "orders.csv").read_text()
+
+
+def test_every_function_and_key_type_and_operator_is_documented():
+    text = DOCS["features.md"]
+    for name in [*FUNCTIONS, *KEY_TYPES]:
+        assert f"`{name}`" in text, name

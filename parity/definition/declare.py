@@ -18,6 +18,7 @@ Both are what Feast takes them for, a `FileSource` and a `FeatureView`. What a f
 aggregation, so the view's schema is made here.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -38,8 +39,10 @@ from parity.definition.reading import Reading
 from parity.definition.table import Definition, Rule
 from parity.edge.command import shown
 from parity.edge.errors import UserError, printable
+from parity.edge.files import absolute, location
 
 FEAST_TYPES = {pa.int32(): Int32, pa.int64(): Int64, pa.float64(): Float64, pa.string(): String, pa.bool_(): Bool}
+OFFLINE_FOLDER = "FEATURE_STORE_OFFLINE_FOLDER"
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -197,8 +200,10 @@ class AggregatedFeatureView(FeatureView):
 
 
 def _usual_source(name: str) -> FileSource:
-    path = _declared_at()[0].resolve().parent.parent / "data" / f"{name}.parquet"
-    return FileSource(name=f"{name}_source", path=str(path), timestamp_field="event_timestamp")
+    """Where features are kept if nothing else is said: in `FEATURE_STORE_OFFLINE_FOLDER`, or in data/."""
+    folder = os.environ.get(OFFLINE_FOLDER) or str(_declared_at()[0].resolve().parent.parent / "data")
+    place = absolute(location(folder))
+    return FileSource(name=f"{name}_source", path=f"{place}/{name}.parquet", timestamp_field="event_timestamp")
 
 
 def _key_type(entity: Entity) -> str:
