@@ -4,11 +4,15 @@ import json
 import random
 import shutil
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from tests import deployments
 
 VIEWS = ["customer_orders", "store_orders", "paid_orders", "product_orders", "visitor_pages", "visitor_products"]
 NEW_YORK = ZoneInfo("America/New_York")
@@ -60,6 +64,13 @@ def shop(project):
     return project
 
 
+def assert_same_rows(folder: Path, table: pa.Table) -> None:
+    """Assert that a folder of days holds the rows of ``table``, in any order."""
+    days = pa.concat_tables(pq.read_table(file, partitioning=None) for file in folder.rglob("*.parquet"))
+    order = [(name, "ascending") for name in table.column_names]
+    assert days.sort_by(order).equals(table.sort_by(order)), folder.name
+
+
 def test_the_whole_pipeline_proves_every_view(shop):
     computed = shop.succeed("compute_features.py")
     assert [view in computed for view in VIEWS] == [True] * 6
@@ -83,11 +94,40 @@ def test_incrementally_it_is_the_same(shop):
     second.rename(first)
     shop.succeed("compute_features.py", "--incremental")
     for view, table in whole.items():
-        order = [(name, "ascending") for name in table.column_names]
-        days = pq.read_table(shop.root / "data" / f"{view}.parquet", partitioning=None)
-        assert days.sort_by(order).equals(table.sort_by(order)), view
+        assert_same_rows(shop.root / "data" / f"{view}.parquet", table)
     shop.succeed("materialize_to_online.py")
     assert "Training equals serving equals the oracle" in shop.succeed("demo_fixed.py")
+
+
+@pytest.mark.scale
+@pytest.mark.skipif(not (find_spec("pyspark") and shutil.which("java")), reason="PySpark or Java missing")
+def test_on_spark_it_is_the_same(shop):
+    shop.succeed("compute_features.py")
+    whole = {view: pq.read_table(shop.root / "data" / f"{view}.parquet") for view in VIEWS}
+    for view in VIEWS:
+        (shop.root / "data" / f"{view}.parquet").unlink()
+    shop.succeed("compute_features.py", "--engine", "spark")
+    for view, table in whole.items():
+        assert_same_rows(shop.root / "data" / f"{view}.parquet", table)
+    shop.succeed("materialize_to_online.py")
+    assert "Training equals serving equals the oracle" in shop.succeed("demo_fixed.py")
+
+
+def test_in_production_on_a_cluster(shop, tmp_path, monkeypatch):
+    folder = tmp_path / "servers"
+    folder.mkdir()
+    with deployments.cluster(folder) as cluster:
+        yaml = shop.root / "feature_repo" / "feature_store.production.yaml"
+        monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(yaml))
+        monkeypatch.setenv("FEATURE_STORE_REGISTRY", str(shop.root / "data" / "production.db"))
+        monkeypatch.setenv("FEATURE_STORE_OFFLINE_FOLDER", str(shop.root / "production"))
+        for name, value in cluster.environment.items():
+            monkeypatch.setenv(name, value)
+        shop.apply()
+        shop.succeed("compute_features.py")
+        shop.succeed("materialize_to_online.py")
+        assert "Training equals serving equals the oracle" in shop.succeed("demo_fixed.py")
+    assert sorted(path.stem for path in (shop.root / "production").glob("*.parquet")) == sorted(VIEWS)
 
 
 def test_one_view_or_one_service_at_a_time(shop):
