@@ -21,16 +21,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parity.definition.instants import UTC_MICROSECONDS
+from parity.definition.keys import key_schema
+from parity.definition.reading import Reading
+from parity.definition.table import Definition, Rule
 from parity.edge.command import fail
 from parity.edge.errors import UserError
 from parity.edge.files import progress
 from parity.proof import oracle
-from parity.transactions import read as transactions
+from parity.transactions import memory
 from parity.transactions.read import read_part
+from parity.transactions.texts import without_nulls
+from parity.transactions.values import INSTANTS, to_type
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HEADER = "user_id,product_id,timestamp,purchase_amount"
 GOOD = "1,100,2026-03-01T12:00:00Z,10.50"
+PURCHASES = Definition(
+    "purchases",
+    key_schema({"user_id": pa.int64()}),
+    "event_timestamp",
+    (Rule("average", "mean", "purchase_amount", timedelta(days=3)), Rule("total", "count", "purchase_amount", None)),
+)
 
 
 def computed(project) -> list[tuple]:
@@ -142,7 +153,7 @@ class TestRefused:
         project.transactions.unlink()
         assert "python generate_synthetic_data.py" in project.fail("compute_features.py")
 
-    @pytest.mark.parametrize("name", ["transactions.txt", "transactions"])
+    @pytest.mark.parametrize("name", ["transactions.xlsx", "transactions", "transactions.parquet.gz"])
     def test_a_file_of_unknown_suffix(self, project, name):
         project.transactions.rename(project.root / name)
         assert name in project.fail("compute_features.py", "--input", project.root / name)
@@ -293,7 +304,7 @@ class TestQuotes:
     def read(self, project, rows: str) -> pa.Table:
         """Read purchases, and hold that the oracle reads as many."""
         project.transactions.write_bytes((self.HEAD + rows).encode())
-        table = read_part(project.transactions, "user_id", ["purchase_amount"])
+        table = read_part(project.transactions, PURCHASES)
         with oracle.raw_transactions(project.transactions, "user_id", "timestamp", ["purchase_amount"]) as raw:
             assert sum(len(raw.of(user)) for user in raw.users) == table.num_rows
         return table
@@ -352,7 +363,7 @@ class TestQuotes:
         with pytest.raises(
             UserError, match=r"line 2: the quote that opens here, .* is not closed: .* up to line 1[0-9]{6},"
         ):
-            read_part(project.transactions, "user_id", ["purchase_amount"])
+            read_part(project.transactions, PURCHASES)
         with (
             pytest.raises(UserError, match="the row that starts in line 2 can't be read"),
             oracle.raw_transactions(project.transactions, "user_id", "timestamp", ["purchase_amount"]),
@@ -394,7 +405,7 @@ class TestQuotes:
             path = Path(folder) / "purchases.csv"
             path.write_bytes(f"{self.HEAD}{self.ROW}{first}\n{self.ROW}{last}\n{self.ROW}c\n".encode())
             try:
-                found = read_part(path, "user_id", ["purchase_amount"]).num_rows
+                found = read_part(path, PURCHASES).num_rows
             except UserError:
                 found = None
             try:
@@ -827,10 +838,10 @@ def test_the_address_space_that_a_process_may_take_is_respected(project, million
     resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 90_000_000, hard))
     try:
         with pytest.raises(UserError, match=r"1,000,000 rows, which take 0\.1 GB of memory"):
-            read_part(million, "user_id", ["purchase_amount"])
+            read_part(million, PURCHASES)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
-    assert read_part(million, "user_id", ["purchase_amount"]).num_rows == 1_000_000
+    assert read_part(million, PURCHASES).num_rows == 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -844,12 +855,12 @@ def test_the_memory_that_a_container_may_take_is_respected(project, million, mon
     (group / "memory.max").write_text(f"{limit}\n")
     (group / "memory.current").write_text(f"{used}\n")
     (group / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
-    monkeypatch.setattr(transactions, "CONTROL_GROUPS", group)
+    monkeypatch.setattr(memory, "CONTROL_GROUPS", group)
     if fits:
-        assert read_part(million, "user_id", ["purchase_amount"]).num_rows == 1_000_000
+        assert read_part(million, PURCHASES).num_rows == 1_000_000
         return
     with pytest.raises(UserError, match=r"1,000,000 rows, which take 0\.1 GB of memory"):
-        read_part(million, "user_id", ["purchase_amount"])
+        read_part(million, PURCHASES)
 
 
 def test_a_column_of_text_that_unpacks_to_gigabytes_is_refused_by_its_type(project):
@@ -931,7 +942,7 @@ def test_a_name_that_could_be_a_pattern_is_the_name_of_one_file(project, name, s
         table = pa.table({"user_id": [user], "timestamp": [NOON], "purchase_amount": [1.0]})
         path = project.root / f"{stem}{suffix}"
         pq.write_table(table, path) if suffix == ".parquet" else pacsv.write_csv(table, path)
-    assert read_part(path, "user_id", ["purchase_amount"])["user_id"].to_pylist() == [5]
+    assert read_part(path, PURCHASES)["user_id"].to_pylist() == [5]
     with oracle.raw_transactions(path, "user_id", "timestamp", ["purchase_amount"]) as raw:
         assert raw.users.tolist() == [5]
 

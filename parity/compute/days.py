@@ -28,17 +28,8 @@ from pyarrow.fs import FileInfo, FileSelector, FileType, LocalFileSystem
 
 from parity.definition.instants import utc_now
 from parity.edge.errors import UserError, bucket_trouble
-from parity.edge.files import (
-    ROWS_PER_WRITE,
-    Location,
-    files_at,
-    filesystem_of,
-    is_parquet,
-    location,
-    naming,
-    sync,
-    sync_folder,
-)
+from parity.edge.files import ROWS_PER_WRITE, Location, filesystem_of, naming, sync, sync_folder
+from parity.transactions.listing import stamp_of
 
 STAGING = "_staging"
 MANIFEST = "_manifest.json"
@@ -57,27 +48,6 @@ def split_by_day(rows: pa.Table, days: np.ndarray) -> Iterator[tuple[int, pa.Tab
     starts = np.flatnonzero(np.append(True, days[1:] != days[:-1])) if len(days) else []
     for start, end in pairwise([*starts, len(days)]):
         yield int(days[start]), rows.slice(start, end - start)
-
-
-def transaction_files(place: Location) -> dict[str, str]:
-    """List the files of transactions at ``place``, itself one or a folder of them, as paths or URIs, sorted.
-
-    Each with a stamp that changes when the file does: its size and the time of its last modification.
-    """
-    _, root, found = files_at(place)
-    if not found:
-        raise UserError(f"{place}: there is no CSV or Parquet file in this folder.")
-    if found[0].path == root:
-        return {str(place): _stamp(found[0])}
-    folder = str(place).rstrip("/")
-    files = {f"{folder}{info.path.removeprefix(root)}": _stamp(info) for info in found}
-    for file in files:
-        is_parquet(location(file))
-    return files
-
-
-def _stamp(info: FileInfo) -> str:
-    return f"{info.size}-{info.mtime_ns}"
 
 
 class Staged(NamedTuple):
@@ -186,8 +156,8 @@ class Partitions:
         return self._is_disk and Path(self._root, name).is_symlink()
 
     def _stamp(self, info: FileInfo) -> str:
-        """As `_stamp`; a disk also notes when anything about a file was last changed, which nobody can set."""
-        return f"{_stamp(info)}-{Path(info.path).stat().st_ctime_ns}" if self._is_disk else _stamp(info)
+        """As `stamp_of`; a disk also notes when anything about a file was last changed, which nobody can set."""
+        return f"{stamp_of(info)}-{Path(info.path).stat().st_ctime_ns}" if self._is_disk else stamp_of(info)
 
     def stage(self, tables: Iterable[pa.Table], day: int, schema: pa.Schema) -> Staged:
         """Write the features of ``day``, to be put in their place by `replace`."""

@@ -30,12 +30,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.feather as feather
 
-from parity.compute.days import MANIFEST, TOTALS, Damaged, Partitions, Staged, split_by_day, transaction_files
+from parity.compute.days import MANIFEST, TOTALS, Damaged, Partitions, Staged, split_by_day
 from parity.compute.tail import aggregate_from, counts_to_continue
 from parity.definition.instants import FIRST_INSTANT, MICROSECONDS_PER_DAY, day_of
 from parity.definition.table import Definition
 from parity.edge.errors import UserError
 from parity.edge.files import Location, location, on_disk
+from parity.transactions.listing import transaction_files
 from parity.transactions.read import read_part
 
 

@@ -23,12 +23,13 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from parity.compute.days import MANIFEST, Partitions, Staged, split_by_day, transaction_files
+from parity.compute.days import MANIFEST, Partitions, Staged, split_by_day
 from parity.compute.tail import aggregate_sorted
 from parity.definition.instants import day_of
 from parity.definition.table import Definition
 from parity.edge.errors import UserError
 from parity.edge.files import Location, location, on_disk
+from parity.transactions.listing import transaction_files
 from parity.transactions.read import read_part
 
 DAY = "event_date"

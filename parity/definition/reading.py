@@ -63,7 +63,8 @@ timestamps and dates for UnixTimestamp. Texts, also dictionaries of them, are re
   directives: ``%Y %y %m %b %B %d %j %H %I %p %M %S %f %z %Z %a %A %%``. So fields may have fewer digits, names of
   months and days are English, capitals do not matter, a blank stands for one or more blanks of any kind, ``%y`` from 69
   on is of the 1900s, a weekday is not compared with the date, and what is not in the format is the first there is
-  (January, the 1st, 0 o'clock). Digits are ``0`` to ``9``. ``%Z`` takes ``UTC`` and ``GMT``, and is UTC.
+  (January, the 1st, 0 o'clock). Digits are ``0`` to ``9``. ``%Z`` takes ``UTC`` and ``GMT``, and is UTC. Unlike in
+  Python, day 366 of a year that has 365 is refused.
 - with one of `EPOCH_UNITS` as ``timestamp_format``, a number without blanks: an optional ``-`` or ``+``, digits, and
   optionally ``decimal`` and up to 18 digits; since ``origin``. It is exact, and refused if it is finer than a
   microsecond; but days, hours and minutes are rounded to a microsecond, half to even.
@@ -189,12 +190,17 @@ class Reading:
         if not self.counts:
             yield f"an origin is for timestamps that count: timestamp_format= one of {', '.join(EPOCH_UNITS)}."
         try:
-            has_offset = datetime.fromisoformat(self.origin).tzinfo is not None
+            origin = datetime.fromisoformat(self.origin)
         except ValueError:
             yield f"the origin {self.origin!r} is no ISO 8601 date, such as 1970-01-01 or 2020-01-01T00:00:00Z."
-        else:
-            if has_offset and self.timestamp_format == "days":
+            return
+        if self.timestamp_format == "days":
+            if origin.tzinfo is not None:
                 yield f"the origin {self.origin!r} of days has an offset. Leave it out, and declare time_zone instead."
+        elif origin.tzinfo is None and self.time_zone is not None and _is_zone(self.time_zone):
+            local = origin.replace(tzinfo=ZoneInfo(self.time_zone))
+            if local.utcoffset() != local.replace(fold=1).utcoffset():
+                yield f"the origin {self.origin!r} does not exist, or exists twice, in {self.time_zone}. Add an offset."
 
     def _faults_of_text(self) -> Iterator[str]:
         try:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -119,7 +120,9 @@ def on_disk(place: Location) -> Iterator[Path]:
         return
     filesystem, root, files = files_at(place)
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / PurePosixPath(root).name
+        copy = Path(folder).joinpath(
+            *(f"{name}={value}" for name, value in partition_of(root)), PurePosixPath(root).name
+        )
         try:
             for info in files:
                 file = copy / PurePosixPath(info.path).relative_to(root)
@@ -133,14 +136,48 @@ def on_disk(place: Location) -> Iterator[Path]:
             raise UserError(str(error).replace(str(copy), place)) from None
 
 
+def partition_of(path: Location) -> list[tuple[str, str]]:
+    """The folders right above a file that are called ``name=value``, from the outermost on, as Hive has them."""
+    folders = list(takewhile(lambda name: "=" in name.strip("="), reversed(PurePosixPath(path).parts[:-1])))
+    return [(name, value) for name, _, value in (folder.partition("=") for folder in reversed(folders))]
+
+
 def is_parquet(path: Location) -> bool:
-    """Tell Parquet from CSV by suffix; any other suffix is a `UserError`."""
+    """Tell, by suffix, whether features go to a Parquet or a CSV file; any other suffix is a `UserError`."""
     match PurePosixPath(path).suffix.lower():
         case ".parquet":
             return True
         case ".csv":
             return False
     raise UserError(f"{path}: the suffix must be .csv or .parquet")
+
+
+KINDS = {
+    "text": (".csv", ".tsv", ".txt"),
+    "json": (".json", ".jsonl", ".ndjson"),
+    "parquet": (".parquet",),
+}
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+
+
+def kind_of(path: Location) -> str:
+    """What a file of transactions holds, by its suffix: one of `KINDS`. Any other suffix is a `UserError`."""
+    pure = PurePosixPath(path)
+    suffix = pure.with_suffix("").suffix if compression_of(path) else pure.suffix
+    for kind, suffixes in KINDS.items():
+        if suffix.lower() in suffixes and not (kind == "parquet" and compression_of(path)):
+            return kind
+    known = ", ".join(suffix for suffixes in KINDS.values() for suffix in suffixes)
+    raise UserError(
+        f"{path}: what it holds is told by the suffix, which must be one of {known}; "
+        f"{', '.join(COMPRESSIONS)} may follow those of text."
+    )
+
+
+def compression_of(path: Location) -> str | None:
+    """The suffix of a file that is compressed."""
+    suffix = PurePosixPath(path).suffix.lower()
+    return suffix if suffix in COMPRESSIONS else None
 
 
 @contextmanager

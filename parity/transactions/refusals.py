@@ -1,4 +1,4 @@
-"""What is said of transactions that are refused: which rows, what they hold, and what would help.
+"""What is said of transactions that are refused: which rows, what they hold, and what to declare.
 
 Nothing here guesses or repairs a value. It looks at what was refused, and knows how people's files come to hold it.
 """
@@ -8,17 +8,24 @@ import csv
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import pyarrow as pa
+
+from parity.definition.instants import UTC_MICROSECONDS
+from parity.definition.reading import WHITESPACE, Reading
+from parity.definition.table import Definition
+from parity.transactions.texts import is_text
+from parity.transactions.times import iso_instants, to_instants
+from parity.transactions.values import INSTANTS
 
 LONGEST_SHOWN = 80
 MOST_COLUMNS_SHOWN = 20
 ROWS_SHOWN = 3
 ROWS_LOOKED_AT = 1000
-LINES_LOOKED_AT = 20
+VALUES_TRIED = 20
 BYTES_LOOKED_AT = 4096
 
 
@@ -47,6 +54,17 @@ def shown(value: pa.Scalar) -> str:
         return str(value.value)
 
 
+class Column(NamedTuple):
+    """A column to be read."""
+
+    name: str
+    to: pa.DataType | str
+    """Its type, or `INSTANTS` for the timestamp."""
+    sources: tuple[str, ...]
+    """The columns of the file that it is read from: one, or those of a timestamp."""
+    is_key: bool
+
+
 class Failures(NamedTuple):
     """The values of a column that were refused: how many of how many, and the first ones."""
 
@@ -55,203 +73,365 @@ class Failures(NamedTuple):
     values: list[pa.Scalar]
 
 
-def refusal(name: str, failures: Failures, places: Sequence[str], expected: str, advice: str) -> str:
-    """Say which values of the column ``name`` are not what is ``expected``; ``places`` are their places."""
+def refusal(
+    column: Column,
+    failures: Failures,
+    places: Sequence[str],
+    expected: str,
+    looked_at: Sequence[pa.Scalar],
+    reading: Reading,
+) -> str:
+    """Say which values of a ``column`` are not what is ``expected``, in which ``places``, and what to declare."""
     first, *others = [shown(value) for value in failures.values]
-    told = f"{places[0]}: {name} {first} is not {expected}."
-    if not others:
-        return f"{told} Correct or remove that row."
     also = " nor ".join(f"{value} in {place}" for value, place in zip(others, places[1:], strict=True))
-    return f"{told} Nor is {also}: {failures.count:,} of {failures.total:,} rows are refused. {advice}"
+    return (
+        f"{places[0]}: {column.name} {first} is not {expected}. {f'Nor is {also}. ' if also else ''}"
+        f"{_counted(failures)} {advice(column, looked_at, reading)}"
+    )
 
 
-class _Kind(NamedTuple):
-    """A way of writing values that is not taken: how to know it, and what would help."""
+def null_refusal(column: Column, failures: Failures, places: Sequence[str], definition: Definition) -> str:
+    """Say which values of a ``column`` are null and may not be, and how to leave those rows out."""
+    name, condition = column.name, definition.condition
+    where = f"{name} IS NOT NULL" if condition is None else f"({condition.text}) AND {name} IS NOT NULL"
+    also = f", and so it is in {' and '.join(places[1:])}" if places[1:] else ""
+    return (
+        f"{places[0]}: {name} is null{also}. {_counted(failures)} A key, a timestamp and what features are made of "
+        f'can\'t be null: fill it, or leave such rows out: where="{where}" in {definition.name}.'
+    )
 
-    pattern: str
-    advice: str
+
+def _counted(failures: Failures) -> str:
+    return f"{failures.count:,} of {failures.total:,} rows {'is' if failures.count == 1 else 'are'} refused."
+
+
+def expected(column: Column, reading: Reading, is_text: bool = True) -> str:
+    """What a value of the ``column`` has to be."""
+    to, form = column.to, reading.timestamp_format
+    zone = f", which the clocks of {reading.time_zone} show once," if reading.time_zone else ""
+    if to == INSTANTS and form is None:
+        return f"an ISO 8601 date and time{zone} in the years 1 to 9999, no finer than a microsecond"
+    if to == INSTANTS and reading.counts:
+        return f"a number of {form} whose time{zone} is in the years 1 to 9999, no finer than a microsecond"
+    if to == INSTANTS:
+        return f"a date and time{zone} of the form {form!r}"
+    if pa.types.is_integer(to):
+        plainly = ", written plainly: 7, not 007, +7, 7.0 or 7 with blanks" if is_text and column.is_key else ""
+        return f"a whole number that fits in {to.bit_width} bits{plainly}"
+    if pa.types.is_floating(to):
+        return "a finite number that a float64 can hold"
+    if pa.types.is_boolean(to):
+        return "true or false, nor 1 or 0"
+    if to == UTC_MICROSECONDS:
+        return "an ISO 8601 date and time in whole seconds"
+    return "binary data" if pa.types.is_binary(to) else "text in UTF-8"
+
+
+CORRECT_THEM = "Correct or remove those rows."
+
+
+def advice(column: Column, values: Sequence[pa.Scalar], reading: Reading) -> str:
+    """Say what to declare so that refused ``values`` are read, or how to correct them: the two commonest ways."""
+    texts = [value.as_py() for value in values if is_text(value.type)]
+    if len(texts) < len(values):
+        return _advice_on_typed(column, values[0])
+    if column.to == INSTANTS:
+        return _advice_on_times(texts, reading)
+    if column.to == UTC_MICROSECONDS:
+        return f"A key of type UNIX_TIMESTAMP is read as ISO 8601, such as {_ISO_EXAMPLE}, in whole seconds."
+    kinds = Counter(help for text in texts for help in _helps(column, text, reading))
+    return " ".join(help for help, _ in kinds.most_common(2)) or CORRECT_THEM
+
+
+def _helps(column: Column, text: str, reading: Reading) -> list[str]:
+    text = text[: 4 * LONGEST_SHOWN]
+    if re.fullmatch(_NOTHING, text):
+        return [_if_null(text)]
+    if pa.types.is_boolean(column.to):
+        return [_as_text(column)]
+    if any(sign.isdecimal() and not sign.isascii() for sign in text):
+        return ["Write numbers with the digits 0 to 9."]
+    if pa.types.is_integer(column.to):
+        return _helps_with_whole_number(column, text, reading)
+    return _helps_with_amount(column, text, reading)
 
 
 _BLANKS = r"[\s\x1c-\x1f\x85\u00a0\u2000-\u200b\u202f\u3000\ufeff]"
 _NOTHING = r"(?i)\s*(|null|na|n/a|nan|none|nil|-|\\n)\s*"
-ISO = "Write each as ISO 8601, such as 2010-12-01T08:26:00Z."
-_TEXT_IDS = "Text ids are not supported yet; ids have to be whole numbers: give each user a number, and write that."
-CORRECT_THEM = "Correct or remove those rows."
-_DAY, _TIME = r"\d{4}-\d{1,2}-\d{1,2}", r"[T ]\d{1,2}:\d{1,2}(:\d{1,2}([.,]\d+)?)?"
-
-_IDS = [
-    _Kind(_NOTHING, "Purchases without a user can't be used: give each its user, or remove those rows."),
-    _Kind(rf"{_BLANKS}+-?\d+{_BLANKS}*|-?\d+{_BLANKS}+", "Leave out blanks around ids, inside of quotes too."),
-    _Kind(r"\s*-?[1-9]\d{18,}\s*", "Ids beyond 64 bits are not supported yet: number the users anew."),
-    _Kind(
-        r"\s*[+-]?\d+\s*",
-        "Write each id in one way only, without a sign or leading zeros. If 007 and 7 are two users, these are text "
-        "ids, which are not supported yet; ids have to be whole numbers.",
-    ),
-    _Kind(
-        r"\s*[+-]?\d+(\.\d*)?([eE][+-]?\d+)?\s*",
-        "Ids have to be whole numbers, written as 17001 and not as 17001.0, which some programs make of a column "
-        "in which ids are missing.",
-    ),
-    _Kind(r"\s*0[xX][0-9a-fA-F]+\s*", "Write ids as decimal numbers."),
-    _Kind(r"\s*[+-]?\d{1,3}([,.' \u00a0\u2009\u202f_]\d{3})+\s*", "Write ids without separators of thousands."),
-    _Kind(r".*", _TEXT_IDS),
-]
-_AMOUNTS = [
-    _Kind(_NOTHING, "Purchases without an amount can't be used: write each amount, or remove those rows."),
-    _Kind(
-        r"(?i)(?!\s*[+-]?(inf|infinity|[\d.]+e[+-]?\d+)\s*$)(.*[^\W\d_].*|.*[\u0024\u00a2-\u00a5\u058f\u060b\u0e3f\u20a0-\u20cf].*)",
-        "Write amounts without a currency sign or a unit, such as 134.09 and not $134.09.",
-    ),
-    _Kind(r".*\(.*\).*|.*\d\s*[-\u2212]\s*|\s*\u2212.*", "Write what is negative with a minus sign, such as -5.00."),
-    _Kind(r".*%.*", "Write amounts without a percent sign."),
-    _Kind(r"\D*\d+,(\d{1,2}|\d{4,})\D*", "Write amounts with a decimal point, such as 0.25 and not 0,25."),
-    _Kind(
-        r"\D*\d{1,3}([,.'\u2019 \u00a0\u2009\u202f_]\d{2,3})*[,.'\u2019 \u00a0\u2009\u202f_]\d{3}([.,]\d*)?\D*",
-        "Write amounts without separators of thousands and with a decimal point, such as 1234.56 and not 1,234.56 "
-        "or 1.234,56.",
-    ),
-]
-_TIMES = [
-    _Kind(_NOTHING, "Purchases without a time can't be used: give each its time, or remove those rows."),
-    _Kind(r"-?\d{9,10}(\.\d*)?", f"These look like seconds since 1970. {ISO}"),
-    _Kind(r"-?\d{12,13}(\.\d*)?", f"These look like milliseconds since 1970. {ISO}"),
-    _Kind(r"-?\d{15,16}(\.\d*)?", f"These look like microseconds since 1970. {ISO}"),
-    _Kind(r"-?\d{18,19}", f"These look like nanoseconds since 1970. {ISO}"),
-    _Kind(r"\d{8}([T ]?\d{4,6}(\.\d+)?(Z|[+-]\d\d:?\d\d)?)?", f"Write dates with hyphens and times with colons. {ISO}"),
-    _Kind(r"\d{1,5}([.,]\d+)?", f"These look like numbers of days, as a spreadsheet counts them. {ISO}"),
-    _Kind(r"(?i).*\d\s*[ap]\.?m\.?.*", f"Write hours from 00 to 23, without AM or PM. {ISO}"),
-    _Kind(r"\s*\d{4}/.*", f"Write dates with hyphens. {ISO}"),
-    _Kind(r".*\d\s*/\s*\w+\s*/\s*\d.*", f"Day and month can't be told apart in dates with slashes. {ISO}"),
-    _Kind(r"\s*\d{1,4}\.\s*\d{1,2}\.\s*\d{1,4}.*", f"Dates with dots are not taken. {ISO}"),
-    _Kind(r"\s*\d{1,2}-\d{1,2}-\d{2,4}\b.*", f"The year has to come first, then month and day. {ISO}"),
-    _Kind(
-        rf"{_DAY}{_TIME}\S*?\s*[(\[]?[A-Za-z][\w/+-]+[)\]]?",
-        "Write Z right after the time where it says UTC, and an offset such as +01:00 instead of the name of another "
-        f"zone. {ISO}",
-    ),
-    _Kind(rf"{_DAY}{_TIME}\s+[+-]\d\d:?\d\d", f"Leave no blank before the offset. {ISO}"),
-    _Kind(r"(?i).*(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec).*", f"Write months as numbers. {ISO}"),
-    _Kind(rf"{_DAY}[T ][\d:]+\.\d{{7,}}.*", f"Cut the times to microseconds, six digits. {ISO}"),
-    _Kind(rf"{_DAY}[T ][\d:]+,\d+.*", f"Write fractions of a second with a point. {ISO}"),
-    _Kind(
-        rf"(?!\d{{4}}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?\D*$){_DAY}([T ]\d{{1,2}}(:\d{{1,2}})*)?.*",
-        f"Write months, days, hours, minutes and seconds with two digits. {ISO}",
-    ),
-    _Kind(rf"\s+.*|.*\s+|{_DAY}t.*|.*z", f"Leave out blanks around the time, and write T and Z as capitals. {ISO}"),
-    _Kind(rf"(?!{_DAY}).*", ISO),
-]
+_SEPARATORS_OF_THOUSANDS = r",.' \u2019\u00a0\u2009\u202f_"
 
 
-def advice(to: pa.DataType, values: Iterable[pa.Scalar]) -> str:
-    """Say what would help with refused ``values``, which should be of the type ``to``: with the two commonest kinds."""
-    kinds = Counter(help for value in values for help in _helps(to, value))
-    return " ".join(help for help, _ in kinds.most_common(2)) or CORRECT_THEM
+def _if_null(text: str) -> str:
+    return f"If {quoted(text)} stands for a missing value, declare null_values=[{_literal(text)}]."
 
 
-def _helps(to: pa.DataType, value: pa.Scalar) -> list[str]:
-    nothing, *others = kinds = _IDS if to == pa.int64() else _AMOUNTS if to == pa.float64() else _TIMES
-    if pa.types.is_string(value.type):
-        return _helps_with_text(kinds, value.as_py()[: 4 * LONGEST_SHOWN])
-    if not value.is_valid or (pa.types.is_floating(value.type) and value.as_py() != value.as_py()):
-        return [nothing.advice]
-    if pa.types.is_timestamp(value.type) and value.type.unit == "ns" and value.value % 1000:
-        return ["Cut the column to microseconds."]
-    return [others[0].advice] if kinds is _IDS else []
+def _as_text(column: Column) -> str:
+    if column.is_key:
+        return (
+            f"If these ids are texts, declare them so: Entity(..., join_keys=[{_literal(column.name)}], "
+            "value_type=ValueType.STRING)."
+        )
+    return f"If these are texts, declare them so in schema: Field(name={_literal(column.name)}, dtype=String)."
 
 
-def _helps_with_text(kinds: list[_Kind], text: str) -> list[str]:
-    if kinds is not _TIMES and any(sign.isdecimal() and not sign.isascii() for sign in text):
-        return ["Write numbers with the digits 0 to 9."]
-    if re.fullmatch(_NOTHING, text):
-        return [kinds[0].advice]
-    found = [kind.advice for kind in kinds if re.fullmatch(kind.pattern, text, re.ASCII | re.DOTALL)]
-    return found if kinds is _AMOUNTS else found[:1]  # an amount may have a currency and a decimal comma
+def _literal(text: str) -> str:
+    """A text as Python has it, in double quotes where that is as short."""
+    return f'"{text}"' if text.isprintable() and not {'"', "\\"} & set(text) else repr(text)
 
 
-def type_advice(to: pa.DataType, found: pa.DataType) -> str:
-    """Say what would help with a Parquet column of the type ``found`` that should be of the type ``to``."""
-    text = pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)
-    counts = pa.types.is_integer(found) or pa.types.is_floating(found)
-    if to == pa.int64() and (text or pa.types.is_dictionary(found)):
-        return _TEXT_IDS
-    if to == pa.int64() and (pa.types.is_floating(found) or pa.types.is_decimal(found)):
-        return "Write the ids as int64; what has become a float may not be the id that it was."
-    if pa.types.is_timestamp(to) and counts:
-        return "If it counts time since 1970, write it as a timestamp in UTC."
-    return f"Write it as {to}."
+def _helps_with_whole_number(column: Column, text: str, reading: Reading) -> list[str]:
+    point = re.escape(reading.decimal)
+    if re.fullmatch(rf"{_BLANKS}+-?\d+{_BLANKS}*|-?\d+{_BLANKS}+", text, re.ASCII):
+        return [f"Leave out blanks around ids, inside of quotes too. {_as_text(column)}"]
+    if re.fullmatch(r"-?[1-9]\d*", text, re.ASCII):
+        if pa.types.is_int32(column.to) and abs(int(text)) < 2**63:
+            wider = (
+                "value_type=ValueType.INT64" if column.is_key else f"Field(name={_literal(column.name)}, dtype=Int64)"
+            )
+            return [f"Numbers beyond 32 bits: declare {wider}."]
+        return [f"Numbers beyond 64 bits can be read as texts only. {_as_text(column)}"]
+    if re.fullmatch(r"\s*[+-]?\d+\s*", text, re.ASCII):
+        return [
+            f"Write each in one way only, without a sign or leading zeros, as 007 and 7 may be two. {_as_text(column)}"
+        ]
+    if re.fullmatch(rf"-?\d+{point}0+", text, re.ASCII):
+        return [f"If {text} is a whole number, as some programs write them, declare whole_with_point=True."]
+    if not column.is_key and (helps := _helps_with_amount(column, text, reading)):
+        fraction = re.search(rf"{point}\d*[1-9]", text)
+        whole = f"If these are not whole, declare Field(name={_literal(column.name)}, dtype=Float64) in schema."
+        return [whole, *helps] if fraction else helps
+    return [_as_text(column)]
 
 
-_QUOTED = r'"[^"]*(?:""[^"]*)*+"'
-_VALUE = re.compile(rf'{_QUOTED}(?=[,\r\n]|\Z)|(?!")[^,\r\n]*')
-_LINE_END = r"\r\n?|\n"
+def _helps_with_amount(column: Column, text: str, reading: Reading) -> list[str]:
+    """What to declare so that an amount is read; each of it may be needed."""
+    helps = []
+    number = text.strip()
+    if sign := _currency(number):
+        if sign != reading.currency:
+            helps.append(f"If {sign} is a currency, declare currency={_literal(sign)}.")
+        number = number.replace(sign, "").strip()
+    if "%" in number:
+        helps.append("Write amounts without a percent sign.")
+    if re.fullmatch(r"\(.*\)", number):
+        helps.append('If (5.00) is -5.00, declare negative="parentheses".')
+    elif re.fullmatch(r".*\d\s*[-\u2212]", number):
+        helps.append('If 5.00- is -5.00, declare negative="trailing".')
+    elif number.startswith("\u2212"):
+        helps.append("Write what is negative with a minus sign, such as -5.00.")
+    if separated := _separators(number.strip("()+-\u2212 "), reading):
+        helps.append(f"If {number.strip()} is written so, declare {separated}.")
+    if (
+        not helps
+        and re.search(r"[^\W\d_]", text)
+        and not re.fullmatch(r"(?i)[+-]?(inf|infinity|[\d.]+e[+-]?\d+)", number)
+    ):
+        helps.append(_as_text(column))
+    return helps
 
 
-def broken_quote(rows: str, line: int) -> tuple[int, str] | None:
-    """Say in which line the first quote of ``rows`` opens that is not closed at the end of its value, and what to do.
-
-    ``rows`` are text of a CSV file that starts in the line ``line``.
-    """
-    start = 0
-    while start <= len(rows) and (value := _VALUE.match(rows, start)):
-        start = value.end() + 1
-    if start > len(rows):
-        return None
-    opens = line + len(re.findall(_LINE_END, rows[:start]))
-    shown = quoted(re.split(_LINE_END, rows[start:], maxsplit=1)[0])
-    if closed := re.compile(_QUOTED).match(rows, start):
-        closes = opens + len(re.findall(_LINE_END, closed[0]))
-        told = f"the quote that opens here, {shown}, is closed in line {closes}, but text follows it there."
-    else:
-        last = opens + len(re.findall(_LINE_END, rows[start:].rstrip("\r\n")))
-        told = f"the quote that opens here, {shown}, is not closed: all that follows, up to line {last}, is inside it."
-    return opens, (
-        f"{told} Close it at the end of the value, right before the comma or the end of the line, and write each quote "
-        'inside as two: "5"" tv". If the file was cut off, get all of it.'
-    )
+def _currency(text: str) -> str | None:
+    """What stands before or after a number and may be a currency."""
+    sign = r"([^\d\s()+.,'\u2019%\u2212_-]{1,5})"
+    before = re.fullmatch(rf"[(+-]*\s*{sign}\s*[(+-]*[\d.,].*", text)
+    after = re.fullmatch(rf"[(+-]*[\d.,].*?\s*{sign}[)-]*", text)
+    return before[1] if before else after and after[1]
 
 
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-_SIGNATURES = {
-    b"\x1f\x8b": "it is compressed by gzip. Unpack it: gunzip",
-    b"BZh": "it is compressed by bzip2. Unpack it: bunzip2",
-    b"\xfd7zXZ": "it is compressed by xz. Unpack it: unxz",
-    b"(\xb5/\xfd": "it is compressed by Zstandard. Unpack it: unzstd",
-    b"PK\x03\x04": "it is a ZIP archive, as an Excel workbook is one too. Unpack it, or save the sheet as CSV in UTF-8",
-    b"\xd0\xcf\x11\xe0": "it is an Excel workbook. Save the sheet as CSV in UTF-8",
-    b"PAR1": "it is a Parquet file. Give it a name that ends in .parquet",
-}
-_ENCODINGS = {
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
-
-
-def other_format(start: bytes) -> str | None:
-    """Say what a file is that begins with the bytes ``start``, and what to do with it, if that is no text in UTF-8."""
-    for signature, what in _SIGNATURES.items():
-        if start.startswith(signature):
-            return f"this is not a CSV file: {what}."
-    for mark, encoding in _ENCODINGS.items():
-        if start.startswith(mark):
-            return f"the file is in {encoding}, not in UTF-8. {convert_from(encoding)}"
-    start = start[:BYTES_LOOKED_AT]
-    if start.count(0) * 3 > len(start):
-        encoding = "UTF-16LE" if start[1::2].count(0) > start[::2].count(0) else "UTF-16BE"
-        return f"the file seems to be in {encoding}, not in UTF-8. {convert_from(encoding)}"
+def _separators(number: str, reading: Reading) -> str | None:
+    """What separates digits in a number, as it has to be declared."""
+    between = f"[{_SEPARATORS_OF_THOUSANDS}]"
+    if found := re.fullmatch(rf"\d{{1,3}}(?:({between})\d{{2,3}})*({between})\d{{3}}(?:([.,])\d*)?", number, re.ASCII):
+        first, last, decimal = found.groups()
+        if (first in (None, last)) and decimal != last:
+            options = [f"thousands={_literal(' ' if last.isspace() else last)}"]
+            if decimal is not None and decimal != reading.decimal:
+                options.append(f"decimal={_literal(decimal)}")
+            elif last == reading.decimal:
+                options.append(f"decimal={_literal(',' if last == '.' else '.')}")
+            either = f", or decimal={_literal(last)} if it is less than a thousand"
+            return ", ".join(options) + (either if decimal is None and first is None and last in ",." else "")
+    if found := re.fullmatch(r"\d*([.,])\d+", number, re.ASCII):
+        return f"decimal={_literal(found[1])}" if found[1] != reading.decimal else None
     return None
 
 
-def convert_from(encoding: str) -> str:
-    return f"Convert it: iconv -f {encoding} -t UTF-8 FILE > NEW_FILE"
+_ISO_EXAMPLE = "2010-12-01T08:26:00Z"
+ISO = f"Write each as ISO 8601, such as {_ISO_EXAMPLE}."
+_COUNTS = [
+    (r"-?\d{9,10}([.,]\d*)?", "seconds since 1970", 'timestamp_format="seconds"'),
+    (r"-?\d{12,13}([.,]\d*)?", "milliseconds since 1970", 'timestamp_format="milliseconds"'),
+    (r"-?\d{15,16}([.,]\d*)?", "microseconds since 1970", 'timestamp_format="microseconds"'),
+    (r"-?\d{18,19}", "nanoseconds since 1970", 'timestamp_format="nanoseconds"'),
+    (
+        r"\d{5}([.,]\d+)?",
+        "numbers of days, as a spreadsheet counts them",
+        'timestamp_format="days", origin="1899-12-30"',
+    ),
+    (
+        r"\d{1,4}([.,]\d+)?",
+        "numbers of hours or days since a certain time",
+        'timestamp_format="hours" (or one of days, minutes, seconds) and that time as origin="2020-01-01"',
+    ),
+]
+_DATES = [
+    *["%Y-%m-%d", "%d.%m.%Y", "%d.%m.%y", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y", "%Y/%m/%d", "%Y.%m.%d"],
+    *["%d-%m-%Y", "%m-%d-%Y", "%Y%m%d", "%d-%b-%Y", "%d-%b-%y", "%d/%b/%Y", "%d/%b/%y", "%d %b %Y", "%d %B %Y"],
+    *["%b %d, %Y", "%B %d, %Y", "%a, %d %b %Y", "%b %d %Y", "%d %m %Y", "%Y %m %d"],
+]
+_CLOCKS = ["", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %H:%M:%S,%f", " %I:%M %p", " %I:%M:%S %p", " %I:%M%p"]
+_CLOCKS += ["T%H:%M", "T%H:%M:%S", "T%H:%M:%S.%f", ":%H:%M:%S", ", %H:%M", ", %H:%M:%S", " %H.%M", " %H%M%S", "%H%M%S"]
+_ENDS = ["", " %Z", " %z", "%z"]
+
+
+def _advice_on_times(texts: Sequence[str], reading: Reading) -> str:
+    if nothing := next((text for text in texts if re.fullmatch(_NOTHING, text)), None):
+        return _if_null(nothing)
+    tried = pa.array([text[:LONGEST_SHOWN] for text in dict.fromkeys(texts)][:VALUES_TRIED])
+    if reading.time_zone and not to_instants(tried, Reading(timestamp_format=reading.timestamp_format)).null_count:
+        return f"The clocks of {reading.time_zone} skip these times, or show them twice: write them with an offset."
+    if reading.timestamp_format is not None and not iso_instants(tried, Reading()).null_count:
+        return "These are ISO 8601: leave out timestamp_format."
+    for pattern, what, declared in _COUNTS:
+        if all(re.fullmatch(pattern, text.as_py(), re.ASCII) for text in tried):
+            return f"These look like {what}: declare {declared}."
+    if formats := _formats(tried):
+        others = f' (or "{formats[1]}", if the day comes first)' if len(formats) > 1 else ""
+        return f'Declare how these are written: timestamp_format="{formats[0]}"{others}.'
+    if all(re.search(r"[\d:]+[.,]\d{7,}", text.as_py()) for text in tried):
+        return f"Cut the times to microseconds, six digits. {ISO}"
+    if all(re.search(r"\d:\d\d.*\s[(\[]?[A-Za-z][\w/+-]+[)\]]?$", text.as_py()) for text in tried):
+        return (
+            "Write an offset such as +01:00 instead of the name of a zone; or leave it out, and declare the time_zone, "
+            'such as "Europe/Berlin", and what is left as timestamp_format.'
+        )
+    stripped = pa.array([text.as_py().strip() for text in tried])
+    if not iso_instants(stripped, Reading()).null_count:
+        return f"Leave out blanks around the time. {ISO}"
+    if any(re.match(r"\d{4}-\d\d-\d\d", text.as_py()) for text in tried):
+        return CORRECT_THEM
+    return f'{ISO} Or declare how these are written: timestamp_format="%d.%m.%Y %H:%M", say.'
+
+
+def _formats(texts: pa.Array) -> list[str]:
+    """The formats that take all of some texts; of those with the day before the month, after those without."""
+    shape = re.sub(r"\d", "0", texts[0].as_py())
+    found = []
+    for date, clock, end in product(_DATES, _CLOCKS, _ENDS):
+        form = f"{date}{clock}{end}" if clock or not end else ""
+        if form and _may_fit(form, shape) and not to_instants(texts, Reading(timestamp_format=form)).null_count:
+            found.append(form)
+    return found
+
+
+def _may_fit(form: str, shape: str) -> bool:
+    """Whether a text of this shape has the signs between its fields that the format has."""
+    return all(sign in shape for sign in re.sub(r"%[A-Za-z]", "", form).strip())
+
+
+def _advice_on_typed(column: Column, value: pa.Scalar) -> str:
+    """Say what would help with values of a Parquet file that are no texts."""
+    if pa.types.is_timestamp(value.type) and value.type.unit == "ns" and value.value % 1000:
+        return "Cut the column to microseconds."
+    if column.to == INSTANTS and not (pa.types.is_timestamp(value.type) or pa.types.is_date(value.type)):
+        return _advice_on_times([shown(value)], Reading(timestamp_format="seconds"))
+    if pa.types.is_floating(value.type) and not pa.types.is_floating(column.to):
+        return "A number that has become a float may not be the one that it was: write the column as whole numbers."
+    return CORRECT_THEM
+
+
+def type_advice(column: Column, found: pa.DataType) -> str:
+    """Say what would help with a Parquet column of the type ``found`` that should be another."""
+    counts = pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_decimal(found)
+    if column.to == INSTANTS:
+        if counts:
+            return 'If it counts time since 1970, declare timestamp_format="seconds", or milliseconds and so on.'
+        return "Write it as a timestamp in UTC."
+    if pa.types.is_integer(column.to) and counts:
+        return (
+            "Write it as int64, as what has become a float may not be the number that it was; or, if all are whole, "
+            "declare whole_with_point=True."
+        )
+    return f"Write it as {column.to}, or declare it as another type."
+
+
+_LINE_END = r"\r\n?|\n"
+
+
+def broken_quote(lines: Sequence[tuple[int, str]], delimiter: str, quote: str) -> tuple[int, str] | None:
+    """Say in which line the first quote opens that is not closed at the end of its value, and what to do.
+
+    ``lines`` are those of a row and of all that follows it, with their numbers.
+    """
+    rows, numbers = "".join(line for _, line in lines), [number for number, _ in lines]
+    d, q = re.escape(delimiter), re.escape(quote)
+    between = re.compile(rf"{q}[^{q}]*(?:{q}{q}[^{q}]*)*+{q}")
+    sound = re.compile(rf"{between.pattern}(?=[{d}\r\n]|\Z)|(?!{q})[^{d}\r\n]*")
+    start = 0
+    while start <= len(rows) and (value := sound.match(rows, start)):
+        start = value.end() + 1
+    if start > len(rows):
+        return None
+
+    def line_of(position: int) -> int:
+        return numbers[min(len(re.findall(_LINE_END, rows[:position])), len(numbers) - 1)]
+
+    opens = line_of(start)
+    shown = quoted(re.split(_LINE_END, rows[start:], maxsplit=1)[0])
+    if closed := between.match(rows, start):
+        closes = line_of(closed.end())
+        told = f"the quote that opens here, {shown}, is closed in line {closes}, but text follows it there."
+    else:
+        last = line_of(len(rows.rstrip("\r\n")))
+        told = f"the quote that opens here, {shown}, is not closed: all that follows, up to line {last}, is inside it."
+    return opens, (
+        f"{told} Close it at the end of the value, right before the delimiter or the end of the line, and write each "
+        'quote inside as two: "5"" tv". If the file was cut off, get all of it. If it has no quotes, declare quote="".'
+    )
+
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}
+_SIGNATURES = {
+    b"\x1f\x8b": "it is compressed by gzip. Give it a name that ends in .gz, such as orders.csv.gz",
+    b"BZh": "it is compressed by bzip2. Give it a name that ends in .bz2, such as orders.csv.bz2",
+    b"\xfd7zXZ": "it is compressed by xz. Give it a name that ends in .xz, such as orders.csv.xz",
+    b"(\xb5/\xfd": "it is compressed by Zstandard. Give it a name that ends in .zst, such as orders.csv.zst",
+    b"PK\x03\x04": "it is a ZIP archive, as an Excel workbook is one too. Unpack it, or save the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "it is an Excel workbook. Save the sheet as CSV",
+    b"PAR1": "it is a Parquet file. Give it a name that ends in .parquet",
+}
+_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def other_format(start: bytes, encoding: str) -> str | None:
+    """Say what a file is that begins with the bytes ``start``, and what to do, if that is no text in ``encoding``."""
+    for signature, what in _SIGNATURES.items():
+        if start.startswith(signature):
+            return f"this is not a text file: {what}."
+    if codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig", "ascii"):
+        return None
+    for mark, found in _ENCODINGS.items():
+        if start.startswith(mark):
+            return encoding_advice(found)
+    start = start[:BYTES_LOOKED_AT]
+    if start.count(0) * 3 > len(start):
+        return encoding_advice("utf-16-le" if start[1::2].count(0) > start[::2].count(0) else "utf-16-be")
+    return None
+
+
+def encoding_advice(encoding: str) -> str:
+    return f'The file seems to be in {encoding}, and not in UTF-8: declare encoding="{encoding}".'
 
 
 def single_byte_encoding(block: bytes) -> str:
     """Guess which of the two usual encodings of Western text with a byte a letter is that of ``block``."""
     has_windows_signs = any(0x80 <= byte <= 0x9F for byte in set(block))
-    return "CP1252" if has_windows_signs else "ISO-8859-1"
+    return "cp1252" if has_windows_signs else "latin-1"
 
 
 def names_shown(names: Sequence[str]) -> str:
@@ -259,45 +439,85 @@ def names_shown(names: Sequence[str]) -> str:
     return ", ".join(map(quoted, names[:MOST_COLUMNS_SHOWN])) + more
 
 
-def header_advice(names: Sequence[str], wanted: Sequence[str], lines: Callable[[], list[str]]) -> str:
-    """Say what may be the matter with a header of ``names`` that lacks some of ``wanted``, or nothing.
+def header_advice(
+    names: Sequence[str],
+    wanted: Sequence[str],
+    columns: Sequence[Column],
+    reading: Reading,
+    lines: Callable[[], list[str]],
+) -> str:
+    """Say what to declare so that the columns ``wanted`` are found, of which a header of ``names`` lacks some.
 
-    ``lines`` gives the first lines of the file, for a CSV file.
+    ``lines`` gives the first lines of the file, for text with columns.
     """
     missing = [name for name in wanted if name not in names]
-    alike = [(other, name) for name in missing for other in names if _folded(other) == _folded(name)]
+    alike = {name: other for name in missing for other in names if _folded(other) == _folded(name)}
     if alike:
-        renamed = ", ".join(f"{quoted(other)} to {name}" for other, name in alike)
-        return f"Names have to be the same to the letter: rename {renamed}."
-    first = lines()
+        return f"Names have to be the same to the letter. {_mapping(missing, alike, columns)}"
+    if not reading.column_names and (told := _advice_on_lines(names, wanted, reading, lines())):
+        return told
+    return _mapping(missing, alike, columns)
+
+
+def _advice_on_lines(names: Sequence[str], wanted: Sequence[str], reading: Reading, first: Sequence[str]) -> str:
     for number, line in enumerate(first, 1):
-        for separator in [",", *_SEPARATORS]:
+        for separator in _SEPARATORS:
             if set(map(_folded, wanted)) <= set(map(_folded, _split(line, separator))):
-                return _misplaced(number, separator)
+                return _misplaced(number, separator, first)
     line = next(filter(str.strip, first), "")
-    if not line:
-        return ""
-    if line.lstrip(' "').lower().startswith("sep="):
-        return f"The first line, {quoted(line)}, is a note for a spreadsheet. Remove it, and separate by commas."
     if line.startswith(("#", "//", "--", "%")):
-        return "The first line seems to be a comment. Remove it: the first line has to name the columns."
+        return f'The first line seems to be a comment: declare comment="{line[: 1 if line[0] in "#%" else 2]}".'
     if line.lstrip().startswith(("{", "[", "<")):
-        return "This does not look like CSV, but like JSON or a web page."
-    for separator, what in _SEPARATORS.items():
-        if line.count(separator) >= len(names):
-            return f"The columns seem to be separated by {what}. Separate them by commas."
+        return "This does not look like CSV, but like JSON or a web page; JSON has a name that ends in .json or .jsonl."
+    if line.count(",") == 0:
+        for separator, what in _SEPARATORS.items():
+            if line.count(separator) >= len(names):
+                return f"The columns seem to be separated by {what}: declare delimiter={_literal_delimiter(separator)}."
+    no_header = any(re.fullmatch(r"\s*[+-]?\d[\d.:/ T-]*Z?\s*", name) for name in names)
     if len(names) == 1 and len(line.split()) >= len(wanted):
-        return "The columns seem to be separated by blanks. Separate them by commas."
-    if any(re.fullmatch(r"\s*[+-]?\d[\d.:/ T-]*Z?\s*", name) for name in names):
-        return f"The first line seems to hold values. Put a line that names the columns above it: {','.join(wanted)}"
+        told = f'The columns seem to be separated by blanks: declare delimiter="{WHITESPACE}"'
+        return f"{told}, and column_names=[...], as there is no header." if no_header else f"{told}."
+    if no_header:
+        return (
+            "The first line seems to hold values. If there is no header, declare the names of all columns, in order: "
+            f"column_names=[{', '.join(map(_literal, wanted))}, ...]."
+        )
     return ""
 
 
-def _misplaced(number: int, separator: str) -> str:
-    steps = [f"Line {number} names the columns: remove what is above it."] if number > 1 else []
-    if separator in _SEPARATORS:
-        steps.append(f"The columns seem to be separated by {_SEPARATORS[separator]}. Separate them by commas.")
+def _literal_delimiter(separator: str) -> str:
+    return repr(separator).replace("'", '"')
+
+
+def _misplaced(number: int, separator: str, first: Sequence[str]) -> str:
+    steps = []
+    if number > 1:
+        above = [line for line in first[: number - 1] if line.strip()]
+        are_comments = above and all(line.startswith("#") for line in above)
+        option = 'comment="#"' if are_comments else f"skip_rows={number - 1}"
+        steps.append(f"Line {number} names the columns: declare {option}.")
+    if separator != ",":
+        told = f"The columns seem to be separated by {_SEPARATORS[separator]}"
+        steps.append(f"{told}: declare delimiter={_literal_delimiter(separator)}.")
     return " ".join(steps)
+
+
+def _mapping(missing: Sequence[str], alike: dict[str, str], columns: Sequence[Column]) -> str:
+    """What to write so that columns are found under the names that the file has for them."""
+    times = {source for column in columns if column.to == INSTANTS for source in column.sources}
+    renamed = ", ".join(
+        f"{_literal(brief(alike.get(name, '...')))}: {_literal(name)}" for name in missing if name not in times
+    )
+    told = []
+    if renamed:
+        told.append(f"If it has another name, declare field_mapping={{{renamed}}}.")
+    if any(name in times for name in missing):
+        found = next((alike[name] for name in missing if name in times and name in alike), "...")
+        told.append(
+            f"Name the column that has the time of a row: timestamp_field={_literal(brief(found))}, or several: "
+            "timestamp_columns=[...]; without one nothing can be computed."
+        )
+    return " ".join(told)
 
 
 def _split(line: str, separator: str) -> list[str]:
@@ -306,10 +526,3 @@ def _split(line: str, separator: str) -> list[str]:
 
 def _folded(name: str) -> str:
     return "".join(sign for sign in unicodedata.normalize("NFKC", name).casefold() if sign.isalnum())
-
-
-def first_lines(path: Path) -> list[str]:
-    """The first lines of a text file ."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        lines = file.read(16 * BYTES_LOOKED_AT).split("\n")
-    return lines[:LINES_LOOKED_AT]
