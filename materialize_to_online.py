@@ -1,9 +1,10 @@
-"""Bring every user's latest features into Redis, the online store, through Feast.
+"""Bring the latest features of every user, or other entity, into Redis, the online store, through Feast.
 
-    python materialize_to_online.py [--start INSTANT] [--end INSTANT] [--retract]
+    python materialize_to_online.py [--view NAME ...] [--service NAME] [--start INSTANT] [--end INSTANT] [--retract]
 
-Without --start, the whole history: rows that it no longer has are removed from Redis too. If these are more than
-half, nothing is done unless --retract is given.
+Of every feature view in feature_repo/features.py, or of those named. Without --start, the whole history: rows that it
+no longer has are removed from Redis too. If these are more than half of any view's, nothing is done unless --retract
+is given.
 """
 
 if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends them in order too
@@ -17,7 +18,7 @@ import parity.edge.quick_feast  # noqa: F401
 from parity.definition.checks import declared
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, instant, run
-from parity.materialization import materialize
+from parity.materialization import materialize_all
 from parity.repository import opened
 
 REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
@@ -26,17 +27,22 @@ REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
 def main() -> None:
     now = utc_now()
     parser = argument_parser(__doc__)
+    views = "materialize these feature views (default: all)"
+    parser.add_argument("--view", action="extend", nargs="+", metavar="NAME", help=views)
+    parser.add_argument("--service", metavar="NAME", help="materialize the feature views of this service")
     parser.add_argument("--start", type=instant, help="ISO 8601, UTC without an offset (default: the first event)")
     parser.add_argument("--end", type=instant, default=now, help="ISO 8601, UTC without an offset (default: now)")
     parser.add_argument("--retract", action="store_true", help="remove even more than half of the rows in Redis")
     args = parser.parse_args()
 
-    [table] = declared(REPOSITORY)
-    with opened(REPOSITORY, [table]) as store:
-        users, retracted = materialize(store, table, args.start, args.end, now, args.retract)
-    print(f"{users:,} users in Redis, materialized up to {args.end.isoformat()}")
-    if retracted:
-        print(f"{retracted:,} rows removed that the features no longer have")
+    tables = declared(REPOSITORY).of(args.view, args.service).tables
+    with opened(REPOSITORY, tables) as store:
+        materialized = materialize_all(store, tables, args.start, args.end, now, args.retract)
+    for table, (keys, retracted) in zip(tables, materialized, strict=True):
+        view = f"{table.name}: " if len(tables) > 1 else ""
+        print(f"{view}{keys:,} {table.noun()} in Redis, materialized up to {args.end.isoformat()}")
+        if retracted:
+            print(f"{view}{retracted:,} rows removed that the features no longer have")
 
 
 if __name__ == "__main__":

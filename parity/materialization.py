@@ -1,32 +1,36 @@
 """From the offline store to the online store, through Feast, and back in step whatever happened before."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from feast import FeatureStore, FeatureView
+from feast import FeatureStore
 
 from parity.definition.checks import FeatureTable
+from parity.definition.keys import KeyBook, as_tuples, shown_keys
 from parity.edge.errors import UserError
 from parity.offline.side import EVER, latest_events
-from parity.online.side import Stored, online_store_of, replace, retract, stored_events
-from parity.online.store import Leftovers
+from parity.online.encoding import has_fractions
+from parity.online.engine import ROWS_PER_BATCH, progress_of
+from parity.online.scanning import Leftovers
+from parity.online.scripts import ForeignKeys
+from parity.online.side import Stored, foreign_keys, online_store_of, replace, retract, stored_events
 
 LARGEST_SHARE = 0.5
-"""The share of the rows online that a materialization takes out without being told to."""
+"""The share of the rows online that a materialization takes out without being asked to."""
 SAMPLED = 1000
 """How many rows online are looked at first, to estimate that share. Redis gives keys in the order of their hashes."""
+SHOWN = 3
 
 
 class Materialized(NamedTuple):
-    """What a materialization came to."""
+    """What the materialization of a table came to."""
 
-    users: int
+    keys: int
     """How many the online store then holds."""
     retracted: int
     """How many rows were taken out, for good or for the one before them."""
@@ -40,109 +44,175 @@ def materialize(
     now: datetime,
     any_share: bool = False,
 ) -> Materialized:
-    """Bring each user's latest features in [start, end] online.
+    """As `materialize_all`, of one table."""
+    return materialize_all(store, [table], start, end, now, any_share)[0]
 
-    Without ``start`` it is the whole history, and rows that the history no longer has are taken out: of users who are
-    gone, and rows newer than their user's latest. So are the fields of features that no view has any more. All instants
-    are aware.
+
+def materialize_all(
+    store: FeatureStore,
+    tables: Sequence[FeatureTable],
+    start: datetime | None,
+    end: datetime,
+    now: datetime,
+    any_share: bool = False,
+) -> list[Materialized]:
+    """Bring each key's latest features in [start, end] online, of all ``tables``.
+
+    Without ``start`` it is the whole history, and rows that the history no longer has are taken out: of keys that are
+    gone or of another type, and rows newer than their key's latest. So are the fields of features that no view has any
+    more. All instants are aware.
 
     Raises `UserError`, before anything is written, for an interval that is empty, holds no rows, or ends after ``now``;
-    and, unless ``any_share`` is set, where more than `LARGEST_SHARE` of the rows online would be taken out.
+    and, unless ``any_share`` is set, where more than `LARGEST_SHARE` of the rows of a table online would be taken out.
+    Where keys in Redis hold something else than rows, all else is done before the error.
     """
-    view = table.view
     if end > now:
         raise UserError(f"the end {end.isoformat()} lies in the future; features are not known yet.")
     if start and start > end:
         raise UserError(f"the start {start.isoformat()} lies after the end {end.isoformat()}.")
-    latest = latest_events(store, table, start or EVER, end)
-    if not latest.num_rows:
-        since = f" from {start.isoformat()}" if start else ""
-        raise UserError(f"{view.name} has no rows{since} up to {end.isoformat()}, so there is nothing to materialize.")
+    histories = [_History(store, table, start, end) for table in tables]
     if not start and not any_share:
-        _require_few_retracted(store, table, latest, end, now)
-
-    with redirect_stdout(io.StringIO()):  # Feast reports progress there
-        store.materialize(start or EVER, end, [view.name])
-
-    leftovers, retracted = Leftovers(), 0
-    stored = stored_events(store, view, leftovers)
-    if not start:
-        retracted = _bring_in_step(store, table, latest, stored, end, now)
-        if retracted:
-            stored = stored_events(store, view)
-        _delete_unknown_fields(store, leftovers.fuller)
-    missing = np.setdiff1d(latest[view.join_keys[0]].to_numpy(), stored.ids, assume_unique=True)
-    if len(missing):
-        raise UserError(f"{len(missing)} users did not arrive in the online store, {missing[0]} among them.")
-    return Materialized(len(stored.ids), retracted)
+        for history in histories:
+            history.require_few_retracted(now)
+    done, refused = [], None
+    with progress_of(sum(history.latest.num_rows for history in histories)):
+        for history in histories:
+            try:
+                done.append(history.bring_online(now))
+            except (ForeignKeys, _Refused) as error:
+                refused = refused or error
+    if refused:
+        raise refused
+    return done
 
 
-def _require_few_retracted(
-    store: FeatureStore, table: FeatureTable, latest: pa.Table, end: datetime, now: datetime
-) -> None:
-    view = table.view
-    stored = stored_events(store, view, at_most=SAMPLED)
-    retracted = np.count_nonzero(_outdated(view, latest, stored, end, now).gone)
-    if len(stored.ids) >= SAMPLED and retracted > LARGEST_SHARE / 2 * len(stored.ids):
-        stored = stored_events(store, view)
-        retracted = np.count_nonzero(_outdated(view, latest, stored, end, now).gone)
-    if retracted > LARGEST_SHARE * max(len(stored.ids), latest.num_rows):
-        ahead = np.count_nonzero(stored.events > _numpy(now))
-        clock = f", {ahead:,} of them from after {now.isoformat()}" if ahead else ""
-        raise UserError(
-            f"{retracted:,} of {len(stored.ids):,} rows online would be removed{clock}, as {view.name} does not have "
-            "them up to the end. Are this machine's clock and the transactions right? Then run: "
-            "python materialize_to_online.py --retract"
-        )
+def repair(store: FeatureStore, table: FeatureTable, keys: pa.Table, at: datetime, now: datetime) -> None:
+    """Bring the rows of ``keys``, and of no others, in step with the history up to ``at``; and take out the rows under
+    keys of another type. Aware instants."""
+    history = _History(store, table, None, at).of(keys)
+    stored, wanted = stored_events(store, table), KeyBook(table.definition.keys)
+    wanted.number(keys)
+    history.bring_in_step(stored[wanted.find(stored.keys) >= 0]._replace(others=stored.others), now)
+    online = online_store_of(store)
+    for rows in history.rows(keys).to_batches(max_chunksize=ROWS_PER_BATCH):
+        if foreign := online.write_columns(store.config, table.view, rows)():
+            raise ForeignKeys(foreign)
 
 
-def repair(store: FeatureStore, table: FeatureTable, ids: Iterable[int], at: datetime, now: datetime) -> None:
-    """Bring the rows of the users ``ids``, and of no others, in step with the history up to ``at``. Aware instants."""
-    view, wanted = table.view, np.array(sorted(ids), np.int64)
-    latest, stored = latest_events(store, table, EVER, at), stored_events(store, view)
-    latest = latest.filter(pc.is_in(latest[view.join_keys[0]], pa.array(wanted)))
-    _bring_in_step(store, table, latest, stored[np.isin(stored.ids, wanted)], at, now)
-    rows = _latest_rows(store, table, wanted, at)
-    if rows.num_rows:
-        store.write_to_online_store(view.name, rows.to_pandas())
+class _Refused(UserError):
+    """Keys that hold something else than rows, and were left alone."""
 
 
 class _Outdated(NamedTuple):
-    """Which stored rows are to be taken out, and which of all stored rows are of users with a latest row."""
+    """Which stored rows are to be taken out, and which of all stored rows are of keys with a latest row."""
 
     gone: np.ndarray
     known: np.ndarray
 
 
-def _outdated(view: FeatureView, latest: pa.Table, stored: Stored, end: datetime, now: datetime) -> _Outdated:
-    """Find, of ``stored``, what the history up to ``end`` does not have, and what lies in the future, where nothing is
-    known: users who are gone, and rows newer than their user's ``latest``."""
-    ids, events = latest[view.join_keys[0]].to_numpy(), latest[view.batch_source.timestamp_field].to_numpy()
-    known = np.isin(stored.ids, ids)
-    newer = known.copy()
-    newer[known] = stored.events[known] > events[np.searchsorted(ids, stored.ids[known])]
-    settled = (stored.events <= _numpy(end)) | (stored.events > _numpy(now))
-    return _Outdated(settled & (newer | ~known), known)
+class _History:
+    """What the offline store has of a table in [start, end]: each key's latest event."""
+
+    def __init__(self, store: FeatureStore, table: FeatureTable, start: datetime | None, end: datetime):
+        self.store, self.table, self.start, self.end = store, table, start, end
+        self.latest = latest_events(store, table, start or EVER, end)
+        if not self.latest.num_rows:
+            since = f" from {start.isoformat()}" if start else ""
+            reason = f"{table.name} has no rows{since} up to {end.isoformat()}"
+            raise UserError(f"{reason}, so there is nothing to materialize.")
+        keys = self.latest.select(table.definition.keys.names)
+        if has_fractions(keys):
+            raise UserError(
+                f"{table.name}: a key of type {pa.timestamp('us', 'UTC')} has a fraction of a second, and Feast keeps "
+                "whole seconds of it online. Truncate it in the transactions, or declare it as String."
+            )
+        self._book = KeyBook(table.definition.keys)
+        self._book.number(keys)
+
+    def of(self, keys: pa.Table) -> "_History":
+        """Of ``keys`` alone."""
+        wanted = KeyBook(self.table.definition.keys)
+        wanted.number(keys)
+        self.latest = self.latest.filter(pa.array(wanted.find(self.latest) >= 0))
+        self._book = KeyBook(self.table.definition.keys)
+        self._book.number(self.latest)
+        return self
+
+    def require_few_retracted(self, now: datetime) -> None:
+        stored = stored_events(self.store, self.table, at_most=SAMPLED)
+        retracted = self._retracted(stored, now)
+        if _size(stored) >= SAMPLED and retracted > LARGEST_SHARE / 2 * _size(stored):
+            stored = stored_events(self.store, self.table)
+            retracted = self._retracted(stored, now)
+        if retracted > LARGEST_SHARE * max(_size(stored), self.latest.num_rows):
+            ahead = np.count_nonzero(stored.events > _numpy(now))
+            clock = f", {ahead:,} of them from after {now.isoformat()}" if ahead else ""
+            raise UserError(
+                f"{retracted:,} of {_size(stored):,} rows online would be removed{clock}, as {self.table.name} does "
+                "not have them up to the end. Are this machine's clock and the transactions right? Then run: "
+                "python materialize_to_online.py --retract"
+            )
+
+    def _retracted(self, stored: Stored, now: datetime) -> int:
+        return int(np.count_nonzero(self._outdated(stored, now).gone)) + stored.others.count
+
+    def bring_online(self, now: datetime) -> Materialized:
+        store, table = self.store, self.table
+        with redirect_stdout(io.StringIO()):  # Feast reports progress there
+            store.materialize(self.start or EVER, self.end, [table.name])
+        leftovers, retracted = Leftovers(), 0
+        stored = stored_events(store, table, leftovers)
+        if not self.start:
+            retracted = self.bring_in_step(stored, now)
+            if retracted:
+                stored = stored_events(store, table, Leftovers())
+            _delete_unknown_fields(store, leftovers.fuller)
+        if leftovers.foreign:
+            raise _Refused(str(foreign_keys(store, table, leftovers.foreign)))
+        arrived = np.zeros(self.latest.num_rows, bool)
+        found = self._book.find(stored.keys)
+        arrived[found[found >= 0]] = True
+        if not arrived.all():
+            missing = as_tuples(self.latest.select(table.definition.keys.names).filter(pa.array(~arrived)))
+            some = shown_keys(missing, table.definition.keys, SHOWN)
+            noun = table.noun(len(missing))
+            raise UserError(f"{len(missing):,} {noun} did not arrive in the online store: {some}.")
+        return Materialized(len(stored.found), retracted)
+
+    def bring_in_step(self, stored: Stored, now: datetime) -> int:
+        """Retract what is outdated, or put the key's latest row in its place. Return how many rows were outdated."""
+        gone, known = self._outdated(stored, now)
+        if gone.any() or stored.others.count:
+            retract(self.store, self.table, [*stored[gone & ~known].found, *stored.others.found])
+            newer = stored[gone & known]
+            replace(self.store, self.table, newer, self.rows(newer.keys))
+        return int(np.count_nonzero(gone)) + stored.others.count
+
+    def _outdated(self, stored: Stored, now: datetime) -> _Outdated:
+        """Find, of ``stored``, what the history up to the end does not have, and what lies in the future, where nothing
+        is known: keys that are gone, and rows newer than their key's latest."""
+        events = self.latest[self.table.definition.event].to_numpy().astype("datetime64[us]")
+        found = self._book.find(stored.keys)
+        known = found >= 0
+        newer = known.copy()
+        newer[known] = stored.events[known] > events[found[known]]
+        settled = (stored.events <= _numpy(self.end)) | (stored.events > _numpy(now))
+        return _Outdated(settled & (newer | ~known), known)
+
+    def rows(self, keys: pa.Table) -> pa.Table:
+        """The latest rows of ``keys``, with their features."""
+        definition = self.table.definition
+        if not keys.num_rows:
+            return definition.schema.empty_table()
+        wanted = KeyBook(definition.keys)
+        wanted.number(keys)
+        names = [rule.name for rule in definition.rules]
+        latest = latest_events(self.store, self.table, EVER, self.end, names)
+        return latest.filter(pa.array(wanted.find(latest) >= 0)).combine_chunks()
 
 
-def _bring_in_step(
-    store: FeatureStore, table: FeatureTable, latest: pa.Table, stored: Stored, end: datetime, now: datetime
-) -> int:
-    """Retract what is outdated, or put the user's ``latest`` row in its place. Return how many rows were outdated."""
-    view = table.view
-    gone, known = _outdated(view, latest, stored, end, now)
-    if gone.any():
-        retract(store, view, stored[gone & ~known])
-        replace(store, view, stored[gone & known], _latest_rows(store, table, stored.ids[gone & known], end))
-    return np.count_nonzero(gone)
-
-
-def _latest_rows(store: FeatureStore, table: FeatureTable, ids: np.ndarray, end: datetime) -> pa.Table:
-    view = table.view
-    if not len(ids):
-        return table.definition.schema.empty_table()
-    latest = latest_events(store, table, EVER, end, [feature.name for feature in view.features])
-    return latest.filter(pc.is_in(latest[view.join_keys[0]], pa.array(ids, pa.int64())))
+def _size(stored: Stored) -> int:
+    return len(stored.found) + stored.others.count
 
 
 def _delete_unknown_fields(store: FeatureStore, keys: list[bytes]) -> None:

@@ -35,10 +35,11 @@ from feast.infra.registry.registry_store import RegistryStore
 from feast.protos.feast.core.FeatureView_pb2 import FeatureViewMeta
 from feast.protos.feast.core.Registry_pb2 import Registry
 from feast.repo_config import RegistryConfig
-from feast.utils import _utc_now
 from filelock import FileLock, Timeout
 from google.protobuf.message import Message
 
+from parity.definition.instants import utc_now
+from parity.edge.feast_internals import is_read_by_itself
 from parity.edge.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -90,9 +91,7 @@ class ParityRegistryStore(RegistryStore):
         """
         stored = Registry.FromString(self._read()[0])
         _settle(stored)
-        # Feast has no other sign: its registry is asked to use what it holds, and finds that the file has changed.
-        by_itself = sys._getframe(1).f_locals.get("allow_cache") is True
-        if by_itself and self._given is not None:
+        if self._given is not None and is_read_by_itself(sys._getframe(1)):
             base = Registry.FromString(self._base)
             if self._given != base:
                 changed = Registry()
@@ -128,7 +127,7 @@ class ParityRegistryStore(RegistryStore):
             stored.CopyFrom(registry_proto)
         _settle(stored)
         stored.version_id = str(uuid.uuid4())
-        stored.last_updated.FromDatetime(_utc_now())
+        stored.last_updated.FromDatetime(utc_now())
         self._replace(stored.SerializeToString(), version)
         registry_proto.CopyFrom(stored)
         self._keep(registry_proto)

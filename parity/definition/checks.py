@@ -28,6 +28,7 @@ from parity.definition.declare import AggregatedFeatureView, DefinitionError
 from parity.definition.table import Definition
 from parity.edge.command import shown
 from parity.edge.errors import UserError
+from parity.edge.feast_internals import names_no_object
 from parity.edge.files import Location, location
 
 DAY = "event_date"
@@ -56,6 +57,14 @@ class FeatureTable:
     def source(self) -> FileSource:
         """Where the features are kept, for training."""
         return self.view.batch_source
+
+    def noun(self, count: int = 2) -> str:
+        """What its keys are called: ``users``, of one ``user``; ``pairs of customer and store`` for several of them."""
+        *first, last = (entity.replace("_", " ") for entity in self.view.entities)
+        if not first:
+            return last if count == 1 else _plural(last)
+        kind = "pair" if len(first) == 1 else "combination"
+        return f"{kind if count == 1 else _plural(kind)} of {', '.join(first)} and {last}"
 
     @property
     def requested(self) -> FeatureService | list[str]:
@@ -96,6 +105,12 @@ class Declared:
         chosen = tuple(table for table in self.tables if table.name in wanted)
         beside = [table.name for table in self.tables if table not in chosen]
         return replace(self, tables=chosen, others=(*self.others, *beside))
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith("y") and noun[-2:-1] not in set("aeiou"):
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith(("s", "x", "z", "ch", "sh")) else f"{noun}s"
 
 
 def _names(named: Sequence[Any]) -> str:
@@ -307,7 +322,7 @@ def _service(view: FeatureView, services: list[FeatureService]) -> FeatureServic
 
 def _asks_otherwise(service: FeatureService, view: FeatureView) -> str | None:
     """Say why ``service`` is not one that gives all of this view under its own names; None if it is."""
-    if service._pending_feature_refs:
+    if names_no_object(service):
         return "does not name the view as an object"
     asked = [projection for projection in service.feature_view_projections if projection.name == view.name]
     if not asked:

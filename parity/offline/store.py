@@ -23,10 +23,8 @@ from feast.data_source import DataSource
 from feast.infra.offline_stores.duckdb import (
     DuckDBOfflineStore,
     DuckDBOfflineStoreConfig,
-    _write_data_source,
 )
 from feast.infra.offline_stores.ibis import (
-    IbisRetrievalJob,
     get_historical_features_ibis,
     pull_all_from_table_or_query_ibis,
     pull_latest_from_table_or_query_ibis,
@@ -41,6 +39,7 @@ from ibis.expr.types import Table
 from ibis.util import gen_name
 from pyarrow.fs import FileSystem, FileType
 
+from parity.edge.feast_internals import answered_by, write_data_source
 from parity.edge.files import filesystem_of
 
 SLACK = ibis.interval(seconds=1)  # pandas counts in nanoseconds, Python and DuckDB in microseconds
@@ -100,7 +99,7 @@ class ParityDuckDBOfflineStore(DuckDBOfflineStore):
             if not history.has_keys_like(entities):
                 return job
             answer = _as_of(answer, entities, event, history)
-        return _answered_by(job, answer)
+        return answered_by(job, answer)
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -141,7 +140,7 @@ class ParityDuckDBOfflineStore(DuckDBOfflineStore):
         if created_timestamp_column or not join_key_columns or not aware or not exact:
             return job
         latest = _latest(table, join_key_columns, feature_name_columns, timestamp_field, start_date, end_date)
-        return _answered_by(job, latest)
+        return answered_by(job, latest)
 
 
 class _Reader:
@@ -162,7 +161,7 @@ def _edges(config: RepoConfig, read: _Reader) -> dict:
     """How Feast's queries read and write, as in its DuckDB store."""
     return {
         "data_source_reader": read,
-        "data_source_writer": _write_data_source,
+        "data_source_writer": write_data_source,
         "staging_location": config.offline_store.staging_location,
         "staging_location_endpoint_override": config.offline_store.staging_location_endpoint_override,
     }
@@ -214,13 +213,6 @@ def _literally(path: str, is_folder: bool) -> str:
     """The path of a file or folder for DuckDB, to which [a].parquet would be a pattern, and that of a.parquet."""
     escaped = glob.escape(path)
     return f"{escaped}/**/*.parquet" if is_folder and escaped != path else escaped
-
-
-def _answered_by(job: IbisRetrievalJob, answer: Table) -> IbisRetrievalJob:
-    """Let ``answer`` take the place of the query of ``job``, if it gives the same columns of the same types."""
-    if answer.schema() == job.table.schema():
-        job.table = answer
-    return job
 
 
 class _History(NamedTuple):

@@ -1,7 +1,7 @@
 """The fast path of a materialization: columns to the bytes that Redis keeps, and back, a column at a time.
 
-The bytes are those that protobuf writes. It takes what features mostly are, float64 and int64 under one int64 join
-key; `takes` tells, and what it does not take goes Feast's own way.
+The bytes are those that protobuf writes. It takes what features here are, float64, int64, int32 and text, under keys of
+any type; what `takes` does not take goes Feast's own way.
 """
 
 from __future__ import annotations
@@ -13,33 +13,31 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView
-from feast.types import Float64, Int64
+from feast.types import Float64, Int32, Int64, String
 
 from parity.definition.instants import UTC_MICROSECONDS
+from parity.online.encoding import KeyEncoding, schema_of
+from parity.online.rows import read_timestamp
 
-TYPES = {Int64: pa.int64(), Float64: pa.float64()}
+TYPES = {Int32: pa.int32(), Int64: pa.int64(), Float64: pa.float64(), String: pa.string()}
 NOTHING = b""
 """A Value of no kind, which is how null and NaN are stored."""
 
-# How protobuf begins a field: int64_val and double_val of a Value, seconds and nanos of a Timestamp.
-INT64, DOUBLE, SECONDS, NANOS = 0x20, 0x29, 0x08, 0x10
+# How protobuf begins a field: string_val, int32_val, int64_val and double_val of a Value, seconds and nanos of a
+# Timestamp.
+TEXT, INT32, INT64, DOUBLE, SECONDS, NANOS = 0x12, 0x18, 0x20, 0x29, 0x08, 0x10
 
 
 def takes(view: FeatureView, rows: pa.RecordBatch) -> bool:
-    """Tell whether this path takes these ``rows`` of ``view``."""
-    names = {*view.join_keys, view.batch_source.timestamp_field}
+    """Say whether this path takes these ``rows`` of ``view``."""
+    keys, event = schema_of(view), view.batch_source.timestamp_field
+    expected = {key.name: key.type for key in keys} | {field.name: TYPES.get(field.dtype) for field in view.features}
     return (
-        len(view.join_keys) == 1
-        and view.entity_columns[0].dtype == Int64
-        and all(TYPES.get(c.dtype) == rows.schema.field(c.name).type for c in [*view.entity_columns, *view.features])
-        and rows.schema.field(view.batch_source.timestamp_field).type in (UTC_MICROSECONDS, pa.timestamp("us"))
-        and not any(rows.column(name).null_count for name in names)
+        KeyEncoding.takes(keys)
+        and all(rows.schema.field(name).type == type for name, type in expected.items())
+        and rows.schema.field(event).type in (UTC_MICROSECONDS, pa.timestamp("us"))
+        and not any(rows.column(name).null_count for name in (*keys.names, event))
     )
-
-
-def encode_keys(ids: np.ndarray, prefix: bytes, suffix: bytes) -> list[bytes]:
-    """Write int64 ``ids`` as Redis keys, between ``prefix`` and ``suffix``."""
-    return [prefix + number + suffix for number in _cut(ids.astype("<i8")[:, None].view(np.uint8))]
 
 
 def encode_timestamps(microseconds: np.ndarray) -> list[bytes]:
@@ -49,7 +47,7 @@ def encode_timestamps(microseconds: np.ndarray) -> list[bytes]:
 
 
 def decode_timestamps(stored: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Read protobuf Timestamps: int64 microseconds since the epoch, what is less left aside, and which were read.
+    """Read protobuf Timestamps: int64 microseconds since the epoch, truncated, and which were read.
 
     Those are the ones that `encode_timestamps` writes of the years 1978 to 3058, whose seconds have five bytes.
     """
@@ -68,18 +66,26 @@ def decode_timestamps(stored: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def encode_values(column: pa.Array) -> list[bytes]:
-    """Write a float64 or int64 column as Feast's Values."""
-    numbers = pc.fill_null(column, 0).to_numpy()
+    """Write a column of one of the `TYPES` as Feast's Values."""
     if pa.types.is_floating(column.type):
-        encoded = np.empty((len(numbers), 9), np.uint8)
+        encoded = np.empty((len(column), 9), np.uint8)
         encoded[:, 0] = DOUBLE
-        encoded[:, 1:] = numbers.astype("<f8")[:, None].view(np.uint8)
+        encoded[:, 1:] = pc.fill_null(column, 0).to_numpy().astype("<f8")[:, None].view(np.uint8)
         values = _cut(encoded)
+    elif pa.types.is_string(column.type):
+        values = _texts(column)
     else:
-        values = _varints(INT64, numbers)
+        tag = INT32 if column.type == pa.int32() else INT64
+        values = _varints(tag, pc.fill_null(column, 0).to_numpy().astype(np.int64))
     for place in np.flatnonzero(pc.is_null(column, nan_is_null=True)):
         values[place] = NOTHING
     return values
+
+
+def _texts(column: pa.Array) -> list[bytes]:
+    lengths = pc.fill_null(pc.binary_length(column), 0).to_numpy()
+    heads = _varints(TEXT, lengths.astype(np.int64))
+    return list(map(bytes.__add__, heads, pc.fill_null(column.cast(pa.binary()), b"").to_pylist()))
 
 
 def _varints(tag: int, numbers: np.ndarray, omit_zero: bool = False) -> list[bytes]:
@@ -106,7 +112,7 @@ def _varints(tag: int, numbers: np.ndarray, omit_zero: bool = False) -> list[byt
 
 
 def _read_varints(tag: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Read rows of bytes, each a ``tag`` and a varint of at most five bytes up to its end; and tell which are."""
+    """Read rows of bytes, each a ``tag`` and a varint of at most five bytes up to its end; and say which are."""
     more = rows[:, 1:] >= 0x80
     fine = (rows[:, 0] == tag) & more[:, :-1].all(axis=1) & ~more[:, -1]
     return (rows[:, 1:] & 0x7F) @ (1 << 7 * np.arange(rows.shape[1] - 1)), fine
@@ -115,3 +121,12 @@ def _read_varints(tag: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _cut(rows: np.ndarray) -> list[bytes]:
     """Cut a matrix of bytes into its rows."""
     return np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel().tolist()
+
+
+def read_timestamps(stored: Sequence[bytes]) -> np.ndarray:
+    """Read many stored timestamps: datetime64[us] in UTC, `UNREADABLE` for those that can't be read."""
+    microseconds, read = decode_timestamps(stored)
+    instants = microseconds.astype("datetime64[us]")
+    for place in np.flatnonzero(~read):
+        instants[place] = read_timestamp(stored[place]).replace(tzinfo=None)
+    return instants

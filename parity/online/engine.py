@@ -16,7 +16,10 @@ that came back empty.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Literal
@@ -27,6 +30,7 @@ from feast.infra.common.materialization_job import MaterializationJobStatus, Mat
 from feast.infra.compute_engines.local.compute import LocalComputeEngine, LocalComputeEngineConfig
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
+from tqdm import tqdm
 
 from parity.definition.instants import utc_now
 from parity.edge.files import progress
@@ -39,6 +43,23 @@ FEASTS_EVER, A_MOMENT = timedelta(weeks=52), timedelta(minutes=5)
 ROWS_PER_BATCH = 10_000
 WRITERS = 2
 """While Redis works for one, the other makes its next command; Redis itself has one thread."""
+
+
+_bar: ContextVar[tqdm | None] = ContextVar("bar", default=None)
+
+
+@contextmanager
+def progress_of(rows: int) -> Iterator[tqdm]:
+    """Show the progress of writing ``rows``: that of several tables as one, if this is around all of them."""
+    if outer := _bar.get():
+        yield outer
+        return
+    with progress("materialize", rows, "row") as bar:
+        token = _bar.set(bar)
+        try:
+            yield bar
+        finally:
+            _bar.reset(token)
 
 
 class ParityComputeEngineConfig(LocalComputeEngineConfig):
@@ -121,7 +142,7 @@ class ParityComputeEngine(LocalComputeEngine):
         batches = rows.to_batches(max_chunksize=size)
         if not all(self.online_store.takes_columns(self.repo_config, view, batch) for batch in batches):
             return False
-        with ThreadPoolExecutor(WRITERS) as writers, progress("materialize", rows.num_rows, "row") as bar:
+        with ThreadPoolExecutor(WRITERS) as writers, progress_of(rows.num_rows) as bar:
             writing: deque[Future] = deque()
             foreign = []
             for batch in batches:

@@ -10,15 +10,20 @@ import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from datetime import datetime
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import redis
-from feast import ValueType, utils
+from feast import ValueType
 from feast.errors import FeastError
-from feast.feature_view import FeatureViewState
+from feast.feature_view import DUMMY_ENTITY_ID, FeatureViewState
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.protos.feast.types.Value_pb2 import Value
+
+from parity.edge.feast_internals import Request, resolved_request
+from parity.online.rows import FIRST_SECOND, LAST_SECOND
 
 WHOLE_NUMBERS = {ValueType.INT32: 2**31, ValueType.INT64: 2**63}
 VALUES_PER_ENTITY = 10
@@ -74,10 +79,10 @@ def answering() -> Iterator[None]:
         raise Unavailable("the online store does not answer") from error
 
 
-def resolve(registry: Any, project: str, features: Any, full_feature_names: bool) -> tuple:
+def resolve(registry: Any, project: str, features: Any, full_feature_names: bool) -> Request:
     """Resolve ``features`` as Feast does, through its cache. Raises `InvalidRequest`, or a `FeastError` of Feast's."""
     try:
-        return utils._get_cached_request_context(registry, project, features, full_feature_names)
+        return resolved_request(registry, project, features, full_feature_names)
     except FeastError as error:
         if error.http_status_code() < 500:
             raise
@@ -102,17 +107,16 @@ def require_few(entity_rows: Any, most: int) -> None:
         )
 
 
-def require_valid(context: tuple, entity_rows: Any) -> None:
+def require_valid(request: Request, entity_rows: Any) -> None:
     """Refuse ``entity_rows`` (of either form that Feast takes) that do not name the join keys, or with wrong ids.
 
-    ``context`` is what `resolve` gave. Raises `InvalidRequest`.
+    ``request`` is what `resolve` gave. Raises `InvalidRequest`.
     """
-    _, on_demand, join_key_of, types, join_keys, groups, _, request_data, _ = context
-    columns = _columns(entity_rows)
-    needed = {view.projection.join_key_map.get(key, key) for view, _ in groups for key in view.join_keys}
-    needed.discard("__dummy_id")
+    columns, join_key_of = _columns(entity_rows), request.join_key_of
+    needed = {view.projection.join_key_map.get(key, key) for view, _ in request.groups for key in view.join_keys}
+    needed.discard(DUMMY_ENTITY_ID)
     for name in columns:
-        if name not in join_keys and name not in request_data and name in join_key_of:
+        if name not in request.join_keys and name not in request.request_data and name in join_key_of:
             raise InvalidRequest(f"{name!r} is the name of an entity; ask by its join key {join_key_of[name]!r}.")
     if missing := sorted(needed - columns.keys()):
         raise InvalidRequest(f"the request has no values of {', '.join(map(repr, missing))}.")
@@ -121,8 +125,8 @@ def require_valid(context: tuple, entity_rows: Any) -> None:
     if not columns or not len(next(iter(columns.values()))):
         raise InvalidRequest("the request names no entity.")
     for name in needed:
-        _require_ids(name, columns[name], types.get(name))
-    for name, declared in _request_types(on_demand).items():
+        _require_ids(name, columns[name], request.types.get(name))
+    for name, declared in _request_types(request.on_demand).items():
         _require_values(name, columns.get(name, ()), declared)
 
 
@@ -170,9 +174,19 @@ def _is_whole_number(bound: int) -> Callable[[Any], bool]:
     return takes
 
 
+def _is_second(value: Any) -> bool:
+    """Whether it is an instant that Feast keeps as it is: a datetime or seconds since 1970, and no part of one."""
+    if isinstance(value, datetime):
+        return value.microsecond == 0
+    return isinstance(value, Integral) and not isinstance(value, bool) and FIRST_SECOND <= value <= LAST_SECOND
+
+
 _TAKES: dict[ValueType | None, Callable[[Any], bool]] = {
     **{kind: _is_whole_number(bound) for kind, bound in WHOLE_NUMBERS.items()},
     ValueType.STRING: lambda value: isinstance(value, str) and not re.search("[\ud800-\udfff]", value),
+    ValueType.BOOL: lambda value: isinstance(value, bool | np.bool_),
+    ValueType.BYTES: lambda value: isinstance(value, bytes),
+    ValueType.UNIX_TIMESTAMP: _is_second,
     **dict.fromkeys(
         (ValueType.FLOAT, ValueType.DOUBLE), lambda value: isinstance(value, Real) and not isinstance(value, bool)
     ),

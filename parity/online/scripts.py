@@ -160,7 +160,7 @@ class Pending:
     """
 
     def __init__(self, script: str, calls: list[tuple[bytes, list]]):
-        self._sha, self._calls = hashlib.sha1(script.encode()).hexdigest(), calls
+        self.script, self._sha, self._calls = script, hashlib.sha1(script.encode()).hexdigest(), calls
         self._waiting, self._attempts = list(range(len(calls))), 3
         self.replies: list = [None] * len(calls)
 

@@ -7,21 +7,24 @@ from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
-from feast import FeatureStore, FeatureView, Field
+from feast import FeatureStore, Field
 from feast.errors import FeastError
-from feast.infra.key_encoding_utils import deserialize_entity_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.utils import _convert_arrow_to_proto
 
 from parity.definition.checks import FeatureTable
+from parity.definition.keys import Key, as_table
+from parity.edge import feast_internals
 from parity.edge.errors import UserError
 from parity.offline.side import nan_as_null
-from parity.online.fast_read import key_prefix
-from parity.online.store import Leftovers, ParityRedisOnlineStore, read_timestamps
+from parity.online.columns import read_timestamps
+from parity.online.encoding import KeyEncoding, entity_keys
+from parity.online.scanning import Found, Leftovers
+from parity.online.store import ParityRedisOnlineStore
 
 WARM_UP_CALLS, LATENCY_CALLS, LATENCY_SECONDS = 100, 1000, 5
 OTHERS_SHOWN = 3
@@ -29,17 +32,18 @@ LONGEST_SHOWN, LONGEST_TEXT = 200, 500
 """Characters of a value that are shown, and of a text with its name and size; of longer ones the size is said."""
 
 
+_inspectors: WeakKeyDictionary[FeatureStore, ParityRedisOnlineStore] = WeakKeyDictionary()
+
+
 def online_store_of(store: FeatureStore) -> ParityRedisOnlineStore:
     """The online store that ``store`` reads and writes through.
 
     Where the configuration names another Redis store of Feast, it is one that looks at the same keys.
     """
-    online = store._get_provider().online_store
+    online = feast_internals.online_store_of(store)
     if isinstance(online, ParityRedisOnlineStore):
         return online
-    if not hasattr(store, "_parity_inspector"):
-        store._parity_inspector = ParityRedisOnlineStore()
-    return store._parity_inspector
+    return _inspectors.setdefault(store, ParityRedisOnlineStore())
 
 
 @contextmanager
@@ -53,20 +57,22 @@ def clock_of(store: FeatureStore, at: datetime) -> Iterator[None]:
         online.now = before
 
 
-def serving_values(store: FeatureStore, table: FeatureTable, ids: np.ndarray) -> dict[str, list]:
-    """Ask Feast for the features of ``ids`` (int64) as a model server does: per feature, one value per id."""
-    view = table.view
-    with replies(view):
-        response = store.get_online_features(table.requested, {view.join_keys[0]: ids.tolist()}).proto
+def serving_values(store: FeatureStore, table: FeatureTable, keys: pa.Table) -> dict[str, list]:
+    """Ask Feast for the features of ``keys`` as a model server does: per feature, one value per key."""
+    entities = {name: keys[name].to_pylist() for name in table.definition.keys.names}
+    with replies(table):
+        response = store.get_online_features(table.requested, entities).proto
     vectors = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
-    return {feature.name: _python(feature, vectors[feature.name].values) for feature in view.features}
+    return {feature.name: _python(feature, vectors[feature.name].values) for feature in table.view.features}
 
 
 class Others(NamedTuple):
-    """Rows of a feature view that are online under ids of another type, where no read of an int64 id finds them."""
+    """Rows of a feature view that are online under keys of other types, where no read of its entities finds them."""
 
     count: int = 0
     examples: tuple[str, ...] = ()
+    found: tuple[Found, ...] = ()
+    """Their Redis keys, and event timestamps as they are stored."""
 
     def __str__(self) -> str:
         keys = "key" if self.count == 1 else "keys"
@@ -78,65 +84,62 @@ NO_OTHERS = Others()
 
 
 class Stored(NamedTuple):
-    """The rows of a feature view that are online, fit to be served or not: one per user, in any order."""
+    """The rows of a feature view that are online, fit to be served or not: one per key, in any order."""
 
-    ids: np.ndarray
-    """int64"""
+    keys: pa.Table
+    """The join keys, with the names and types, and in the order, of `Definition.keys`."""
     events: np.ndarray
     """Event timestamps, datetime64[us] in UTC; that of `UNREADABLE` for one that can't be read."""
-    found: list[tuple[bytes, bytes]]
+    found: list[Found]
     """Redis keys, and event timestamps as they are stored."""
     others: Others = NO_OTHERS
 
     def __getitem__(self, where: np.ndarray) -> "Stored":
         """Those ``where`` this is true."""
-        return Stored(self.ids[where], self.events[where], [self.found[place] for place in np.flatnonzero(where)])
+        found = [self.found[place] for place in np.flatnonzero(where)]
+        return Stored(self.keys.filter(pa.array(where)), self.events[where], found)
 
 
 def stored_events(
-    store: FeatureStore, view: FeatureView, leftovers: Leftovers | None = None, at_most: int | None = None
+    store: FeatureStore, table: FeatureTable, leftovers: Leftovers | None = None, at_most: int | None = None
 ) -> Stored:
-    """Find each user that has a row of ``view`` online, and its event; ``at_most`` so many, if given.
+    """Find each key that has a row of ``table`` online, and its event; ``at_most`` so many, if given.
 
     What else is met is noted in ``leftovers``; without, a key that holds something else than a row is a `UserError`.
     """
-    before, after = key_prefix(view.join_keys[0]), store.config.project.encode()
-    size, number = len(before) + 8 + len(after), slice(len(before), len(before) + 8)
-    found, others = [], set()
-    met = leftovers or Leftovers()
-    with replies(view):
-        for row in islice(online_store_of(store).scan(store.config, view, met), at_most):
-            if len(row[0]) == size and row[0].startswith(before):
-                found.append(row)
-            else:
-                others.add(row[0])
+    met, encoding = leftovers or Leftovers(), KeyEncoding(table.definition.keys, store.config.project)
+    with replies(table):
+        found = list(islice(online_store_of(store).scan(store.config, table.view, met), at_most))
+        hashes = np.fromiter((hash(key) for key, _ in found), np.int64, len(found))
+        if len(np.unique(hashes)) < len(found):  # Redis gives some keys more than once
+            found = list(dict(found).items())
+        keys, own = encoding.decode([key for key, _ in found])
+        others = NO_OTHERS if own.all() else _others(encoding, [found[place] for place in np.flatnonzero(~own)])
+        found = found if own.all() else [found[place] for place in np.flatnonzero(own)]
         events = read_timestamps([event for _, event in found])
     if met.foreign and leftovers is None:
-        key = met.foreign[0]
-        raise UserError(
-            f"Redis refuses a command (WRONGTYPE): the key of {_named(key[: -len(after)])} is not a hash: "
-            f"{shown(key)}. Delete that key, and materialize again."
-        )
-    ids = np.frombuffer(b"".join([key[number] for key, _ in found]), "<i8")
-    examples = tuple(_named(key[: -len(after)]) for key in sorted(others)[:OTHERS_SHOWN])
-    rows = Stored(ids, events, found, Others(len(others), examples))
-    once = np.zeros(len(ids), bool)
-    once[np.unique(ids, return_index=True)[1]] = True
-    return rows if once.all() else rows[once]._replace(others=rows.others)
+        raise foreign_keys(store, table, met.foreign)
+    return Stored(keys, events, found, others)
 
 
-def _named(entity_key: bytes) -> str:
-    """Write an entity key for people: user_id '7' of type string."""
-    key = deserialize_entity_key(entity_key)
-    values = [(value.WhichOneof("val"), value) for value in key.entity_values]
-    return " and ".join(
-        f"{name} {shown(getattr(value, kind))} of type {kind.removesuffix('_val')}"
-        for name, (kind, value) in zip(key.join_keys, values, strict=True)
+def _others(encoding: KeyEncoding, found: Sequence[Found]) -> Others:
+    """Of what has been ``found`` and is not of the types of the view's keys, what is of this project."""
+    rows = tuple(row for row in found if row[0] in encoding)
+    return Others(len(rows), tuple(encoding.shown(key) for key, _ in sorted(rows)[:OTHERS_SHOWN]), rows)
+
+
+def foreign_keys(store: FeatureStore, table: FeatureTable, foreign: Sequence[bytes]) -> UserError:
+    """An error about keys that hold something else than a row."""
+    encoding = KeyEncoding(table.definition.keys, store.config.project)
+    more = f", and {len(foreign) - 1:,} more" if len(foreign) > 1 else ""
+    return UserError(
+        f"Redis refuses a command (WRONGTYPE): the key of {encoding.shown(foreign[0])} is not a hash: "
+        f"{shown(foreign[0])}{more}. Delete that key, and materialize again."
     )
 
 
 @contextmanager
-def replies(view: FeatureView) -> Iterator[None]:
+def replies(table: FeatureTable) -> Iterator[None]:
     """Make a `UserError` of replies that no Redis gives."""
     try:
         yield
@@ -144,41 +147,42 @@ def replies(view: FeatureView) -> Iterator[None]:
         raise
     except (TypeError, ValueError, LookupError, AttributeError, struct.error) as error:
         raise UserError(
-            f"Redis gave a reply of another shape than its protocol has for a read of {view.name} "
+            f"Redis gave a reply of another shape than its protocol has for a read of {table.name} "
             f"({shown(str(error))}). Look for a proxy, or another server, at that address."
         ) from None
 
 
-def retract(store: FeatureStore, view: FeatureView, rows: Stored) -> int:
-    """Delete ``rows`` online, each only while it is as it was found; return how many were deleted."""
-    return online_store_of(store).retract(store.config, view, rows.found)
+def retract(store: FeatureStore, table: FeatureTable, found: Iterable[Found]) -> int:
+    """Delete rows online, each only while it is as it was ``found``; return how many were deleted."""
+    return online_store_of(store).retract(store.config, table.view, found)
 
 
-def replace(store: FeatureStore, view: FeatureView, rows: Stored, by: pa.Table) -> int:
-    """Put the rows of ``by`` (join key, event timestamp, features) in the place of ``rows`` of the same users.
+def replace(store: FeatureStore, table: FeatureTable, rows: Stored, by: pa.Table) -> int:
+    """Put the rows of ``by`` (join keys, event timestamp, features) in the place of ``rows`` of the same keys.
 
     Each is replaced in one step, while it is as it was found. Returns how many were.
     """
-    if not by.num_rows:
-        return 0
-    types = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
-    data = _convert_arrow_to_proto(by, view, types)
-    return online_store_of(store).replace(store.config, view, data, dict(rows.found))
+    return online_store_of(store).replace(store.config, table.view, by, dict(rows.found)) if by.num_rows else 0
 
 
 def stored_rows(
-    store: FeatureStore, view: FeatureView, ids: Sequence[int]
+    store: FeatureStore, table: FeatureTable, keys: pa.Table
 ) -> list[tuple[datetime | None, dict[str, Any]]]:
-    """Read the rows of the users ``ids`` as they are stored, fit to be served or not: event timestamp and features."""
-    keys = [key_of(view, user) for user in ids]
-    with replies(view):
-        rows = online_store_of(store).inspect(store.config, view, keys)
-    features = {feature.name: feature for feature in view.features}
+    """Read the rows of ``keys`` as they are stored, fit to be served or not: event timestamp and features."""
+    with replies(table):
+        rows = online_store_of(store).inspect(store.config, table.view, entity_keys(keys))
+    features = {feature.name: feature for feature in table.view.features}
     return [(event, {name: _python(features[name], [value])[0] for name, value in row.items()}) for event, row in rows]
 
 
-def key_of(view: FeatureView, user: int) -> EntityKey:
-    return EntityKey(join_keys=view.join_keys, entity_values=[Value(int64_val=user)])
+def key_of(table: FeatureTable, key: Key) -> EntityKey:
+    """One key as Feast has it."""
+    return entity_keys(as_table([key], table.definition.keys))[0]
+
+
+def redis_keys(store: FeatureStore, table: FeatureTable, keys: pa.Table) -> list[bytes]:
+    """The names of ``keys`` in Redis."""
+    return KeyEncoding(table.definition.keys, store.config.project).encode(keys)
 
 
 def shown(value: Any) -> str:
@@ -221,15 +225,15 @@ def _python(feature: Field, values: Iterable[Value]) -> list:
     return nan_as_null(found)
 
 
-def online_latency(store: FeatureStore, table: FeatureTable, user: int) -> np.ndarray:
-    """Time online reads of one user, in milliseconds, after some that warm the path up.
+def online_latency(store: FeatureStore, table: FeatureTable, key: Key) -> np.ndarray:
+    """Time online reads of one key, in milliseconds, after some that warm the path up.
 
     It ends after `LATENCY_SECONDS`, with as many reads as there were by then: at least one.
     """
-    rows = [{table.view.join_keys[0]: user}]
+    rows = [dict(zip(table.definition.keys.names, key, strict=True))]
     seconds: list[float] = []
     begin = time.perf_counter()
-    with replies(table.view):
+    with replies(table):
         while len(seconds) < WARM_UP_CALLS + LATENCY_CALLS:
             start = time.perf_counter()
             store.get_online_features(table.requested, rows)

@@ -15,8 +15,8 @@ import numpy as np
 
 from parity.definition.instants import MICROSECOND
 from parity.definition.table import Rule
+from parity.online.rows import UNREADABLE
 from parity.online.side import Coerced
-from parity.online.store import UNREADABLE
 from parity.proof.oracle import Purchase, evaluate
 
 EXPIRED = "expired"

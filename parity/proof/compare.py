@@ -29,6 +29,7 @@ from feast import FeatureStore, FeatureView
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import EPOCH, FIRST_INSTANT, LAST_INSTANT, MICROSECOND
 from parity.definition.table import Rule
+from parity.edge import feast_internals
 from parity.edge.errors import UserError
 from parity.edge.files import Location, location, modified, progress
 from parity.offline.side import (
@@ -596,7 +597,7 @@ def _online_since(subject: Subject) -> datetime | None:
     """Since when the online store may hold what it holds: the last materialization, unless corrections are not let in,
     as in Feast's stock store; then the first."""
     ends = [end for _, end in subject.store.get_feature_view(subject.view.name).materialization_intervals]
-    lets_in = isinstance(subject.store._get_provider().online_store, ParityRedisOnlineStore)
+    lets_in = isinstance(feast_internals.online_store_of(subject.store), ParityRedisOnlineStore)
     return max(ends) if ends and lets_in else min(ends, default=None)
 
 

@@ -2,17 +2,17 @@
 
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
-from feast import FeatureStore, RepoConfig
+from feast import FeatureService, FeatureStore, RepoConfig
 
 from parity.definition.checks import FeatureTable
 from parity.edge.errors import UserError
 from parity.edge.signals import deferred
-from parity.materialization import materialize
+from parity.materialization import materialize_all
 from parity.online.side import clock_of, online_store_of
 
 SECONDS_TO_LIVE = 3600
@@ -20,32 +20,42 @@ SECONDS_TO_LIVE = 3600
 
 
 def store_at(
-    store: FeatureStore, table: FeatureTable, at: datetime | None, now: datetime
+    store: FeatureStore, tables: Sequence[FeatureTable], at: datetime | None, now: datetime
 ) -> AbstractContextManager[FeatureStore]:
     """Give ``store`` itself for the present (None), or its replay at another instant; `UserError` after ``now``."""
     if at is None:
         return nullcontext(store)
     if at > now:
         raise UserError(f"{at.isoformat()} lies in the future; its features can't be known yet.")
-    return replayed(store, table, at)
+    return replayed(store, tables, at)
 
 
 @contextmanager
-def replayed(store: FeatureStore, table: FeatureTable, at: datetime) -> Iterator[FeatureStore]:
-    """Yield a store with the same definitions and offline data, whose online side was materialized up to ``at``.
+def replayed(store: FeatureStore, tables: Sequence[FeatureTable], at: datetime) -> Iterator[FeatureStore]:
+    """Yield a store with the same definitions and offline data of ``tables``, whose online side was materialized up to
+    the instant ``at``.
 
     It lives in the Redis of ``store`` under a project name of its own, with a registry in a temporary file.
     """
     folder = tempfile.TemporaryDirectory()
     replay = FeatureStore(config=_beside(store.config, Path(folder.name) / "registry.db"))
     try:
-        replay.apply([*(store.get_entity(name) for name in table.view.entities), table.view, table.service])
+        replay.apply(_definitions(store, tables))
         with clock_of(replay, at):
-            materialize(replay, table, None, at, at)
+            materialize_all(replay, tables, None, at, at)
         yield replay
     finally:
         with deferred(), folder:  # all of it, even if one is in a hurry
-            online_store_of(replay).delete_entity_values(replay.config, table.view.join_keys)
+            for join_keys in {tuple(table.view.join_keys) for table in tables}:
+                online_store_of(replay).delete_entity_values(replay.config, list(join_keys))
+
+
+def _definitions(store: FeatureStore, tables: Sequence[FeatureTable]) -> list:
+    """What has to be applied to read ``tables`` alone: no service that asks for more."""
+    entities = {name: store.get_entity(name) for table in tables for name in table.view.entities}
+    asked = [table.requested for table in tables]
+    services = {one.name: one for one in asked if isinstance(one, FeatureService)}
+    return [*entities.values(), *(table.view for table in tables), *services.values()]
 
 
 def _beside(config: RepoConfig, registry: Path) -> RepoConfig:

@@ -1,0 +1,127 @@
+"""Every private name of Feast that this package uses, each under a name that says what it does.
+
+What Feast does not promise may be gone in its next release: tests/test_feast_internals.py has a test for each, which
+says what misses it. Nothing else in this package imports a name of Feast that begins with an underscore.
+
+Beside what is defined here, these are used on purpose, as Feast's classes are made to be derived from:
+
+- `RedisOnlineStore` (parity/online): `_get_client`, `_get_client_async`, `_parse_connection_string`,
+  `_read_hash_fields`, `_read_features_per_fv` and `_read_features_per_fv_async` are overridden, and the clients are
+  kept where it keeps them, in `_client` and `_client_async`.
+- `LocalComputeEngine` (parity/online/engine.py): `_materialize_one` is overridden.
+- `FileRegistryStore` (parity/registry_store.py): `_filepath` is where it has the file.
+
+parity/edge/quick_feast.py changes how Feast is imported, which has to come before this module.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from types import FrameType
+from typing import Any, NamedTuple
+
+from feast import FeatureService, FeatureStore, FeatureView, RepoConfig, ValueType, utils
+from feast.infra.online_stores.helpers import compute_versioned_name
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+
+RESOLVED_REQUESTS = 1024
+"""How many kinds of requests Feast keeps as it resolved them; by itself it would keep any number."""
+
+
+class Request(NamedTuple):
+    """What Feast resolves a request for features to."""
+
+    feature_refs: Sequence[str]
+    on_demand: Sequence[Any]
+    """The on-demand views that are asked for."""
+    join_key_of: Mapping[str, str]
+    """By the name of the entity."""
+    types: Mapping[str, ValueType]
+    """By the join key."""
+    join_keys: set[str]
+    groups: list[tuple[FeatureView, list[str]]]
+    """The views that are asked for, and the features of each. The very same list, for as long as Feast's cache holds
+    what the request was resolved to."""
+    result_names: Iterable[str]
+    request_data: set[str]
+    """What on-demand views take from the request."""
+    entityless: bool
+
+
+def resolved_request(
+    registry: Any, project: str, features: FeatureService | Sequence[str], full_feature_names: bool
+) -> Request:
+    """Resolve a request as Feast does, through its cache; raises what it raises."""
+    if len(utils._feature_resolution_cache) >= RESOLVED_REQUESTS:
+        with utils._feature_resolution_cache_lock:
+            utils._feature_resolution_cache.clear()
+    return Request(*utils._get_cached_request_context(registry, project, features, full_feature_names))
+
+
+def distinct_entities(
+    view: FeatureView, join_key_values: Mapping[str, list], join_key_of: Mapping[str, str]
+) -> tuple[list[EntityKey], Sequence[list[int]], int]:
+    """The entities that are asked of a view, each once, the places of each in the request, and how many rows it has."""
+    entities, places, length = utils._get_unique_entities(view, join_key_values, join_key_of)
+    return utils._get_entity_key_protos(entities), places, length
+
+
+def add_to_response(
+    features: list[str], rows: list, places: Sequence[list[int]], response: Any, full: bool, view: Any, length: int,
+    versions: bool,
+) -> None:  # fmt: skip
+    """Add to a ``response`` the ``rows`` of the entities of `distinct_entities`."""
+    utils._populate_response_from_feature_data(features, rows, places, response, full, view, length, versions)
+
+
+def feature_types(online: OnlineStore, request: Request) -> dict[str, Any]:
+    """What `OnlineResponse` has to know of the types of features."""
+    return online._build_feature_types(request.groups)
+
+
+def stored_name(config: RepoConfig, view: Any) -> str:
+    """The name under which the rows of a view are stored."""
+    return compute_versioned_name(view, config.registry.enable_online_feature_view_versioning)
+
+
+def counts_reads() -> bool:
+    """Whether Feast counts online reads for a monitor. Importing its metrics makes a temporary folder, so it is not."""
+    metrics = sys.modules.get("feast.metrics")
+    return bool(metrics and metrics._config.online_features)
+
+
+def online_store_of(store: FeatureStore) -> OnlineStore:
+    """The online store that a feature store reads and writes through."""
+    return store._get_provider().online_store
+
+
+def names_no_object(service: FeatureService) -> bool:
+    """Whether a service names features by text, which Feast resolves later."""
+    return bool(service._pending_feature_refs)
+
+
+def is_read_by_itself(caller: FrameType) -> bool:
+    """Whether Feast's registry reads its store as its cache is out of date, and not as it was asked to.
+
+    ``caller`` is the frame that called the store. Feast has no other sign: its registry is asked to use what it holds.
+    """
+    return caller.f_locals.get("allow_cache") is True
+
+
+def write_data_source(*arguments: Any, **options: Any) -> None:
+    """Write to a data source as Feast's DuckDB store does."""
+    from feast.infra.offline_stores import duckdb  # slow, and imported by now wherever it is asked for
+
+    duckdb._write_data_source(*arguments, **options)
+
+
+def answered_by(job: Any, answer: Any) -> Any:
+    """Let ``answer`` take the place of the query of ``job``, if it gives the same columns of the same types.
+
+    It is one of Feast's `IbisRetrievalJob`.
+    """
+    if answer.schema() == job.table.schema():
+        job.table = answer
+    return job

@@ -1,0 +1,269 @@
+"""How rows get out of Redis, as they are to be served: by the fast path where it can be, and else Feast's own way.
+
+Every read has a synchronous and an asynchronous form, which share all but the line that waits for Redis.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from feast import FeatureService, FeatureView, RepoConfig
+from feast.infra.online_stores.redis import RedisClient
+from feast.online_response import OnlineResponse
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from google.protobuf.message import DecodeError
+from redis.exceptions import ResponseError
+
+from parity.definition.instants import EPOCH, MICROSECOND
+from parity.edge.feast_internals import Request, add_to_response, counts_reads, distinct_entities, stored_name
+from parity.online.connection import RedisConnections
+from parity.online.encoding import redis_key
+from parity.online.fast_read import FastRead, NotTaken
+from parity.online.requests import ServingRegistry, answering, require_few, require_valid, resolve
+from parity.online.rows import (
+    EXPIRED,
+    UNKNOWN,
+    Fields,
+    hash_fields,
+    instant_of,
+    microseconds,
+    read_timestamp,
+    report,
+    standing,
+)
+
+RESOLVED_REQUESTS = 256
+"""How many kinds of requests are kept as they were resolved."""
+NOTHING = Value()
+
+Command = tuple[bytes, list]
+"""A key, and the fields of its hash."""
+
+
+class Reads(RedisConnections):
+    """What a store does that gives rows out."""
+
+    latest: Callable[[RepoConfig], datetime]
+
+    def __init__(self):
+        super().__init__()
+        self._reads: dict[tuple, FastRead] = {}
+
+    def get_online_features(
+        self,
+        config: RepoConfig,
+        features,
+        entity_rows,
+        registry,
+        project: str,
+        full_feature_names: bool = False,
+        include_feature_view_version_metadata: bool = False,
+    ) -> OnlineResponse:
+        """Answer as Feast does: mostly by the fast path, and else by Feast's own.
+
+        Raises `InvalidRequest`, another `FeastError` that is the caller's fault, or `Unavailable`.
+        """
+        registry, features = ServingRegistry(registry), _from_rows(features)
+        request = resolve(registry, project, features, full_feature_names)
+        flags = full_feature_names, include_feature_view_version_metadata
+        with answering():
+            try:
+                entities = self._fast_read(config, request, features, project, *flags).of(entity_rows)
+                replies = self._read_hash_fields(config, entities.commands())
+                return entities.response(replies, self.latest(config))
+            except NotTaken:
+                require_valid(request, entity_rows)
+                return super().get_online_features(config, features, entity_rows, registry, project, *flags)
+
+    async def get_online_features_async(
+        self,
+        config: RepoConfig,
+        features,
+        entity_rows,
+        registry,
+        project: str,
+        full_feature_names: bool = False,
+        include_feature_view_version_metadata: bool = False,
+    ) -> OnlineResponse:
+        """The same, through the asynchronous client, and of not too many entities at once."""
+        require_few(entity_rows, config.online_store.max_entities_per_request)
+        registry, features = ServingRegistry(registry), _from_rows(features)
+        request = resolve(registry, project, features, full_feature_names)
+        flags = full_feature_names, include_feature_view_version_metadata
+        with answering():
+            try:
+                entities = self._fast_read(config, request, features, project, *flags).of(entity_rows)
+                replies = await self._read_hash_fields_async(config, entities.commands())
+                return entities.response(replies, self.latest(config))
+            except NotTaken:
+                require_valid(request, entity_rows)
+                return await super().get_online_features_async(config, features, entity_rows, registry, project, *flags)
+
+    def _fast_read(
+        self, config: RepoConfig, request: Request, features, project: str, full_feature_names: bool, versions: bool
+    ) -> FastRead:
+        """Prepare a request, once for as long as Feast's own cache holds what it was resolved to."""
+        if versions or counts_reads():
+            raise NotTaken
+        key = (project, features.name if isinstance(features, FeatureService) else tuple(features), full_feature_names)
+        found = self._reads.get(key)
+        if found is None or found.request.groups is not request.groups:
+            if len(self._reads) >= RESOLVED_REQUESTS:
+                self._reads.clear()
+            found = self._reads[key] = FastRead(config, self, request, full_feature_names)
+        return found
+
+    def online_read(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+        """Read (event timestamp, values) per entity key: (None, None) if unknown, no values if older than the ttl."""
+        read = Read(config, table, entity_keys, requested_features)
+        return read.rows(self._read_hash_fields(config, read.commands), self.latest(config))
+
+    async def online_read_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+        """The same, through the asynchronous client."""
+        read = Read(config, table, entity_keys, requested_features)
+        return read.rows(await self._read_hash_fields_async(config, read.commands), self.latest(config))
+
+    def _read_features_per_fv(
+        self, config, grouped_refs, join_key_values, entity_name_to_join_key_map, response, *flags
+    ) -> None:
+        plan = _Plan(config, grouped_refs, join_key_values, entity_name_to_join_key_map)
+        plan.answer(self._read_hash_fields(config, plan.commands), self.latest(config), response, *flags)
+
+    async def _read_features_per_fv_async(
+        self, config, grouped_refs, join_key_values, entity_name_to_join_key_map, response, *flags
+    ) -> None:
+        plan = _Plan(config, grouped_refs, join_key_values, entity_name_to_join_key_map)
+        plan.answer(await self._read_hash_fields_async(config, plan.commands), self.latest(config), response, *flags)
+
+    def _read_hash_fields(self, config: RepoConfig, commands: list[Command]) -> list[list]:
+        if config.online_store.client != RedisClient.redis:
+            return super()._read_hash_fields(config, commands)
+        client = self._get_client(config.online_store)
+        if len(commands) == 1:
+            try:
+                replies = [client.execute_command(*_hmget(commands[0]))]
+            except ResponseError as error:
+                replies = [error]
+        else:
+            with client.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*_hmget(command))
+                replies = pipeline.execute(raise_on_error=False)
+        return list(map(hash_fields, commands, replies))
+
+    async def _read_hash_fields_async(self, config: RepoConfig, commands: list[Command]) -> list[list]:
+        client = await self._get_client_async(config.online_store)
+        if len(commands) == 1:
+            try:
+                replies = [await client.execute_command(*_hmget(commands[0]))]
+            except ResponseError as error:
+                replies = [error]
+        else:
+            async with client.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*_hmget(command))
+                replies = await pipeline.execute(raise_on_error=False)
+        return list(map(hash_fields, commands, replies))
+
+    def inspect(
+        self, config: RepoConfig, table: FeatureView, entity_keys: list[EntityKey]
+    ) -> list[tuple[datetime | None, dict[str, Value]]]:
+        """Read (event timestamp, values) per entity key as they are stored, whether or not they are fit to be served.
+
+        What is stored and not readable comes as `UNREADABLE`, or as a value of no kind.
+        """
+        read = Read(config, table, entity_keys, None)
+        return [read.stored(reply) for reply in self._read_hash_fields(config, read.commands)]
+
+    def write_precomputed_vector(self, config, feature_service_name, project, entity_key, vector_bytes) -> None:
+        """Do nothing: a FeatureService with ``precompute_online`` is answered from the rows, as any other."""
+
+
+class Read:
+    """What to ask Redis for some entities of one feature view, and what its replies mean at an instant."""
+
+    def __init__(self, config: RepoConfig, table: FeatureView, entity_keys, requested_features: list[str] | None):
+        self.features = requested_features or [feature.name for feature in table.features]
+        self._ttl = microseconds(getattr(table, "ttl", None))  # an on-demand view that is written has none
+        timestamp, *fields = Fields(stored_name(config, table)).of(self.features)
+        names, version = [*fields, timestamp], config.entity_key_serialization_version
+        self.commands: list[Command] = [(redis_key(config.project, key, version), names) for key in entity_keys]
+
+    def rows(self, replies: Iterable[list], now: datetime) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+        present = (now - EPOCH) // MICROSECOND
+        return [self._row(reply, present) for reply in replies]
+
+    def stored(self, reply: list) -> tuple[datetime | None, dict[str, Value]]:
+        *values, timestamp = reply
+        return read_timestamp(timestamp), {
+            feature: _value(value) for feature, value in zip(self.features, values, strict=True) if value is not None
+        }
+
+    def _row(self, reply: list, present: int) -> tuple[datetime | None, dict[str, Value] | None]:
+        how = standing(instant_of(reply[-1]), self._ttl, present)
+        if how is UNKNOWN:
+            return None, None
+        event, values = self.stored(reply)
+        if how is EXPIRED:
+            return event, None
+        return event, {feature: value for feature, value in values.items() if value is not NOTHING}
+
+
+class _Plan:
+    """A request for features of several views, as Feast makes one of what it was asked for."""
+
+    def __init__(self, config: RepoConfig, grouped_refs, join_key_values, entity_name_to_join_key_map):
+        self._reads = []
+        for table, features in grouped_refs:
+            entities, places, length = distinct_entities(table, join_key_values, entity_name_to_join_key_map)
+            self._reads.append((table, Read(config, table, entities, features), places, length))
+        self.commands: list[Command] = [command for _, read, *_ in self._reads for command in read.commands]
+
+    def answer(self, replies: Sequence[list], now: datetime, response: Any, full_names: bool, versions: bool) -> None:
+        """Add what the ``replies`` to the commands mean to Feast's ``response``."""
+        rest: Iterator[list] = iter(replies)
+        for table, read, places, length in self._reads:
+            rows = read.rows(islice(rest, len(read.commands)), now)
+            add_to_response(read.features, rows, places, response, full_names, table, length, versions)
+            # Feast's own code knows PRESENT and NOT_FOUND only.
+            expired = [i for row, at in zip(rows, places, strict=True) if row[0] and row[1] is None for i in at]
+            for vector in response.results[-len(read.features) :]:
+                for i in expired:
+                    vector.statuses[i] = FieldStatus.OUTSIDE_MAX_AGE
+
+
+def _hmget(command: Command) -> tuple:
+    key, fields = command
+    return "HMGET", key, *fields
+
+
+def _from_rows(features: Any) -> Any:
+    """The same features, of a service too, without precomputed vectors."""
+    if getattr(features, "precompute_online", False):
+        features = copy.copy(features)
+        features.precompute_online = False
+    return features
+
+
+def _value(stored: bytes) -> Value:
+    try:
+        return Value.FromString(stored)
+    except DecodeError:
+        report("a stored value is not readable: %r", stored)
+        return NOTHING

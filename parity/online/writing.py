@@ -1,0 +1,219 @@
+"""How rows get into Redis: compared with what is stored and set in one step, a key at a time or by whole columns."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from feast import FeatureView, RepoConfig
+from feast.infra.online_stores.redis import RedisType
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.utils import make_tzaware
+
+from parity.definition.instants import EPOCH, MICROSECOND
+from parity.edge.feast_internals import stored_name
+from parity.online.columns import encode_timestamps, encode_values, takes
+from parity.online.connection import RedisConnections
+from parity.online.encoding import VERSION, KeyEncoding, redis_key, schema_of
+from parity.online.rows import Fields, timestamp_bytes
+from parity.online.scripts import (
+    ARGUMENTS_PER_SCRIPT,
+    COMPARE_AND_SET,
+    COMPARE_AND_SWAP,
+    ForeignKeys,
+    Pending,
+)
+
+logger = logging.getLogger(__name__)
+
+KEYS_PER_ROUND_TRIP = 1000
+KEYS_PER_SCRIPT = 250
+
+Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
+"""Entity key, values, event timestamp, created timestamp."""
+Call = tuple[bytes, list]
+"""A key, and the other arguments of a script that is called for it."""
+
+
+class Writes(RedisConnections):
+    """What a store does that lets rows in."""
+
+    now: Callable[[], datetime]
+
+    def online_write_batch(
+        self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
+    ) -> None:
+        """Write rows, each if nothing newer is stored.
+
+        Raises `ForeignKeys`, once all others are written, if a key holds something else than a row.
+        """
+        for pending in self._writing(config, table, data, progress):
+            self._run(config, pending)
+
+    async def online_write_batch_async(
+        self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
+    ) -> None:
+        """The same, through the asynchronous client."""
+        client = await self._get_client_async(config.online_store)
+        for pending in self._writing(config, table, data, progress):
+            while pending:
+                async with client.pipeline(transaction=False) as pipeline:
+                    pending.send(pipeline)
+                    pending.receive(await pipeline.execute(raise_on_error=False))
+                if pending:
+                    await client.script_load(pending.script)
+
+    def _run(self, config: RepoConfig, pending: Pending) -> None:
+        """Send the calls until all are answered."""
+        client = self._get_client(config.online_store)
+        while pending:
+            with client.pipeline(transaction=False) as pipeline:
+                pending.send(pipeline)
+                pending.receive(pipeline.execute(raise_on_error=False))
+            if pending:
+                client.script_load(pending.script)  # on every master of a Cluster
+
+    def run_script(self, config: RepoConfig, script: str, calls: list[Call]) -> list:
+        """Run a script for each call, atomic for its key, and give the replies."""
+        pending = Pending(script, calls)
+        self._run(config, pending)
+        return pending.replies
+
+    def _writing(
+        self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
+    ) -> Iterator[Pending]:
+        """Give the calls that write ``data``, to be sent each before the next is asked for."""
+        latest, foreign = self.latest(config), []
+        calls = (
+            (key, [*_header(config, latest, names), *values])
+            for key, names, values in self._rows(config, table, data, latest)
+        )
+        for some in batches(calls):
+            pending = Pending(COMPARE_AND_SET, some)
+            yield pending
+            foreign += _refused(some, pending.replies)
+            if progress:
+                progress(len(some))
+        if foreign:
+            raise ForeignKeys(foreign)
+
+    def _rows(
+        self, config: RepoConfig, table: FeatureView, data: list[Row], latest: datetime
+    ) -> Iterator[tuple[bytes, list, list]]:
+        """Give each row's key, fields and values, in stock's bytes; leave out, and report, rows from the future."""
+        names, from_the_future = Fields(stored_name(config, table)), 0
+        for entity_key, values, event_timestamp, _ in data:
+            event_timestamp = make_tzaware(event_timestamp)
+            if event_timestamp > latest:
+                from_the_future += 1
+                continue
+            key = redis_key(config.project, entity_key, config.entity_key_serialization_version)
+            row = [timestamp_bytes(event_timestamp), *(value.SerializeToString() for value in values.values())]
+            yield key, names.of(values), row
+        _warn_of_the_future(table, from_the_future, latest)
+
+    def latest(self, config: RepoConfig) -> datetime:
+        """The latest instant of an event that is known by now."""
+        seconds = getattr(config.online_store, "future_tolerance_seconds", 0)
+        return self.now() + timedelta(seconds=seconds) if seconds else self.now()
+
+    # By columns
+
+    def takes_columns(self, config: RepoConfig, table: FeatureView, rows: pa.RecordBatch) -> bool:
+        """Say whether `write_columns` and `replace` take ``rows``."""
+        return config.entity_key_serialization_version == VERSION and takes(table, rows)
+
+    def write_columns(self, config: RepoConfig, table: FeatureView, rows: pa.RecordBatch) -> Callable[[], list[bytes]]:
+        """Encode ``rows`` (join keys, event timestamp, features of ``table``) and return a function that writes them.
+
+        Each is written if nothing newer is stored, as by `online_write_batch`. The function waits for Redis most of the
+        time, may run in another thread, and returns the keys that hold something else than a row.
+        """
+        latest = self.latest(config)
+        keys, names, columns = _encoded(config, table, rows, latest)
+        header = _header(config, latest, names)
+        if config.online_store.redis_type == RedisType.redis_cluster:  # where a script can't write keys of many slots
+
+            def write_each() -> list[bytes]:
+                calls = ((key, [*header, *fields]) for key, *fields in zip(keys, *columns, strict=True))
+                return [
+                    key
+                    for some in batches(calls)
+                    for key in _refused(some, self.run_script(config, COMPARE_AND_SET, some))
+                ]
+
+            return write_each
+        compare_and_set = self._get_client(config.online_store).register_script(COMPARE_AND_SET)
+        size = max(1, min(KEYS_PER_SCRIPT, ARGUMENTS_PER_SCRIPT // len(columns)))
+
+        def write() -> list[bytes]:
+            foreign = []
+            for start in range(0, len(keys), size):
+                some = slice(start, start + size)
+                fields = chain.from_iterable(zip(*(column[some] for column in columns), strict=True))
+                foreign += [keys[start + place - 1] for place in compare_and_set(keys[some], [*header, *fields])]
+            return foreign
+
+        return write
+
+    def replace(self, config: RepoConfig, table: FeatureView, rows: pa.Table, seen: dict[bytes, bytes]) -> int:
+        """Put ``rows`` in the place of those that `scan` found, each only while its event timestamp is as ``seen``.
+
+        Unlike a write it lets in an older event, in one step: a reader gets the one row or the other. ``seen`` has the
+        bytes of the event timestamp by key. Returns how many were replaced.
+        """
+        seconds, replaced = config.online_store.key_ttl_seconds or 0, 0
+        for batch in rows.to_batches(max_chunksize=KEYS_PER_ROUND_TRIP):
+            keys, names, columns = _encoded(config, table, batch, self.latest(config))
+            swaps = [
+                (key, [seen[key], seconds, *chain.from_iterable(zip(names, fields, strict=True))])
+                for key, *fields in zip(keys, *columns, strict=True)
+            ]
+            replaced += sum(self.run_script(config, COMPARE_AND_SWAP, swaps))
+        return replaced
+
+
+def _encoded(
+    config: RepoConfig, table: FeatureView, rows: pa.RecordBatch, latest: datetime
+) -> tuple[list[bytes], list, list[list[bytes]]]:
+    """The keys of ``rows``, the names of their fields, and the columns of these; without rows from the future."""
+    events = rows.column(table.batch_source.timestamp_field).cast(pa.int64()).to_numpy()
+    past = events <= (latest - EPOCH) // MICROSECOND
+    if not past.all():
+        _warn_of_the_future(table, len(past) - np.count_nonzero(past), latest)
+        rows, events = rows.filter(pa.array(past)), events[past]
+    features = [feature.name for feature in table.features]
+    keys = KeyEncoding(schema_of(table), config.project).encode(rows)
+    columns = [encode_timestamps(events), *(encode_values(rows.column(name)) for name in features)]
+    return keys, Fields(stored_name(config, table)).of(features), columns
+
+
+def _header(config: RepoConfig, now: datetime, fields: list) -> list:
+    """The first arguments of `COMPARE_AND_SET`."""
+    return [timestamp_bytes(now), config.online_store.key_ttl_seconds or 0, len(fields), *fields]
+
+
+def _warn_of_the_future(table: FeatureView, rows: int, latest: datetime) -> None:
+    if rows:
+        logger.warning(
+            "%s: %d rows from after %s were not written online: they lie in the future. Are their timestamps in UTC? "
+            "For a producer whose clock is ahead, set future_tolerance_seconds of the online store.",
+            table.name,
+            rows,
+            latest,
+        )
+
+
+def _refused(calls: list[Call], replies: list[list]) -> list[bytes]:
+    """The keys that `COMPARE_AND_SET` left alone, as they hold something else than a row."""
+    return [key for (key, _), places in zip(calls, replies, strict=True) if places]
+
+
+def batches(items: Iterable) -> Iterator[list]:
+    items = iter(items)
+    while batch := list(islice(items, KEYS_PER_ROUND_TRIP)):
+        yield batch
