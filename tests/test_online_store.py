@@ -9,9 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
-from feast import FeatureService, FeatureStore, FeatureView, Field, FileSource
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.infra.online_stores.helpers import _redis_key
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -20,23 +19,36 @@ from feast.types import Float64, Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity.online.columns import encode_keys
-from parity.online.fast_read import key_prefix
+from parity.definition.instants import EPOCH
+from parity.definition.keys import KEY_TYPES, as_table, as_tuples, key_schema
+from parity.online.encoding import KeyEncoding, entity_keys, redis_key
+from parity.online.scanning import Leftovers
 from parity.online.scripts import ForeignKeys
-from parity.online.side import key_of, online_store_of, stored_events
-from parity.online.store import Leftovers, ParityRedisOnlineStore, _is_entity_key
+from parity.online.side import key_of, online_store_of, redis_keys, serving_values, stored_events, stored_rows
+from parity.online.store import ParityRedisOnlineStore
+from tests.definition import AVERAGE, TOTAL, TTL, aggregation, customers_in_stores, purchases
+from tests.definition import table as table_of
+from tests.online import NOW, STOCK, opened, rows_of
 
-VIEW, SERVICE = "user_purchase_features", "user_features"
-AVERAGE, TOTAL = "user_avg_3day_purchase_amount", "user_total_transactions"
-MICROSECOND, TTL = timedelta(microseconds=1), timedelta(days=30)
-NOW = datetime(2026, 3, 8, 12, 0, 0, 123456, tzinfo=UTC)
+VIEW, SERVICE = "purchases", "purchases_service"
+MICROSECOND = timedelta(microseconds=1)
 
 
 @pytest.fixture
-def store(project):
+def table(tmp_path):
+    return purchases(tmp_path)
+
+
+@pytest.fixture
+def store(tmp_path, redis_port, table):
     """The applied store, whose clock stands at NOW."""
-    project.apply()
-    return at(FeatureStore(repo_path=str(project.root / "feature_repo")), NOW)
+    return opened(tmp_path, redis_port, [table])
+
+
+@pytest.fixture
+def client(redis_port):
+    with redis.Redis(port=redis_port) as client:
+        yield client
 
 
 def at(store: FeatureStore, instant: datetime) -> FeatureStore:
@@ -96,11 +108,11 @@ class TestAge:
         expected = {1: "PRESENT", 2: "OUTSIDE_MAX_AGE", 3: "NOT_FOUND"}
         assert names == [expected[user] for user in users]
 
-    def test_a_feature_that_was_never_written_is_not_found(self, store, project):
+    def test_a_feature_that_was_never_written_is_not_found(self, store, client):
         write(store, 1, NOW, 5.0)
-        [key] = keys(project)
-        [field] = [f for f in project.client.hkeys(key) if project.client.hget(key, f) == b"\x20\x01"]
-        project.client.hdel(key, field)
+        [key] = keys(store, client)
+        [field] = [f for f in client.hkeys(key) if client.hget(key, f) == b"\x20\x01"]
+        client.hdel(key, field)
         response = store.get_online_features([f"{VIEW}:{TOTAL}"], [{"user_id": 1}])
         assert statuses(response) == ["NOT_FOUND"]
 
@@ -111,11 +123,13 @@ class TestAge:
         write(store, 1, datetime(1969, 12, 31, tzinfo=UTC), 6.0)
         assert read(store) == (5.0, 1)
 
-    def test_the_low_level_read_hides_what_is_expired_too(self, store):
+    def test_the_low_level_read_hides_what_is_expired_too(self, store, table):
         write(store, 1, NOW, 5.0)
         write(store, 2, NOW - TTL - MICROSECOND, 5.0)
-        online, view = online_store_of(store), store.get_feature_view(VIEW)
-        (ts_1, values_1), (ts_2, values_2) = online.online_read(store.config, view, [key_of(view, 1), key_of(view, 2)])
+        online, view = online_store_of(store), table.view
+        (ts_1, values_1), (ts_2, values_2) = online.online_read(
+            store.config, view, [key_of(table, (1,)), key_of(table, (2,))]
+        )
         assert ts_1 == NOW
         assert values_1[AVERAGE].double_val == 5.0
         assert (ts_2, values_2) == (NOW - TTL - MICROSECOND, None)
@@ -134,10 +148,10 @@ class TestOrder:
 
     @pytest.mark.parametrize("older", INSTANTS)
     @pytest.mark.parametrize("newer", INSTANTS)
-    def test_a_newer_or_equal_event_replaces_and_an_older_one_does_not(self, store, older, newer):
+    def test_a_newer_or_equal_event_replaces_and_an_older_one_does_not(self, store, older, newer, table):
         write(store, 1, older, 1.0)
         write(store, 1, newer, 2.0)
-        [instant] = stored_events(store, store.get_feature_view(VIEW)).events.tolist()
+        [instant] = stored_events(store, table).events.tolist()
         assert instant.replace(tzinfo=UTC) == max(older, newer)
 
     def test_a_correction_at_the_same_instant_gets_through(self, store):
@@ -203,10 +217,8 @@ class TestFuture:
         write(at(store, NOW), 1, NOW, 1.0)
         assert read(store) == (1.0, 1)
 
-    def test_how_far_a_clock_may_be_ahead_can_be_declared(self, project):
-        project.configure(online_store__future_tolerance_seconds=2)
-        project.apply()
-        store = at(FeatureStore(repo_path=str(project.root / "feature_repo")), NOW)
+    def test_how_far_a_clock_may_be_ahead_can_be_declared(self, tmp_path, redis_port, table):
+        store = opened(tmp_path, redis_port, [table], future_tolerance_seconds=2)
         write(store, 1, NOW + timedelta(seconds=2), 1.0)
         write(store, 2, NOW + timedelta(seconds=2) + MICROSECOND, 2.0)
         assert read(store, 1) == (1.0, 1)
@@ -216,37 +228,34 @@ class TestFuture:
 class TestReplace:
     """A row that gives way to an older one, in one step."""
 
-    def test_the_older_row_takes_the_place_of_the_newer_one(self, store):
-        view, online = store.get_feature_view(VIEW), online_store_of(store)
+    def test_the_older_row_takes_the_place_of_the_newer_one(self, store, table):
+        view, online = table.view, online_store_of(store)
         write(store, 1, NOW, 1.0, 5)
         [(key, seen)] = online.scan(store.config, view)
-        assert online.replace(store.config, view, [rows_of(1, NOW - MICROSECOND, 2.0, 4)], {key: seen}) == 1
+        assert online.replace(store.config, view, rows_of(table, [(1, NOW - MICROSECOND, 2.0, 4)]), {key: seen}) == 1
         assert read(store) == (2.0, 4)
 
-    def test_a_row_that_changed_since_it_was_seen_stays(self, store):
-        view, online = store.get_feature_view(VIEW), online_store_of(store)
+    def test_a_row_that_changed_since_it_was_seen_stays(self, store, table):
+        view, online = table.view, online_store_of(store)
         write(store, 1, NOW - MICROSECOND, 1.0)
         [(key, seen)] = online.scan(store.config, view)
         write(store, 1, NOW, 3.0)
-        assert online.replace(store.config, view, [rows_of(1, NOW - 2 * MICROSECOND, 2.0, 4)], {key: seen}) == 0
+        assert (
+            online.replace(store.config, view, rows_of(table, [(1, NOW - 2 * MICROSECOND, 2.0, 4)]), {key: seen}) == 0
+        )
         assert read(store) == (3.0, 1)
-
-
-def rows_of(user: int, instant: datetime, average: float, total: int) -> tuple:
-    key = EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=user)])
-    return key, {AVERAGE: Value(double_val=average), TOTAL: Value(int64_val=total)}, instant, None
 
 
 class TestForeignKeys:
     """A key of this project that holds something else than a row."""
 
     @pytest.fixture
-    def foreign(self, store, project) -> bytes:
+    def foreign(self, store, client, table) -> bytes:
         for user in (1, 2, 3):
             write(store, user, NOW - MICROSECOND, float(user))
-        key = _redis_key(store.project, key_of(store.get_feature_view(VIEW), 2), 3)
-        project.client.delete(key)
-        project.client.rpush(key, "something")
+        key = redis_keys(store, table, as_table([(2,)], table.definition.keys))[0]
+        client.delete(key)
+        client.rpush(key, "something")
         return key
 
     def test_all_others_are_served(self, store, foreign, caplog):
@@ -269,12 +278,12 @@ class TestForeignKeys:
         assert read(store, 1) == (4.0, 1)
         assert read(store, 3) == (6.0, 1)
 
-    def test_it_is_found_by_a_scan_and_left_alone(self, store, foreign, project):
+    def test_it_is_found_by_a_scan_and_left_alone(self, store, foreign, client, table):
         leftovers = Leftovers()
-        found = stored_events(store, store.get_feature_view(VIEW), leftovers)
-        assert sorted(found.ids.tolist()) == [1, 3]
+        found = stored_events(store, table, leftovers)
+        assert sorted(found.keys["user_id"].to_pylist()) == [1, 3]
         assert leftovers.foreign == [foreign]
-        assert project.client.lrange(foreign, 0, -1) == [b"something"]
+        assert client.lrange(foreign, 0, -1) == [b"something"]
 
 
 class TestFeastsOwnKinds:
@@ -282,16 +291,16 @@ class TestFeastsOwnKinds:
 
     SPENT = Field(name="spent", dtype=Float64)
 
-    def test_an_on_demand_view_that_is_written_is_read(self, store):
+    def test_an_on_demand_view_that_is_written_is_read(self, store, table):
         @on_demand_feature_view(
-            sources=[store.get_feature_view(VIEW)],
+            sources=[table.view],
             schema=[self.SPENT],
             write_to_online_store=True,
             entities=[store.get_entity("user")],
             mode="python",
         )
         def spent(inputs: dict) -> dict:
-            both = zip(inputs["user_avg_3day_purchase_amount"], inputs["user_total_transactions"], strict=True)
+            both = zip(inputs["average_amount_3d"], inputs["purchases"], strict=True)
             return {"spent": [average * total for average, total in both]}
 
         store.apply([spent])
@@ -300,18 +309,18 @@ class TestFeastsOwnKinds:
         store.write_to_online_store("spent", pd.DataFrame(row))
         assert store.get_online_features(["spent:spent"], [{"user_id": 1}]).to_dict()["spent"] == [10.0]
 
-    def test_a_service_with_precomputed_vectors_is_answered_from_the_rows(self, store):
-        service = FeatureService(name="precomputed", features=[store.get_feature_view(VIEW)], precompute_online=True)
+    def test_a_service_with_precomputed_vectors_is_answered_from_the_rows(self, store, table):
+        service = FeatureService(name="precomputed", features=[table.view], precompute_online=True)
         write(store, 1, NOW, 95.32)
         store.apply([service])
         store.precompute_feature_service("precomputed")
         write(store, 1, NOW, 96.0)
         service = store.get_feature_service("precomputed")
         assert store.get_online_features(service, [{"user_id": 1}]).to_dict()[AVERAGE] == [96.0]
-        online_store_of(store).delete_table(store.config, store.get_feature_view(VIEW))
+        online_store_of(store).delete_table(store.config, table.view)
         assert store.get_online_features(service, [{"user_id": 1}]).to_dict()[AVERAGE] == [None]
 
-    def test_a_view_of_five_thousand_features_is_written_read_and_deleted(self, store, tmp_path):
+    def test_a_view_of_five_thousand_features_is_written_read_and_deleted(self, store, tmp_path, table):
         names = [f"f{number}" for number in range(5_000)]
         source = FileSource(path=str(tmp_path / "wide.parquet"), timestamp_field="event_timestamp")
         schema = [Field(name="user_id", dtype=Int64), *(Field(name=name, dtype=Float64) for name in names)]
@@ -330,95 +339,97 @@ class TestFeastsOwnKinds:
 class TestLeftBehind:
     """Fields of features that were renamed or dropped."""
 
-    def test_a_view_that_is_deleted_takes_what_its_older_definitions_left_with_it(self, store, project):
+    def test_a_view_that_is_deleted_takes_what_its_older_definitions_left_with_it(self, store, client, table):
         write(store, 1, NOW, 1.0)
-        [key] = keys(project)
-        project.client.hset(key, b"\x01\x02\x03\x04", b"left by a feature that was dropped")
-        online_store_of(store).delete_table(store.config, store.get_feature_view(VIEW))
-        assert keys(project) == []
+        [key] = keys(store, client)
+        client.hset(key, b"\x01\x02\x03\x04", b"left by a feature that was dropped")
+        online_store_of(store).delete_table(store.config, table.view)
+        assert keys(store, client) == []
 
-    def test_fields_of_no_view_are_deleted_and_those_of_others_stay(self, store, project):
+    def test_fields_of_no_view_are_deleted_and_those_of_others_stay(self, store, client, table):
         write(store, 1, NOW, 1.0)
         write(store, 2, NOW, 1.0)
-        one, two = keys(project)
-        before = set(project.client.hkeys(one))
+        one, two = keys(store, client)
+        before = set(client.hkeys(one))
         for key in (one, two):
-            project.client.hset(key, b"\x01\x02\x03\x04", b"left")
-        project.client.hset(two, "_ts:a_view_of_another_registry", b"")
+            client.hset(key, b"\x01\x02\x03\x04", b"left")
+        client.hset(two, "_ts:a_view_of_another_registry", b"")
         leftovers = Leftovers()
-        stored_events(store, store.get_feature_view(VIEW), leftovers)
+        stored_events(store, table, leftovers)
         assert set(leftovers.fuller) == {one, two}
         deleted = online_store_of(store).delete_unknown_fields(store.config, leftovers.fuller, store.list_feature_views)
         assert deleted == 1
-        assert set(project.client.hkeys(one)) == before
-        assert project.client.hexists(two, b"\x01\x02\x03\x04")
+        assert set(client.hkeys(one)) == before
+        assert client.hexists(two, b"\x01\x02\x03\x04")
 
 
 class TestLayout:
     """Stock readers and writers share the keys, the fields and the bytes."""
 
-    def stock(self, project, store):
-        project.configure(online_store__type="redis")
-        return FeatureStore(repo_path=str(project.root / "feature_repo"))
+    @pytest.fixture
+    def stock(self, tmp_path, redis_port, store, table):
+        """Stock Feast's store on the same project."""
+        return opened(tmp_path, redis_port, [table], STOCK, project=store.project)
 
-    def test_stock_reads_what_this_store_wrote(self, project, store):
+    def test_stock_reads_what_this_store_wrote(self, store, stock):
         write(store, 1, NOW, 19.99, 7)
-        assert read(self.stock(project, store)) == (19.99, 7)
+        assert read(stock) == (19.99, 7)
 
-    def test_this_store_reads_what_stock_wrote(self, project, store):
-        write(self.stock(project, store), 1, NOW, 19.99, 7)
+    def test_this_store_reads_what_stock_wrote(self, store, stock):
+        write(stock, 1, NOW, 19.99, 7)
         assert read(store) == (19.99, 7)
 
-    def test_the_same_bytes_as_stock(self, project, store):
+    def test_the_same_bytes_as_stock(self, store, stock, client):
         instants = [NOW, NOW.replace(microsecond=0), datetime(1970, 1, 1, tzinfo=UTC)]
         written = []
-        for target in (store, self.stock(project, store)):
+        for target in (store, stock):
             for user, instant in enumerate(instants):
                 write(target, user, instant, 19.99, user)
-            written.append({key: project.client.hgetall(key) for key in keys(project)})
-            project.client.delete(*keys(project))
+            written.append({key: client.hgetall(key) for key in keys(store, client)})
+            client.delete(*keys(store, client))
         assert written[0] == written[1]
         assert len(written[0]) == 3
 
 
-def keys(project) -> list[bytes]:
-    name = FeatureStore(repo_path=str(project.root / "feature_repo")).project.encode()
-    return sorted(project.client.scan_iter(b"*" + name))
+def keys(store: FeatureStore, client: redis.Redis) -> list[bytes]:
+    return sorted(client.scan_iter(b"*" + store.project.encode()))
 
 
 class TestNeighbours:
-    def test_keys_of_a_project_whose_name_ends_alike_are_not_ours(self, project, store):
+    def test_keys_of_a_project_whose_name_ends_alike_are_not_ours(self, store, client, table):
         write(store, 1, NOW, 1.0)
-        [key] = keys(project)
+        [key] = keys(store, client)
         name = store.project.encode()
         neighbour = key.removesuffix(name) + b"my_" + name
-        project.client.hset(neighbour, mapping=project.client.hgetall(key))
-        view = store.get_feature_view(VIEW)
-        assert stored_events(store, view).found == [(key, project.client.hget(key, f"_ts:{VIEW}"))]
+        client.hset(neighbour, mapping=client.hgetall(key))
+        assert stored_events(store, table).found == [(key, client.hget(key, f"_ts:{VIEW}"))]
         store.teardown()
-        assert not project.client.exists(key)
-        assert project.client.exists(neighbour)
-        project.client.delete(neighbour)
+        assert not client.exists(key)
+        assert client.exists(neighbour)
+        client.delete(neighbour)
 
-    def test_deleting_a_view_deletes_its_rows_and_no_other_field(self, project, store):
+    def test_deleting_a_view_deletes_its_rows_and_no_other_field(self, store, client, table):
         write(store, 1, NOW, 1.0)
-        [key] = keys(project)
-        project.client.hset(key, "_ts:another_view", b"")
-        online_store_of(store).delete_table(store.config, store.get_feature_view(VIEW))
-        assert project.client.hkeys(key) == [b"_ts:another_view"]
-        project.client.delete(key)
+        [key] = keys(store, client)
+        client.hset(key, "_ts:another_view", b"")
+        online_store_of(store).delete_table(store.config, table.view)
+        assert client.hkeys(key) == [b"_ts:another_view"]
+        client.delete(key)
 
-    def test_a_text_of_eight_bytes_is_no_int64_user(self, project, store):
+    def test_a_text_of_eight_bytes_is_no_int64_user(self, store, client, table):
         text = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val="12345678")])
-        key = _redis_key(store.project, text, 3)
+        key = redis_key(store.project, text)
         write(store, 1, NOW, 1.0)
-        [of_user] = keys(project)
-        project.client.hset(key, f"_ts:{VIEW}", project.client.hget(of_user, f"_ts:{VIEW}"))
-        assert stored_events(store, store.get_feature_view(VIEW)).ids.tolist() == [1]
-        project.client.delete(key)
+        [of_user] = keys(store, client)
+        client.hset(key, f"_ts:{VIEW}", client.hget(of_user, f"_ts:{VIEW}"))
+        found = stored_events(store, table)
+        assert found.keys["user_id"].to_pylist() == [1]
+        assert str(found.others) == "1 key of another type in Redis (user_id '12345678' of type string)"
+        assert found.others.found == ((key, found.found[0][1]),)
+        client.delete(key)
 
-    def test_a_row_that_changed_since_it_was_seen_is_not_retracted(self, store):
-        view, online = store.get_feature_view(VIEW), online_store_of(store)
+    def test_a_row_that_changed_since_it_was_seen_is_not_retracted(self, store, table):
+        view, online = table.view, online_store_of(store)
         write(store, 1, NOW - MICROSECOND, 1.0)
         seen = list(online.scan(store.config, view))
         write(store, 1, NOW, 2.0)
@@ -426,13 +437,11 @@ class TestNeighbours:
         assert read(store) == (2.0, 1)
 
 
-def test_key_ttl_seconds_is_kept_as_stock_keeps_it(project):
-    project.configure(online_store__key_ttl_seconds=500)
-    project.apply()
-    store = at(FeatureStore(repo_path=str(project.root / "feature_repo")), NOW)
+def test_key_ttl_seconds_is_kept_as_stock_keeps_it(tmp_path, redis_port, table, client):
+    store = opened(tmp_path, redis_port, [table], key_ttl_seconds=500)
     write(store, 1, NOW, 1.0)
-    [key] = keys(project)
-    assert 490 < project.client.ttl(key) <= 500
+    [key] = keys(store, client)
+    assert 490 < client.ttl(key) <= 500
 
 
 def test_every_call_is_bounded_in_time_unless_the_connection_string_says_otherwise():
@@ -441,14 +450,14 @@ def test_every_call_is_bounded_in_time_unless_the_connection_string_says_otherwi
     assert parse("localhost:6379,socket_timeout=9,db=1")[1]["socket_timeout"] == 9
 
 
-def test_a_redis_that_went_away_and_came_back_empty_takes_writes_again(store, project):
+def test_a_redis_that_went_away_and_came_back_empty_takes_writes_again(store, client):
     write(store, 1, NOW, 1.0)
-    project.client.script_flush()  # a restarted Redis knows no scripts
+    client.script_flush()  # a restarted Redis knows no scripts
     write(store, 1, NOW, 2.0)
     assert read(store) == (2.0, 1)
 
 
-def test_a_lost_redis_raises(project, store):
+def test_a_lost_redis_raises(store):
     config = store.config.online_store
     config.connection_string = "localhost:1"
     online_store_of(store)._client = None
@@ -456,11 +465,225 @@ def test_a_lost_redis_raises(project, store):
         read(store)
 
 
-@given(st.integers(-(2**63), 2**63 - 1) | st.text(), st.sampled_from(["user_id", "id", "ü"]))
-def test_an_entity_key_is_told_from_other_bytes_and_written_as_feast_writes_it(value, join_key):
-    entity_value = Value(string_val=value) if isinstance(value, str) else Value(int64_val=value)
-    serialized = serialize_entity_key(EntityKey(join_keys=[join_key], entity_values=[entity_value]))
-    assert _is_entity_key(serialized)
-    assert not _is_entity_key(serialized + b"x")
-    if isinstance(value, int):
-        assert encode_keys(np.array([value]), key_prefix(join_key), b"name") == [serialized + b"name"]
+VALUES = {
+    "INT32": st.integers(-(2**31), 2**31 - 1),
+    "INT64": st.integers(-(2**63), 2**63 - 1),
+    "STRING": st.text(st.characters(exclude_categories=["Cs"])),
+    "BOOL": st.booleans(),
+    "BYTES": st.binary(),
+    "UNIX_TIMESTAMP": st.integers(-(10**10), 2 * 10**11).map(lambda seconds: EPOCH + timedelta(seconds=seconds)),
+}
+NAMES = st.sampled_from(["user_id", "id", "ü", "Z", "a", "aa", ""])
+
+
+SCHEMAS = st.dictionaries(NAMES, st.sampled_from(sorted(KEY_TYPES)), min_size=1, max_size=3)
+"""The types of one join key or several, whose names are in any order."""
+
+
+def keys_of(types: dict[str, str]) -> st.SearchStrategy[pa.Table]:
+    schema = key_schema({name: KEY_TYPES[type] for name, type in types.items()})
+    keys = st.lists(st.tuples(*(VALUES[type] for type in types.values())), max_size=5)
+    return keys.map(lambda keys: as_table(keys, schema))
+
+
+class TestKeyBytes:
+    @given(SCHEMAS.flatmap(keys_of))
+    def test_keys_are_written_as_feast_writes_them_and_read_back(self, keys):
+        encoding = KeyEncoding(keys.schema, "name")
+        stored = encoding.encode(keys)
+        for key, entity in zip(stored, entity_keys(keys), strict=True):
+            assert key == redis_key("name", entity)
+            if not any(value.HasField("bool_val") for value in entity.entity_values):
+                assert key == serialize_entity_key(entity, 3) + b"name"
+        found, own = encoding.decode(stored)
+        assert own.all()
+        assert found.equals(keys)
+
+    @given(st.data(), st.binary(max_size=12))
+    def test_keys_of_other_types_and_other_bytes_are_not_taken_for_keys(self, data, more):
+        types = data.draw(SCHEMAS)
+        changed = {name: data.draw(st.sampled_from(sorted(KEY_TYPES.keys() - {type}))) for name, type in types.items()}
+        keys, others = data.draw(keys_of(types)), data.draw(keys_of(types | dict([changed.popitem()])))
+        encoding = KeyEncoding(keys.schema, "name")
+        stored, strange = encoding.encode(keys), KeyEncoding(others.schema, "name").encode(others)
+        spoilt = [key.removesuffix(b"name") + b"x" + more + b"name" for key in stored]
+        found, own = encoding.decode([*strange, *stored, *spoilt])
+        assert own.tolist() == [False] * len(strange) + [True] * len(stored) + [False] * len(spoilt)
+        assert found.equals(keys)
+        assert all(key in encoding for key in [*stored, *strange])
+        assert not any(key in encoding for key in spoilt)
+
+    @pytest.mark.parametrize(
+        "value", [Value(bool_val=True), Value(bool_val=False), Value(string_val="\x00"), Value(bytes_val=b"\xff")]
+    )
+    def test_a_bool_stands_in_the_layout_that_other_values_have(self, value):
+        entity = EntityKey(join_keys=["b", "a"], entity_values=[value, Value(int64_val=7)])
+        one = redis_key("name", entity)
+        prefix = b"\x02\0\0\0" + b"\x02\0\0\0\x01\0\0\0a" + b"\x02\0\0\0\x01\0\0\0b"
+        assert one.startswith(prefix + b"\x04\0\0\0\x08\0\0\0\x07\0\0\0\0\0\0\0")
+        if value.HasField("bool_val"):
+            assert one.endswith(b"\x07\0\0\0\x01\0\0\0" + bytes([value.bool_val]) + b"name")
+
+    def test_a_text_that_is_none_and_a_bool_of_another_byte_are_of_another_type(self):
+        for type, size, content in (("STRING", 1, b"\xff"), ("BOOL", 1, b"\x02")):
+            encoding = KeyEncoding(key_schema({"id": KEY_TYPES[type]}), "name")
+            number = {"STRING": 2, "BOOL": 7}[type]
+            key = encoding.prefix + bytes([number, 0, 0, 0, size, 0, 0, 0]) + content + b"name"
+            assert encoding.decode([key])[1].tolist() == [False]
+            assert key in encoding
+
+    def test_a_date_that_no_datetime_holds_is_of_another_type(self):
+        encoding = KeyEncoding(key_schema({"id": KEY_TYPES["UNIX_TIMESTAMP"]}), "name")
+        [good] = encoding.encode(as_table([(NOW.replace(microsecond=0),)], encoding.schema))
+        bad = good[:-12] + b"\xff" * 7 + b"\x7f" + b"name"
+        assert encoding.decode([good, bad])[1].tolist() == [True, False]
+        assert encoding.shown(bad) == f"id {2**63 - 1} of type unix_timestamp"
+
+
+SOME = {
+    "INT32": [(1,), (-(2**31),), (0,)],
+    "INT64": [(1,), (2**63 - 1,), (0,)],
+    "STRING": [("0042",), ("ü" * 200,), ("",)],
+    "BOOL": [(True,), (False,)],
+    "BYTES": [(b"a",), (b"\xff\x00",), (b"",)],
+    "UNIX_TIMESTAMP": [
+        (NOW.replace(microsecond=0),),
+        (datetime(1950, 1, 1, tzinfo=UTC),),
+        (datetime(1970, 1, 1, tzinfo=UTC),),
+    ],
+}
+
+
+class TestKeysOfAnyType:
+    """What holds of int64 keys holds of all types, and of several join keys."""
+
+    @pytest.fixture(params=[*SOME, "two"])
+    def shop(self, request, tmp_path, redis_port):
+        """A store, a table, and some of its keys."""
+        if request.param == "two":
+            table = customers_in_stores(tmp_path)
+            return opened(tmp_path, redis_port, [table]), table, [("0042", 7), ("42", 7), ("", -1)]
+        entity = Entity(name="thing", join_keys=["id"], value_type=ValueType[request.param])
+        table = table_of(tmp_path, "things", [entity], [aggregation("mean", "x", 3), aggregation("count", "x")])
+        return opened(tmp_path, redis_port, [table]), table, SOME[request.param]
+
+    def features(self, table, number: int) -> list:
+        return [float(number) if rule.type == pa.float64() else number for rule in table.definition.rules]
+
+    def test_they_are_written_served_found_and_retracted(self, shop):
+        store, table, keys = shop
+        rows = rows_of(table, [(*key, NOW, *self.features(table, number)) for number, key in enumerate(keys)])
+        store.write_to_online_store(table.name, rows.to_pandas())
+        asked = as_table(keys, table.definition.keys)
+        for values in serving_values(store, table, asked).values():
+            assert values == list(range(len(keys)))
+        found = stored_events(store, table)
+        assert sorted(as_tuples(found.keys), key=str) == sorted(keys, key=str)
+        assert found.others.count == 0
+        assert [event for event, _ in stored_rows(store, table, asked)] == [NOW] * len(keys)
+        some = found[np.array([key == keys[0] for key in as_tuples(found.keys)])]
+        assert online_store_of(store).retract(store.config, table.view, some.found) == 1
+        for values in serving_values(store, table, asked).values():
+            assert values == [None, *range(1, len(keys))]
+
+    def test_asynchronously_too(self, shop):
+        store, table, keys = shop
+        rows = rows_of(table, [(*key, NOW, *self.features(table, number)) for number, key in enumerate(keys)])
+
+        async def write_and_read():
+            await store.write_to_online_store_async(table.name, rows.to_pandas())
+            asked = [dict(zip(table.definition.keys.names, key, strict=True)) for key in keys]
+            return (await store.get_online_features_async(table.service, asked)).to_dict()
+
+        answer = asyncio.run(_fresh_async(store, write_and_read))
+        assert answer[table.definition.rules[0].name] == list(range(len(keys)))
+
+    def test_one_that_is_not_known_is_null(self, shop):
+        store, table, keys = shop
+        for values in serving_values(store, table, as_table(keys, table.definition.keys)).values():
+            assert values == [None] * len(keys)
+
+    def test_a_row_under_a_key_of_another_type_is_named(self, shop, client):
+        store, table, keys = shop
+        write = rows_of(table, [(*keys[0], NOW, *self.features(table, 1))])
+        store.write_to_online_store(table.name, write.to_pandas())
+        [(key, event)] = stored_events(store, table).found
+        other = "INT64" if table.definition.keys.types[0] != pa.int64() else "STRING"
+        entity = EntityKey(
+            join_keys=table.definition.keys.names,
+            entity_values=[Value(string_val="7") if other == "STRING" else Value(int64_val=7)]
+            * len(table.definition.keys),
+        )
+        client.hset(redis_key(store.project, entity), f"_ts:{table.name}", event)
+        found = stored_events(store, table)
+        assert found.found == [(key, event)]
+        assert found.others.count == 1
+        assert f"of type {other.lower()}" in str(found.others)
+
+
+class TestTwoViewsOfOneEntity:
+    """They share a hash, and nothing else."""
+
+    @pytest.fixture
+    def two(self, tmp_path):
+        entity = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
+        return [
+            table_of(tmp_path, name, [entity], [aggregation("count", "x", name=f"{name}_count")])
+            for name in ("first", "second")
+        ]
+
+    @pytest.fixture
+    def store(self, tmp_path, redis_port, two):
+        store = opened(tmp_path, redis_port, two)
+        for table in two:
+            rows = rows_of(table, [(1, NOW, 5), (2, NOW, 6)])
+            store.write_to_online_store(table.name, rows.to_pandas())
+        return store
+
+    def values(self, store, table) -> list:
+        keys = as_table([(1,), (2,)], table.definition.keys)
+        [values] = serving_values(store, table, keys).values()
+        return values
+
+    def test_retracting_the_one_leaves_the_other(self, store, two, client):
+        first, second = two
+        online_store_of(store).retract(store.config, first.view, stored_events(store, first).found)
+        assert (self.values(store, first), self.values(store, second)) == ([None, None], [5, 6])
+        assert len(keys(store, client)) == 2
+
+    def test_deleting_the_one_leaves_the_other(self, store, two):
+        first, second = two
+        online_store_of(store).delete_table(store.config, first.view)
+        assert (self.values(store, first), self.values(store, second)) == ([None, None], [5, 6])
+
+    def test_fields_of_no_view_are_deleted_and_those_of_both_stay(self, store, two, client):
+        for key in keys(store, client):
+            client.hset(key, b"\x01\x02\x03\x04", b"left")
+        for table in two:
+            leftovers = Leftovers()
+            stored_events(store, table, leftovers)
+            online = online_store_of(store)
+            online.delete_unknown_fields(store.config, leftovers.fuller, store.list_feature_views)
+        assert {len(client.hkeys(key)) for key in keys(store, client)} == {4}
+        assert [self.values(store, table) for table in two] == [[5, 6], [5, 6]]
+
+
+def test_a_service_over_views_of_different_keys_is_answered(tmp_path, redis_port):
+    """One of int64, one of text and int64: each view is asked by its own join keys."""
+    stores = table_of(
+        tmp_path,
+        "stores",
+        [Entity(name="store", join_keys=["store_id"], value_type=ValueType.INT64)],
+        [aggregation("count", "x", name="all_orders")],
+    )
+    pairs = customers_in_stores(tmp_path)
+    store = opened(tmp_path, redis_port, [stores, pairs])
+    store.write_to_online_store("stores", rows_of(stores, [(7, NOW, 3), (8, NOW, 4)]).to_pandas())
+    store.write_to_online_store(pairs.name, rows_of(pairs, [("a", 7, NOW, 1.0, None, 2, 3)]).to_pandas())
+    both = FeatureService(name="both", features=[stores.view, pairs.view])
+    store.apply([both])
+    asked = {"store_id": [7, 8, 7], "customer_id": ["a", "a", "b"]}
+    answer = store.get_online_features(both, asked).to_dict()
+    assert answer["all_orders"] == [3, 4, 3]
+    assert answer["count_total_ever"] == [2, None, None]
+    assert store.get_online_features(["stores:all_orders"], {"store_id": [8]}).to_dict()["all_orders"] == [4]
