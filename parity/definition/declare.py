@@ -195,6 +195,11 @@ class AggregatedFeatureView(FeatureView):
             **options,
         )
 
+    @classmethod
+    def from_proto(cls, feature_view_proto: Any, skip_udf: bool = False) -> FeatureView:
+        """What a registry has of it, which is a `FeatureView`: it knows of no transactions and aggregations."""
+        return FeatureView.from_proto(feature_view_proto, skip_udf)
+
     def __hash__(self) -> int:
         return super().__hash__()
 
