@@ -139,10 +139,10 @@ class _History:
         return self
 
     def require_few_retracted(self, now: datetime) -> None:
-        stored = stored_events(self.store, self.table, at_most=SAMPLED)
+        stored = stored_events(self.store, self.table, Leftovers(), SAMPLED)
         retracted = self._retracted(stored, now)
         if _size(stored) >= SAMPLED and retracted > LARGEST_SHARE / 2 * _size(stored):
-            stored = stored_events(self.store, self.table)
+            stored = stored_events(self.store, self.table, Leftovers())
             retracted = self._retracted(stored, now)
         if retracted > LARGEST_SHARE * max(_size(stored), self.latest.num_rows):
             ahead = np.count_nonzero(stored.events > _numpy(now))
