@@ -19,10 +19,18 @@ import pyarrow as pa
 from parity.definition.instants import UTC_MICROSECONDS, utc_now
 from parity.edge.command import argument_parser, instant, run, shown, whole_number
 from parity.edge.files import write_table
-from parity.transactions.read import SCHEMA
 
 PRODUCTS = np.arange(100, 150)
 AMOUNT_SHAPE, AMOUNT_SCALE = 2, 25  # of a gamma distribution: many small purchases, few large ones
+SCHEMA = pa.schema(
+    [
+        pa.field("user_id", pa.int64(), nullable=False),
+        pa.field("product_id", pa.int64(), nullable=False),
+        pa.field("timestamp", UTC_MICROSECONDS, nullable=False),
+        pa.field("purchase_amount", pa.float64(), nullable=False),
+    ]
+)
+"""One row per purchase: who, what, when, and for how much."""
 
 
 def draw_transactions(rows: int, users: int, days: int, seed: int, end: datetime) -> pa.Table:

@@ -2,24 +2,34 @@
 
 import gzip
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from feast import Entity, Field, FileSource, ValueType
 from feast.aggregation import Aggregation
-from feast.types import Float64, Int32, Int64, String
+from feast.types import Bool, Float64, Int32, Int64, String
+from hypothesis import given
+from hypothesis import strategies as st
 
 from parity.definition.declare import AggregatedFeatureView, TransactionSource
+from parity.definition.reading import Reading
 from parity.definition.table import Definition
 from parity.edge.errors import UserError
-from parity.transactions.read import read_transactions
+from parity.transactions.read import read_part, read_transactions
+from parity.transactions.times import localized
+from parity.transactions.values import INSTANTS, to_type
 
 
 def definition_of(
     *keys: tuple[str, str], columns: dict | None = None, where: str | None = None, **source: object
 ) -> Definition:
-    """The definition of a view as features.py declares it: ``keys`` with their types, the last of each column."""
+    """The definition of a view as features.py declares it: ``keys`` with their types, and a count of each column."""
     columns = {"amount": Float64} if columns is None else columns
     entities = [Entity(name=name, join_keys=[name], value_type=ValueType[type]) for name, type in keys]
     schema = [Field(name=name, dtype=type) for name, type in columns.items()]
@@ -28,7 +38,7 @@ def definition_of(
         entities=entities,
         ttl=timedelta(days=1),
         transactions=TransactionSource(name="raw", path="raw.csv", schema=schema, **source),
-        aggregations=[Aggregation(name=f"last_{name}", function="last", column=name) for name in columns],
+        aggregations=[Aggregation(name=f"count_{name}", function="count", column=name) for name in columns],
         source=FileSource(name="features", path="/nowhere/features.parquet", timestamp_field="event_timestamp"),
         where=where,
     )
@@ -41,6 +51,14 @@ def rows(path: Path, definition: Definition) -> list[tuple]:
     assert table.schema == definition.transactions
     assert not any(column.null_count for column in table.columns)
     return [tuple(row.values()) for row in table.to_pylist()]
+
+
+def refused(path: Path, definition: Definition) -> str:
+    """The line that a file is refused with."""
+    with pytest.raises(UserError) as error:
+        read_transactions(path, definition)
+    assert str(path) in str(error.value)
+    return str(error.value)
 
 
 def utc(*parts: int) -> datetime:
@@ -308,8 +326,544 @@ class TestKnownFormats:
             "order_id,user_id,eval_set,order_number,order_dow,order_hour_of_day,days_since_prior_order\n"
             "2539329,1,prior,1,2,08,\n",
         )
-        with pytest.raises(UserError) as refused:
-            rows(path, definition_of(("user_id", "INT64"), columns={"order_number": Float64}))
-        assert "the column timestamp is missing; the columns are 'order_id', 'user_id'" in str(refused.value)
-        assert "timestamp_field=" in str(refused.value)
-        assert "without one nothing can be computed" in str(refused.value)
+        error = refused(path, definition_of(("user_id", "INT64"), columns={"order_number": Float64}))
+        assert "the column timestamp is missing; the columns are 'order_id', 'user_id'" in error
+        assert "timestamp_field=" in error
+        assert "without one nothing can be computed" in error
+
+
+USER = ("user", "INT64")
+LINES = "user,timestamp,amount\n7,2026-03-01T12:00:00Z,10.5\n"
+NOON = utc(2026, 3, 1, 12)
+READ = [(7, NOON, 10.5)]
+
+
+class TestKeys:
+    """A key of any type that Feast has for one; none is ever made of two."""
+
+    TIME = ",2026-03-01T12:00:00Z,1"
+
+    def read(self, write, type: str, *values: str, **source: object) -> list:
+        path = write("keys.csv", "\n".join(["user,timestamp,amount", *(value + self.TIME for value in values), ""]))
+        return [row[0] for row in rows(path, definition_of(("user", type), **source))]
+
+    @pytest.mark.parametrize("type", ["INT32", "INT64"])
+    def test_whole_numbers_are_as_written(self, write, type):
+        assert self.read(write, type, "0", "-5", "2147483647", "-2147483648") == [0, -5, 2147483647, -2147483648]
+        for value in ("007", "+7", "-0", "7.0", " 7", "1e3", "x"):
+            with pytest.raises(UserError, match="written plainly"):
+                self.read(write, type, "7", value)
+
+    def test_whole_numbers_beyond_their_type_are_refused(self, write):
+        for type, value, help in [
+            ("INT32", "2147483648", "declare value_type=ValueType.INT64"),
+            ("INT64", "9223372036854775808", "value_type=ValueType.STRING"),
+        ]:
+            with pytest.raises(UserError) as error:
+                self.read(write, type, value)
+            assert f"row 1 (line 2): user '{value}' is not a whole number that fits in {type[3:]} bits" in str(
+                error.value
+            )
+            assert help in str(error.value)
+
+    def test_with_a_point_they_are_whole_only_where_that_is_declared(self, write):
+        assert self.read(write, "INT64", "17001.0", "7", "0.00", whole_with_point=True) == [17001, 7, 0]
+        for value in ("7.5", "007.0", "7.", "-0.0", "1,7"):
+            with pytest.raises(UserError):
+                self.read(write, "INT64", value, whole_with_point=True)
+        assert self.read(write, "INT64", '"17001,0"', whole_with_point=True, decimal=",") == [17001]
+
+    def test_texts_are_as_written(self, write):
+        texts = [
+            "007",
+            "7",
+            "0007",
+            "\u00e9",
+            " 7 ",
+            "NA",
+            "null",
+            "nan",
+            "7.0",
+            '"a,""b"""',
+            "\U0001f600",
+            "550e8400-e29b",
+        ]
+        read = [text.strip('"').replace('""', '"') if text.startswith('"') else text for text in texts]
+        assert self.read(write, "STRING", *texts) == read[:9] + ['a,"b"'] + read[10:]
+
+    def test_booleans(self, write):
+        assert self.read(write, "BOOL", "true", "FALSE", "True", "1", "0") == [True, False, True, True, False]
+        for value in ("yes", "t", " true", "2"):
+            with pytest.raises(UserError, match="is not true or false"):
+                self.read(write, "BOOL", value)
+
+    def test_bytes_are_those_of_the_text(self, write):
+        assert self.read(write, "BYTES", "007", "\u00e9") == [b"007", "\u00e9".encode()]
+
+    def test_instants_are_in_whole_seconds(self, write):
+        texts = ["2026-03-01", "2026-03-01T01:00:00+01:00", "1969-12-31 23:59:59.000"]
+        assert self.read(write, "UNIX_TIMESTAMP", *texts) == [
+            utc(2026, 3, 1),
+            utc(2026, 3, 1),
+            utc(1969, 12, 31, 23, 59, 59),
+        ]
+        assert self.read(write, "UNIX_TIMESTAMP", "2026-03-01", time_zone="Asia/Tokyo") == [utc(2026, 2, 28, 15)]
+        for value in ("2026-03-01T00:00:00.5", "1700000000"):
+            with pytest.raises(UserError, match="is not an ISO 8601 date and time in whole seconds"):
+                self.read(write, "UNIX_TIMESTAMP", value)
+
+    def test_several(self, write):
+        path = write("keys.csv", "product,user,timestamp,amount\n007,7,2026-03-01T12:00:00Z,10.5\n")
+        assert rows(path, definition_of(USER, ("product", "STRING"))) == [(7, "007", NOON, 10.5)]
+
+    def test_parquet_columns_of_each_type(self, tmp_path):
+        path = tmp_path / "keys.parquet"
+        columns = {
+            "i": pa.array([7], pa.uint8()),
+            "j": pa.array([-7], pa.int64()),
+            "s": pa.array(["007"]).dictionary_encode(),
+            "b": pa.array([True]),
+            "x": pa.array([b"\x00\xff"]),
+            "t": pa.array([NOON], pa.timestamp("ms", "Asia/Tokyo")),
+            "timestamp": [NOON],
+            "amount": [1.5],
+        }
+        pq.write_table(pa.table(columns), path)
+        types = {"i": "INT32", "j": "INT64", "s": "STRING", "b": "BOOL", "x": "BYTES", "t": "UNIX_TIMESTAMP"}
+        expected = [(7, -7, "007", True, b"\x00\xff", NOON, NOON, 1.5)]
+        assert rows(path, definition_of(*types.items())) == expected
+
+    @pytest.mark.parametrize(
+        ("type", "values", "read"),
+        [
+            ("STRING", pa.array([7, 10**18]), ["7", str(10**18)]),
+            ("STRING", pa.array([b"a", "\u00e9".encode()]), ["a", "\u00e9"]),
+            ("STRING", pa.array(["a", ""], pa.large_string()), ["a", ""]),
+            ("BYTES", pa.array(["a", "\u00e9"]), [b"a", "\u00e9".encode()]),
+            ("BYTES", pa.array([b"aa", b"bb"], pa.binary(2)), [b"aa", b"bb"]),
+            ("BOOL", pa.array([1, 0], pa.int8()), [True, False]),
+            ("INT64", pa.array(["7", "-7"]), [7, -7]),
+            ("UNIX_TIMESTAMP", pa.array([date(2026, 3, 1)] * 2), [utc(2026, 3, 1)] * 2),
+        ],
+        ids=str,
+    )
+    def test_parquet_columns_of_types_that_lose_nothing(self, tmp_path, type, values, read):
+        path = tmp_path / "keys.parquet"
+        pq.write_table(pa.table({"user": values, "timestamp": [NOON] * 2, "amount": [1.0] * 2}), path)
+        assert [row[0] for row in rows(path, definition_of(("user", type)))] == read
+
+    @pytest.mark.parametrize(
+        ("type", "values"),
+        [
+            ("STRING", pa.array([b"\xff"])),
+            ("STRING", pa.array([1.5])),
+            ("STRING", pa.array([True])),
+            ("INT32", pa.array([2**31])),
+            ("INT64", pa.array([1.0])),
+            ("INT64", pa.array(["007"])),
+            ("BOOL", pa.array([2])),
+            ("UNIX_TIMESTAMP", pa.array([1])),
+            ("UNIX_TIMESTAMP", pa.array([1], pa.timestamp("ms"))),
+            ("STRING", pa.array([["a"]])),
+        ],
+        ids=str,
+    )
+    def test_parquet_columns_that_are_no_such_keys(self, tmp_path, type, values):
+        path = tmp_path / "keys.parquet"
+        pq.write_table(pa.table({"user": values, "timestamp": [NOON], "amount": [1.0]}), path)
+        assert "user" in refused(path, definition_of(("user", type)))
+
+
+class TestColumns:
+    """What features are made of: amounts, whole numbers, texts and booleans."""
+
+    def read(self, write, type, *values: str, **source: object) -> list:
+        path = write("c.tsv", "\n".join(["user\ttimestamp\tx", *(f"1\t2026-03-01\t{value}" for value in values), ""]))
+        return [row[-1] for row in rows(path, definition_of(("user", "INT64"), columns={"x": type}, **source))]
+
+    @pytest.mark.parametrize(
+        ("options", "values", "read"),
+        [
+            ({}, ["1", "-1.5", "+2", ".5", "5.", "1e3", " 7 "], [1, -1.5, 2, 0.5, 5, 1000, 7]),
+            ({"decimal": ","}, ["1,5", "-,5", "1e3", "7"], [1.5, -0.5, 1000, 7]),
+            ({"decimal": ",", "thousands": "."}, ["1.234,5", "-1.234.567", "1234,5"], [1234.5, -1234567, 1234.5]),
+            ({"thousands": ","}, ["1,234.5", "12,34,567.8", "0.5"], [1234.5, 1234567.8, 0.5]),
+            ({"thousands": " "}, ["1 234", "1\u00a0234.5", "1\u202f234", "1\u2009234"], [1234, 1234.5, 1234, 1234]),
+            ({"thousands": "'"}, ["1'234.5", "1\u2019234"], [1234.5, 1234]),
+            ({"thousands": "\u00a0"}, ["1\u00a0234"], [1234]),
+            ({"currency": "$"}, ["$5", "-$5", "$-5", "5$", "5 $", "$ 5", "5", "$1e2"], [5, -5, -5, 5, 5, 5, 5, 100]),
+            ({"currency": "EUR", "decimal": ","}, ["1,5 EUR", "EUR 1,5", "EUR\u00a01"], [1.5, 1.5, 1]),
+            ({"currency": "kr."}, ["5 kr.", "kr.5"], [5, 5]),
+            ({"negative": "parentheses", "currency": "$"}, ["(5)", "($5.5)", "$(5)", "-5", "5"], [-5, -5.5, -5, -5, 5]),
+            ({"negative": "trailing"}, ["5-", "5.50-", "-5", "5"], [-5, -5.5, -5, 5]),
+        ],
+    )  # fmt: skip
+    def test_amounts(self, write, options, values, read):
+        assert self.read(write, Float64, *values, **options) == read
+
+    @pytest.mark.parametrize(
+        ("options", "values"),
+        [
+            ({}, ["1,5", "$5", "(5)", "5-", "--5", "1_0", "0x10", "inf", "nan", "1e999", "\u0661", "1 234", "%5"]),
+            ({"decimal": ","}, ["1.5", "1,5,5", ",", "1,e"]),
+            ({"thousands": ","}, ["1,23", "1,2345", ",123", "1,,234", "1.234,5", "1234,567"]),
+            ({"thousands": ".", "decimal": ","}, ["1.5", "1,234.5", "1.2.345"]),
+            ({"thousands": " "}, ["1 23", "1\u3000234"]),
+            ({"currency": "$"}, ["$5$", "-$-5", "$", "\u20ac5", "$$5", "5 USD", "-"]),
+            ({"negative": "parentheses"}, ["(-5)", "(5", "5)", "()", "-(5)", "5-"]),
+            ({"negative": "trailing"}, ["-5-", "5--", "(5)", "5+"]),
+        ],
+    )  # fmt: skip
+    def test_what_is_no_amount(self, write, options, values):
+        for value in values:
+            with pytest.raises(UserError, match="is not a finite number") as error:
+                self.read(write, Float64, "5", value, **options)
+            assert "row 2 (line 3)" in str(error.value)
+            assert "1 of 2 rows is refused" in str(error.value)
+
+    def test_whole_numbers(self, write):
+        assert self.read(write, Int64, "5", " -7 ", "9223372036854775807") == [5, -7, 2**63 - 1]
+        assert self.read(write, Int32, "5", "-2147483648") == [5, -(2**31)]
+        assert self.read(write, Int64, "1,234", "9,223,372,036,854,775,807", thousands=",") == [1234, 2**63 - 1]
+        assert self.read(write, Int64, "12.0", "1,234.00", thousands=",", whole_with_point=True) == [12, 1234]
+        assert self.read(write, Int64, "12,0", decimal=",", whole_with_point=True) == [12]
+        assert self.read(write, Int64, "$5", "(5)", currency="$", negative="parentheses") == [5, -5]
+
+    @pytest.mark.parametrize("value", ["5.0", "1e3", "007", "+5", "9223372036854775808", "1,234", "a", "-0", "--5"])
+    def test_what_is_no_whole_number(self, write, value):
+        with pytest.raises(UserError, match="is not a whole number that fits in 64 bits"):
+            self.read(write, Int64, "5", value)
+        if value not in ("5.0", "1,234"):
+            with pytest.raises(UserError, match="is not a whole number"):
+                self.read(write, Int64, "5", value, whole_with_point=True, thousands=",")
+
+    def test_an_int32_beyond_its_range_is_refused(self, write):
+        with pytest.raises(UserError, match=r"fits in 32 bits.*Field\(name=\"x\", dtype=Int64\)"):
+            self.read(write, Int32, "2147483648")
+
+    def test_texts_and_booleans(self, write):
+        assert self.read(write, String, "NA", "007", " a ", "\u00e9") == ["NA", "007", " a ", "\u00e9"]
+        assert self.read(write, Bool, "true", "0", "FALSE") == [True, False, False]
+
+    @pytest.mark.parametrize(
+        ("type", "values", "read"),
+        [
+            (Float64, pa.array([Decimal("0.1234567890123456789")]), float("0.1234567890123456789")),
+            (Float64, pa.array([2**53]), float(2**53)),
+            (Float64, pa.array(["1.5"]), 1.5),
+            (Int64, pa.array([2**63 - 1], pa.uint64()), 2**63 - 1),
+            (Int64, pa.array(["5"]), 5),
+            (Int32, pa.array([5], pa.int64()), 5),
+            (String, pa.array([5]), "5"),
+            (Bool, pa.array([1]), True),
+        ],
+        ids=str,
+    )
+    def test_parquet(self, tmp_path, type, values, read):
+        path = tmp_path / "c.parquet"
+        pq.write_table(pa.table({"user": [1], "timestamp": [NOON], "x": values}), path)
+        assert rows(path, definition_of(USER, columns={"x": type})) == [(1, NOON, read)]
+
+    def test_parquet_floats_are_whole_numbers_where_that_is_declared(self, tmp_path):
+        path = tmp_path / "c.parquet"
+        definition = definition_of(USER, columns={"x": Int64}, whole_with_point=True)
+        for values in (pa.array([5.0, -(2.0**53)]), pa.array([Decimal("5.0"), Decimal(-(2**53))])):
+            pq.write_table(pa.table({"user": [1.0, 2.0], "timestamp": [NOON] * 2, "x": values}), path)
+            assert [row[-1] for row in rows(path, definition)] == [5, -(2**53)]
+        for value in (5.5, 2.0**53 + 2, float("inf")):
+            pq.write_table(pa.table({"user": [1], "timestamp": [NOON], "x": [value]}), path)
+            assert "is not a whole number" in refused(path, definition)
+        assert "whole_with_point=True" in refused(path, definition_of(USER, columns={"x": Int64}))
+
+
+class TestNulls:
+    """Null only where it is declared or empty, and only in rows that the condition leaves out."""
+
+    def test_an_empty_value_is_null_for_every_type_and_no_other_text_is(self, write):
+        path = write("n.csv", "user,timestamp,amount,name\n,2026-03-01,,\n7,2026-03-01,5,NA\n")
+        columns = {"amount": Float64, "name": String}
+        kept = definition_of(USER, columns=columns, where="user IS NOT NULL")
+        assert rows(path, kept) == [(7, utc(2026, 3, 1), 5.0, "NA")]
+        error = refused(path, definition_of(USER, columns=columns))
+        assert "row 1 (line 2): user is null. 1 of 2 rows is refused." in error
+        assert 'where="user IS NOT NULL" in seen' in error
+
+    @pytest.mark.parametrize(("type", "column"), [("INT64", Float64), ("STRING", String), ("BYTES", Int64)])
+    def test_declared_texts_are_null_to_the_letter(self, write, type, column):
+        path = write("n.csv", "user,timestamp,x\nNA,2026-03-01,\\N\n7,2026-03-01,5\n,2026-03-01,5\n")
+        definition = definition_of(
+            ("user", type), columns={"x": column}, where="x IS NOT NULL", null_values=["NA", "\\N"]
+        )
+        assert "row 3 (line 4): user is null. 1 of 3 rows is refused." in refused(path, definition)
+        path.write_text(path.read_text().replace(",2026-03-01,5\n,", ",2026-03-01,5\n8,").replace("NA,", "na,"))
+        if type == "INT64":
+            assert "user 'na' is not a whole number" in refused(path, definition)
+        else:
+            assert len(rows(path, definition)) == 2
+
+    def test_a_null_is_shown_with_three_of_its_rows_and_the_condition_that_there_is(self, write):
+        path = write("n.csv", "user,timestamp,amount\n" + "7,,5\n" * 5 + "7,2026-03-01,5\n")
+        error = refused(path, definition_of(USER, where="amount > 0"))
+        assert "row 1 (line 2): timestamp is null, and so it is in row 2 (line 3) and row 3 (line 4)." in error
+        assert "5 of 6 rows are refused" in error
+        assert 'where="(amount > 0) AND timestamp IS NOT NULL"' in error
+
+    def test_a_value_that_can_not_be_read_is_refused_in_rows_that_are_left_out_too(self, write):
+        path = write("n.csv", "user,timestamp,amount\n7,2026-03-01,5\nx,2026-03-01,-5\n")
+        assert "row 2 (line 3): user 'x'" in refused(path, definition_of(USER, where="amount > 0"))
+
+    def test_only_rows_that_meet_the_condition_are_read(self, write):
+        path = write(
+            "n.csv", "user,timestamp,amount,status\n1,2026-03-01,5,paid\n2,2026-03-01,5,open\n3,2026-03-01,5,\n"
+        )
+        assert [row[0] for row in rows(path, definition_of(USER, where="status = 'paid'"))] == [1]
+        assert [row[0] for row in rows(path, definition_of(USER, where="status IS NULL"))] == [3]
+        assert [row[0] for row in rows(path, definition_of(USER, where="status <> 'paid'"))] == [2]
+        assert "it has no rows that meet the condition" in refused(path, definition_of(USER, where="status = 'x'"))
+        assert read_part(path, definition_of(USER, where="status = 'x'")).num_rows == 0
+
+    def test_null_and_nan_of_parquet_are_null(self, tmp_path):
+        path = tmp_path / "n.parquet"
+        table = {"user": [1, 2, 3], "timestamp": [NOON] * 3, "amount": [float("nan"), None, 1.0]}
+        pq.write_table(pa.table(table), path)
+        assert [row[0] for row in rows(path, definition_of(USER, where="amount IS NOT NULL"))] == [3]
+        assert "row 1: amount is null, and so it is in row 2. 2 of 3 rows are refused." in refused(
+            path, definition_of(USER)
+        )
+        pq.write_table(pa.table(table | {"user": ["1", "NA", None]}), path)
+        definition = definition_of(("user", "STRING"), where="amount IS NULL", null_values=["NA"])
+        assert "row 2: user is null" in refused(path, definition)
+
+
+class TestTimestamps:
+    def read(self, write, *values: str, **source: object) -> list:
+        lines = ["user;timestamp;amount", *(f"1;{value};5" for value in values), ""]
+        definition = definition_of(USER, delimiter=";", **source)
+        return [row[1] for row in rows(write("t.csv", "\n".join(lines)), definition)]
+
+    @pytest.mark.parametrize(
+        ("form", "text", "instant"),
+        [
+            ("%m/%d/%Y %H:%M", "12/1/2010 8:26", utc(2010, 12, 1, 8, 26)),
+            ("%d.%m.%y", "01.12.10", utc(2010, 12, 1)),
+            ("%d.%m.%y", "01.12.69", utc(1969, 12, 1)),
+            ("%d.%m.%y", "01.12.68", utc(2068, 12, 1)),
+            ("%Y%m%d", "20251201", utc(2025, 12, 1)),
+            ("%Y%m%d%H%M%S", "20251201082600", utc(2025, 12, 1, 8, 26)),
+            ("%Y-%m-%d %H:%M:%S.%f", "2010-12-01 8:26:00.5", utc(2010, 12, 1, 8, 26, 0, 500000)),
+            ("%d %B %Y, %I:%M %p", "1 december 2010, 12:05 am", utc(2010, 12, 1, 0, 5)),
+            ("%d-%b-%y %I.%M.%S.%f %p", "01-DEC-10 12.05.00.000001 PM", utc(2010, 12, 1, 12, 5, 0, 1)),
+            ("%a, %d %b %Y %H:%M:%S %z", "Wed, 01 Dec 2010 08:26:00 +0100", utc(2010, 12, 1, 7, 26)),
+            ("%A %d %b %Y", "Monday 01 Dec 2010", utc(2010, 12, 1)),
+            ("%Y-%m-%dT%H:%M:%S%z", "2010-12-01T08:26:00-08:00", utc(2010, 12, 1, 16, 26)),
+            ("%Y-%m-%dT%H:%M:%S%z", "2010-12-01T08:26:00Z", utc(2010, 12, 1, 8, 26)),
+            ("%Y-%m-%d %H:%M:%S %Z", "2010-12-01 08:26:00 UTC", utc(2010, 12, 1, 8, 26)),
+            ("%Y-%j", "2012-366", utc(2012, 12, 31)),
+            ("%Y", "2012", utc(2012, 1, 1)),
+            ("%d/%b/%Y:%H:%M:%S %z", "10/Oct/2000:13:55:36 -0700", utc(2000, 10, 10, 20, 55, 36)),
+            ("%m/%d/%Y %I:%M %p", "12/1/2010 \u202f8:26\u202fPM", utc(2010, 12, 1, 20, 26)),
+            ("100%% on %Y-%m-%d", "100% on 2010-12-01", utc(2010, 12, 1)),
+            ("%Y.%m.%d (%H)", "2010.12.01 (8)", utc(2010, 12, 1, 8)),
+        ],
+    )
+    def test_a_format(self, write, form, text, instant):
+        assert self.read(write, text, timestamp_format=form) == [instant]
+
+    @pytest.mark.parametrize(
+        ("form", "text"),
+        [
+            ("%m/%d/%Y", "13/1/2010"),
+            ("%m/%d/%Y", "2/30/2010"),
+            ("%m/%d/%Y", "2/29/2011"),
+            ("%m/%d/%Y", "0/1/2010"),
+            ("%m/%d/%Y", " 1/1/2010"),
+            ("%m/%d/%Y", "1/1/2010 "),
+            ("%m/%d/%Y", "1/1/0000"),
+            ("%m/%d/%Y", "\u0661/1/2010"),
+            ("%m/%d/%Y %H:%M", "1/1/2010 24:00"),
+            ("%m/%d/%Y %H:%M:%S", "1/1/2010 1:00:60"),
+            ("%m/%d/%Y %I:%M %p", "1/1/2010 13:00 PM"),
+            ("%Y-%j", "2011-366"),
+            ("%Y-%m-%d %H:%M:%S.%f", "2010-12-01 08:26:00.1234567"),
+            ("%Y-%m-%d %H:%M:%S%z", "2010-12-01 08:26:00+24:00"),
+            ("%d.%m.%Y", "1x12x2010"),
+        ],
+    )
+    def test_what_a_format_does_not_take(self, write, form, text):
+        with pytest.raises(UserError, match=r"row 1 \(line 2\): timestamp .* is not a date and time of the form"):
+            self.read(write, text, timestamp_format=form)
+
+    @given(
+        st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)),
+        st.sampled_from(
+            ["%d.%m.%Y %H:%M:%S.%f", "%Y%m%d%H%M%S%f", "%b %d %Y %I:%M:%S %p", "%j of %Y, %H.%M", "%A, %d. %B %Y"]
+            + ["%y/%m/%d %H"]
+        ),
+        st.data(),
+    )
+    def test_a_format_is_read_as_python_reads_it(self, instant, form, data):
+        text = instant.strftime(form)
+        if data.draw(st.booleans()):
+            place, sign = data.draw(st.integers(0, len(text) - 1)), data.draw(st.sampled_from("0123459 ./:aApPmM"))
+            text = text[:place] + sign + text[place + 1 :]
+        try:
+            expected = datetime.strptime(text, form).replace(tzinfo=UTC)
+        except ValueError:
+            expected = None
+        if "%j" in form and expected and expected.strftime("%j") not in text:
+            expected = None  # Python makes the first day of the next year of a day 366 that there is not
+        assert to_type(pa.array([text]), INSTANTS, Reading(timestamp_format=form), False).to_pylist() == [expected]
+
+    @pytest.mark.parametrize(
+        ("unit", "origin", "text", "instant"),
+        [
+            ("seconds", None, "1700000000", utc(2023, 11, 14, 22, 13, 20)),
+            ("seconds", None, "1700000000.25", utc(2023, 11, 14, 22, 13, 20, 250000)),
+            ("seconds", None, "1700000000.2500000", utc(2023, 11, 14, 22, 13, 20, 250000)),
+            ("seconds", None, "-0.000001", utc(1969, 12, 31, 23, 59, 59, 999999)),
+            ("milliseconds", None, "1700000000000.125", utc(2023, 11, 14, 22, 13, 20, 125)),
+            ("microseconds", None, "1700000000000001", utc(2023, 11, 14, 22, 13, 20, 1)),
+            ("nanoseconds", None, "1700000000000001000", utc(2023, 11, 14, 22, 13, 20, 1)),
+            ("nanoseconds", None, "253402300799999999000", datetime.max.replace(tzinfo=UTC)),
+            ("hours", "2017-01-01", "743", utc(2017, 1, 31, 23)),
+            ("hours", "2017-01-01T00:00:00+01:00", "0.5", utc(2016, 12, 31, 23, 30)),
+            ("minutes", "2017-01-01", "1.5", utc(2017, 1, 1, 0, 1, 30)),
+            ("days", "1899-12-30", "44927.5", utc(2023, 1, 1, 12)),
+            ("days", "1899-12-30", "44927.351388888889", utc(2023, 1, 1, 8, 26)),
+            ("days", None, "-1", utc(1969, 12, 31)),
+        ],
+    )
+    def test_numbers_count_from_an_origin(self, write, unit, origin, text, instant):
+        assert self.read(write, text, timestamp_format=unit, origin=origin) == [instant]
+
+    @pytest.mark.parametrize(
+        ("unit", "text"),
+        [
+            ("seconds", "1700000000.1234567"),
+            ("milliseconds", "0.0001"),
+            ("microseconds", "0.5"),
+            ("nanoseconds", "1"),
+            ("nanoseconds", "1000.5"),
+            ("seconds", "1e9"),
+            ("seconds", " 1"),
+            ("seconds", ".5"),
+            ("seconds", "1,5"),
+            ("seconds", "2026-03-01"),
+            ("seconds", "253402300800"),
+            ("days", "4000000"),
+            ("days", "99999999999999999999"),
+            ("days", "1.0000000000000000001"),
+        ],
+    )
+    def test_numbers_that_are_finer_or_further_than_an_instant(self, write, unit, text):
+        with pytest.raises(UserError, match=f"is not a number of {unit}"):
+            self.read(write, text, timestamp_format=unit)
+
+    @given(st.decimals(-700_000, 2_900_000, places=15), st.sampled_from(["days", "hours", "minutes"]))
+    def test_days_hours_and_minutes_are_rounded_half_to_even_exactly(self, count, unit):
+        microseconds = round(Fraction(count) * self.UNITS[unit])
+        found = to_type(pa.array([f"{count:f}"]), INSTANTS, Reading(timestamp_format=unit), False)
+        assert found.cast(pa.int64()).to_pylist() == [microseconds]
+
+    UNITS = {"days": 86_400_000_000, "hours": 3_600_000_000, "minutes": 60_000_000}
+
+    def test_a_decimal_comma_holds_for_them_too(self, write):
+        assert self.read(write, "1,5", timestamp_format="seconds", decimal=",") == [utc(1970, 1, 1, 0, 0, 1, 500000)]
+
+    def test_a_zone_is_that_of_times_without_an_offset(self, write):
+        texts = ["2026-07-01 12:00", "2026-01-01", "2026-07-01T12:00:00Z", "2026-10-25T01:59:59.999999"]
+        assert self.read(write, *texts, time_zone="Europe/Berlin") == [
+            utc(2026, 7, 1, 10),
+            utc(2025, 12, 31, 23),
+            utc(2026, 7, 1, 12),
+            utc(2026, 10, 24, 23, 59, 59, 999999),
+        ]
+        assert self.read(write, "1.7.2026 12:00", timestamp_format="%d.%m.%Y %H:%M", time_zone="Asia/Kathmandu") == [
+            utc(2026, 7, 1, 6, 15)
+        ]
+
+    @pytest.mark.parametrize(
+        "text", ["2026-03-29 02:00", "2026-03-29 02:59:59.999999", "2026-10-25 02:00", "2026-10-25 02:30"]
+    )
+    def test_a_time_that_its_clocks_skip_or_show_twice_is_refused(self, write, text):
+        with pytest.raises(UserError) as error:
+            self.read(write, "2026-07-01 12:00", text, time_zone="Europe/Berlin")
+        assert f"row 2 (line 3): timestamp '{text}' is not an ISO 8601 date and time" in str(error.value)
+        assert "The clocks of Europe/Berlin skip these times, or show them twice" in str(error.value)
+        assert "1 of 2 rows is refused" in str(error.value)
+        self.read(write, "2026-03-29 03:00", "2026-10-25 03:00", "2026-10-25 01:59", time_zone="Europe/Berlin")
+
+    def test_a_midnight_that_its_clocks_skip_is_refused(self, write):
+        with pytest.raises(UserError, match="America/Sao_Paulo skip"):
+            self.read(write, "2018-11-04", time_zone="America/Sao_Paulo")
+
+    @given(
+        st.datetimes(datetime(1850, 1, 1), datetime(2100, 1, 1)),
+        st.sampled_from(
+            ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "Africa/Casablanca"]
+        ),
+        st.integers(-8000, 8000),
+    )
+    def test_zones_are_as_python_has_them(self, near, zone, seconds):
+        changes = [datetime(2026, 3, 29, 2), datetime(2026, 10, 25, 2), datetime(2011, 12, 30), datetime(1945, 4, 2, 2)]
+        for shown in [near, *(change + timedelta(seconds=seconds) for change in changes)]:
+            local = shown.replace(tzinfo=ZoneInfo(zone))
+            once = local.utcoffset() == local.replace(fold=1).utcoffset()
+            expected = [local.astimezone(UTC)] if once else [None]
+            assert localized(pa.array([shown], pa.timestamp("us")), zone).to_pylist() == expected
+
+    def test_days_count_what_clocks_show_and_seconds_what_passes(self, write):
+        berlin = {"time_zone": "Europe/Berlin", "origin": "2026-03-28"}
+        assert self.read(write, "2", timestamp_format="days", **berlin) == [utc(2026, 3, 29, 22)]
+        assert self.read(write, "48", timestamp_format="hours", **berlin) == [utc(2026, 3, 29, 23)]
+
+    def test_several_columns(self, write):
+        path = write("t.csv", "user,Date,Time,amount\n1,01/02/2026,8:05,5\n1,01/02/2026,,5\n")
+        columns = {"timestamp_columns": ["Date", "Time"], "timestamp_format": "%d/%m/%Y %H:%M"}
+        definition = definition_of(USER, **columns, where="timestamp IS NOT NULL")
+        assert rows(path, definition) == [(1, utc(2026, 2, 1, 8, 5), 5.0)]
+        assert "row 2 (line 3): timestamp is null" in refused(path, definition_of(USER, **columns))
+        path.write_text(path.read_text().replace("8:05", "25:05"))
+        assert "timestamp '01/02/2026 25:05' is not a date and time of the form" in refused(path, definition)
+
+    @pytest.mark.parametrize(
+        ("values", "options", "instant"),
+        [
+            (pa.array(["12/1/2010 8:26"]), {"timestamp_format": "%m/%d/%Y %H:%M"}, utc(2010, 12, 1, 8, 26)),
+            (pa.array(["2010-12-01"]).dictionary_encode(), {}, utc(2010, 12, 1)),
+            (pa.array([20101201]), {"timestamp_format": "%Y%m%d"}, utc(2010, 12, 1)),
+            (pa.array([1700000000]), {"timestamp_format": "seconds"}, utc(2023, 11, 14, 22, 13, 20)),
+            (pa.array([1700000000.25]), {"timestamp_format": "seconds"}, utc(2023, 11, 14, 22, 13, 20, 250000)),
+            (pa.array([1.7e18]), {"timestamp_format": "nanoseconds"}, utc(2023, 11, 14, 22, 13, 20)),
+            (pa.array([Decimal("1.50")]), {"timestamp_format": "days"}, utc(1970, 1, 2, 12)),
+            (pa.array([1e-3]), {"timestamp_format": "milliseconds"}, utc(1970, 1, 1, 0, 0, 0, 1)),
+            (pa.array([date(2026, 7, 1)]), {"time_zone": "Asia/Tokyo"}, utc(2026, 6, 30, 15)),
+            (pa.array([datetime(2026, 7, 1)]), {"time_zone": "Asia/Tokyo"}, utc(2026, 6, 30, 15)),
+            (pa.array([utc(2026, 7, 1)]), {"time_zone": "Asia/Tokyo"}, utc(2026, 7, 1)),
+            (pa.array([utc(2026, 7, 1)]), {"timestamp_format": "%Y"}, utc(2026, 7, 1)),
+        ],
+        ids=str,
+    )
+    def test_parquet_columns(self, tmp_path, values, options, instant):
+        path = tmp_path / "t.parquet"
+        pq.write_table(pa.table({"user": [1], "timestamp": values, "amount": [5.0]}), path)
+        assert rows(path, definition_of(USER, **options)) == [(1, instant, 5.0)]
+
+    def test_several_parquet_columns(self, tmp_path):
+        path = tmp_path / "t.parquet"
+        parts = {"y": pa.array([2010], pa.int16()), "m": [12], "d": [1.0], "t": [time(8, 26)]}
+        pq.write_table(pa.table({"user": [1], "amount": [5.0]} | parts), path)
+        definition = definition_of(USER, timestamp_columns=list("ymdt"), timestamp_format="%Y %m %d %H:%M:%S.%f")
+        assert rows(path, definition) == [(1, utc(2010, 12, 1, 8, 26), 5.0)]
+
+    def test_parquet_numbers_are_refused_where_nothing_says_what_they_count(self, tmp_path):
+        path = tmp_path / "t.parquet"
+        pq.write_table(pa.table({"user": [1], "timestamp": [1700000000], "amount": [5.0]}), path)
+        assert 'declare timestamp_format="seconds"' in refused(path, definition_of(USER))
+
+    @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])
+    def test_the_zone_of_the_machine_plays_no_part(self, write, monkeypatch, zone):
+        monkeypatch.setenv("TZ", zone)
+        texts = ["2026-03-08 02:30", "2026-03-08"]
+        assert self.read(write, *texts) == [utc(2026, 3, 8, 2, 30), utc(2026, 3, 8)]
+        assert self.read(write, "8.3.2026", timestamp_format="%d.%m.%Y") == [utc(2026, 3, 8)]

@@ -116,6 +116,16 @@ class TestAccepted:
         project.succeed("compute_features.py", *write_parquet(project, purchase_amount=amounts))
         assert pq.read_table(project.features)["user_avg_3day_purchase_amount"].to_pylist() == [10.0, 15.0]
 
+    def test_parquet_texts_are_read_as_those_of_csv_are(self, project):
+        columns = {
+            "timestamp": ["2026-03-01T13:00:00+01:00", "2026-03-01"],
+            "user_id": pa.array(["7", "7"]).dictionary_encode(),
+            "purchase_amount": pa.array(["1.5", " 2.5 "], pa.large_string()),
+        }
+        project.succeed("compute_features.py", *write_parquet(project, **columns))
+        rows = pq.read_table(project.features).to_pylist()
+        assert [tuple(row.values()) for row in rows] == [(7, NOON.replace(hour=0), 2.5, 1), (7, NOON, 2.0, 2)]
+
     def test_parquet_dates_and_small_ids(self, project):
         columns = {"timestamp": [date(2026, 3, 1)] * 2, "user_id": pa.array([200, 200], pa.uint8())}
         project.succeed("compute_features.py", *write_parquet(project, **columns))
@@ -185,14 +195,14 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("column", "value"),
         [
-            *[("timestamp", v) for v in ["", "soon", "31/01/2026", "2026-02-30", "1700000000", "2026-03-01T25:00:00Z"]],
+            *[("timestamp", v) for v in ["soon", "31/01/2026", "2026-02-30", "1700000000", "2026-03-01T25:00:00Z"]],
             *[("timestamp", v) for v in ["null", "2026-03-01T12:00:00.1234567Z", "0000-01-01", "10000-01-01"]],
             *[
                 ("user_id", v)
-                for v in ["", "x", "7.5", "1e3", "0x10", "9223372036854775808", "-9223372036854775809", "NaN"]
+                for v in ["x", "7.5", "1e3", "0x10", "9223372036854775808", "-9223372036854775809", "NaN"]
             ],
             *[("user_id", v) for v in ["007", "0007", "00", "+7", "-0", "-07", "7.0", "7e0", "0X1f", "7_0", "\uff17"]],
-            *[("purchase_amount", v) for v in ["", "ten", "$5", "NaN", "nan", "inf", "-Infinity", "1e400", "NULL"]],
+            *[("purchase_amount", v) for v in ["ten", "$5", "NaN", "nan", "inf", "-Infinity", "1e400", "NULL"]],
         ],
     )
     def test_a_bad_value_is_shown_with_its_row_and_line(self, project, column, value):
@@ -200,6 +210,15 @@ class TestRefused:
         project.write_transactions(GOOD, GOOD, "", ",".join(row.values()), GOOD)
         error = project.fail("compute_features.py")
         assert f"user_transactions.csv, row 3 (line 5): {column} {value!r}" in error
+
+    @pytest.mark.parametrize("column", ["timestamp", "user_id", "purchase_amount"])
+    @pytest.mark.parametrize("nothing", ["", '""'])
+    def test_an_empty_value_is_null_and_refused_with_how_to_leave_it_out(self, project, column, nothing):
+        row = dict(zip(HEADER.split(","), GOOD.split(","), strict=True)) | {column: nothing}
+        project.write_transactions(GOOD, ",".join(row.values()), GOOD)
+        error = project.fail("compute_features.py")
+        assert f"user_transactions.csv, row 2 (line 3): {column} is null. 1 of 3 rows is refused." in error
+        assert f'where="{column} IS NOT NULL" in user_purchase_features' in error
 
     def test_a_bad_value_is_found_far_down(self, project):
         project.write_transactions(*[GOOD] * 70_000, GOOD.replace("10.50", "1O.50"), *[GOOD] * 50_000)
@@ -228,11 +247,12 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("column", "values"),
         [
-            ("user_id", ["1", "2"]),
             ("user_id", [1.0, 2.5]),
-            ("timestamp", ["2026-03-01", "2026-03-01"]),
+            ("user_id", [b"1", b"2"]),
+            ("user_id", [NOON, NOON]),
             ("timestamp", [1, 2]),
-            ("purchase_amount", ["1", "2"]),
+            ("timestamp", [1.0, 2.0]),
+            ("purchase_amount", [b"1", b"2"]),
             ("purchase_amount", [True, False]),
         ],
     )
@@ -248,6 +268,9 @@ class TestRefused:
             ("timestamp", [NOON, None]),
             ("timestamp", pa.array([1_000, 1_001], pa.timestamp("ns", "UTC"))),
             ("timestamp", pa.array([0, 2**50], pa.timestamp("s"))),
+            ("user_id", ["1", "007"]),
+            ("timestamp", ["2026-03-01", "12/1/2010"]),
+            ("purchase_amount", ["1", "$2"]),
             ("purchase_amount", [1.0, None]),
             ("purchase_amount", [1.0, float("nan")]),
             ("purchase_amount", [1.0, float("-inf")]),
@@ -425,12 +448,20 @@ def test_the_output_must_not_be_the_input(project):
     assert project.transactions.read_bytes() == before
 
 
-@pytest.mark.parametrize("option", ["--input", "--output"])
-def test_a_directory_in_place_of_a_file(project, option):
+def test_a_directory_in_place_of_the_output(project):
     project.write_transactions("1,100,2026-01-01,5")
     folder = project.root / "folder.csv"
     folder.mkdir()
-    assert f"{folder}: this is a directory" in project.fail("compute_features.py", option, folder)
+    assert f"{folder}: this is a directory" in project.fail("compute_features.py", "--output", folder)
+
+
+def test_a_folder_without_transactions(project):
+    folder = project.root / "folder.csv"
+    (folder / "_temporary").mkdir(parents=True)
+    (folder / "_temporary" / "a.csv").write_text(f"{HEADER}\n{GOOD}\n")
+    (folder / ".hidden.csv").write_text(f"{HEADER}\n{GOOD}\n")
+    error = project.fail("compute_features.py", "--input", folder)
+    assert f"{folder}: there is no file of transactions in this folder" in error
 
 
 def test_a_file_name_that_is_no_text(project):
@@ -478,8 +509,8 @@ class TestIds:
     def test_users_that_were_written_in_several_ways_are_not_made_one(self, refused):
         error = refused(user_id=["7", "007", "7", "0007"])
         assert "row 2 (line 3): user_id '007' is not" in error
-        assert "'0007' in row 4 (line 5): 2 of 4 rows are refused" in error
-        assert "text ids, which are not supported yet" in error
+        assert "'0007' in row 4 (line 5). 2 of 4 rows are refused" in error
+        assert 'Entity(..., join_keys=["user_id"], value_type=ValueType.STRING)' in error
 
     @pytest.mark.parametrize(
         "arguments", [["--incremental"], pytest.param(["--engine", "spark"], marks=pytest.mark.scale)]
@@ -505,7 +536,7 @@ class TestIds:
             pass
 
     @pytest.mark.parametrize(
-        ("column", "values"), [("user_id", ["1", "2"]), ("user_id", [1.0, 2.5]), ("timestamp", ["2026-03-01"] * 2)]
+        ("column", "values"), [("user_id", ["1", "007"]), ("user_id", [1.0, 2.5]), ("timestamp", [1, 2])]
     )
     def test_the_oracle_refuses_the_parquet_types_that_are_refused(self, project, column, values):
         [_, path] = write_parquet(project, **{column: values})
@@ -536,49 +567,39 @@ TIMES = st.from_regex(
 )
 
 
-@pytest.mark.parametrize(
-    ("to", "texts"), [(pa.int64(), NUMBERS), (pa.float64(), NUMBERS), (UTC_MICROSECONDS, TIMES)], ids=str
-)
-def test_exactly_the_values_that_are_refused_one_by_one_are_counted_and_the_oracle_refuses_the_same(to, texts):
-    def refused_alone(text: str) -> bool:
-        try:
-            transactions._strictly(transactions._cast_text, pa.chunked_array([[text]]), to)
-        except pa.ArrowInvalid:
-            return True
-        return False
+@pytest.mark.parametrize(("to", "texts"), [(pa.int64(), NUMBERS), (pa.float64(), NUMBERS), (INSTANTS, TIMES)], ids=str)
+def test_what_is_read_does_not_depend_on_other_rows_and_the_oracle_reads_the_same(to, texts):
+    def read(values: list[str]) -> list[bool]:
+        return to_type(pa.array(values, pa.string()), to, Reading(), is_key=True).is_valid().to_pylist()
 
     @given(st.lists(texts, min_size=1, max_size=30))
     def holds(values: list[str]) -> None:
-        alone = [row for row, text in enumerate(values) if refused_alone(text)]
-        assert transactions._refused_rows(pa.chunked_array([values]), to, transactions._cast_text).tolist() == alone
-        assert [row for row, text in enumerate(values) if not accepted_by_oracle(text, to)] == alone
+        alone = [read([text])[0] for text in values]
+        assert read(values) == alone
+        assert [accepted_by_oracle(text, to) for text in values] == alone
 
     holds()
 
 
 @pytest.mark.parametrize(
-    ("values", "to"),
+    ("values", "to", "read"),
     [
-        (pa.array([1, 2**63, None, 2**63 - 1], pa.uint64()), pa.int64()),
-        (pa.array([2**53 + 1, 2**53, -(2**60), -(2**53)]), pa.float64()),
-        (pa.array([1, 1001, None, 2000, -1000, -1], pa.timestamp("ns", "UTC")), UTC_MICROSECONDS),
-        (pa.array([0, 2**50, -(2**50), 253402300799, 253402300800], pa.timestamp("s")), UTC_MICROSECONDS),
-        (pa.array([0, 2**31 - 1, -(2**31)], pa.date32()), UTC_MICROSECONDS),
-        (pa.array([1.0, float("nan"), None, float("-inf")]), pa.float64()),
-        (pa.array([1, None], pa.int8()), pa.float64()),
+        (pa.array([1, 2**63, None, 2**63 - 1], pa.uint64()), pa.int64(), [0, 3]),
+        (pa.array([2**53 + 1, 2**53, -(2**60), -(2**53)]), pa.float64(), [1, 3]),
+        (pa.array([1, 1001, None, 2000, -1000, -1], pa.timestamp("ns", "UTC")), INSTANTS, [3, 4]),
+        (pa.array([0, 2**50, -(2**50), 253402300799, 253402300800], pa.timestamp("s")), INSTANTS, [0, 3]),
+        (pa.array([0, 2**31 - 1, -(2**31)], pa.date32()), INSTANTS, [0]),
+        (pa.array([1.0, float("nan"), None, float("-inf")]), pa.float64(), [0]),
+        (pa.array([1, None], pa.int8()), pa.float64(), [0]),
     ],
     ids=lambda value: str(getattr(value, "type", value)),
 )
-def test_exactly_the_parquet_values_that_are_refused_one_by_one_are_counted(values, to):
-    def refused_alone(row: int) -> bool:
-        try:
-            transactions._strictly(transactions._cast, pa.chunked_array([values.slice(row, 1)]), to)
-        except pa.ArrowInvalid:
-            return True
-        return False
-
-    rows = transactions._refused_rows(pa.chunked_array([values]), to, transactions._cast)
-    assert rows.tolist() == [row for row in range(len(values)) if refused_alone(row)]
+def test_a_parquet_value_is_read_whatever_stands_beside_it_or_not_at_all(values, to, read):
+    values = without_nulls(values, Reading())
+    found = to_type(values, to, Reading(), is_key=True).is_valid().to_pylist()
+    assert [row for row, is_read in enumerate(found) if is_read] == read
+    for row in range(len(values)):
+        assert to_type(values.slice(row, 1), to, Reading(), is_key=True).is_valid().to_pylist() == [row in read]
 
 
 class TestAdvice:
@@ -588,13 +609,15 @@ class TestAdvice:
         error = refused(purchase_amount=["1", "$2", "3"])
         assert error.endswith(
             "row 2 (line 3): purchase_amount '$2' is not a finite number that a float64 can hold. "
-            "Correct or remove that row.\n"
+            '1 of 3 rows is refused. If $ is a currency, declare currency="$".\n'
         )
+        assert error.replace("$2", "1e999") != refused(purchase_amount=["1", "1e999", "3"])
+        assert refused(purchase_amount=["1", "1e999", "3"]).endswith("Correct or remove those rows.\n")
 
     def test_many_rows_are_counted_and_three_shown(self, refused):
         error = refused(user_id=["1", "a", "2", "b", "c", "d"])
         assert "row 2 (line 3): user_id 'a' is not" in error
-        assert "Nor is 'b' in row 4 (line 5) nor 'c' in row 5 (line 6): 4 of 6 rows are refused." in error
+        assert "Nor is 'b' in row 4 (line 5) nor 'c' in row 5 (line 6). 4 of 6 rows are refused." in error
         assert "'d'" not in error
         assert "that row" not in error
 
@@ -606,59 +629,67 @@ class TestAdvice:
     @pytest.mark.parametrize(
         ("column", "value", "help"),
         [
-            ("user_id", "a@b.example", "Text ids are not supported yet; ids have to be whole numbers"),
-            ("user_id", "550e8400-e29b-41d4-a716-446655440000", "Text ids are not supported yet"),
-            ("user_id", "17001.0", "written as 17001 and not as 17001.0"),
-            ("user_id", "", "Purchases without a user"),
+            ("user_id", "a@b.example", "value_type=ValueType.STRING"),
+            ("user_id", "550e8400-e29b-41d4-a716-446655440000", "value_type=ValueType.STRING"),
+            ("user_id", "17001.0", "declare whole_with_point=True"),
+            ("user_id", "NULL", 'declare null_values=["NULL"]'),
             ("user_id", "\uff17", "with the digits 0 to 9"),
             ("user_id", "12345678901234567890", "beyond 64 bits"),
-            ("user_id", "1,234", "without separators of thousands"),
-            ("purchase_amount", "$134.09", "without a currency sign"),
-            ("purchase_amount", "134 EUR", "without a currency sign"),
-            ("purchase_amount", "0,25", "with a decimal point"),
-            ("purchase_amount", "1,234.56", "without separators of thousands"),
-            ("purchase_amount", "1.234,56", "without separators of thousands"),
-            ("purchase_amount", "1 234,56", "without separators of thousands"),
-            ("purchase_amount", "(5.00)", "with a minus sign"),
-            ("purchase_amount", "", "Purchases without an amount"),
+            ("user_id", "12345678901234567890", "value_type=ValueType.STRING"),
+            ("user_id", "1,234", "value_type=ValueType.STRING"),
+            ("purchase_amount", "$134.09", 'declare currency="$"'),
+            ("purchase_amount", "134 EUR", 'declare currency="EUR"'),
+            ("purchase_amount", "0,25", 'declare decimal=","'),
+            ("purchase_amount", "1,234.56", 'declare thousands=",".'),
+            ("purchase_amount", "1.234,56", 'declare thousands=".", decimal=","'),
+            ("purchase_amount", "1 234,56", 'declare thousands=" ", decimal=","'),
+            ("purchase_amount", "1\u202f234,56", 'declare thousands=" ", decimal=","'),
+            ("purchase_amount", "1'234.56", 'declare thousands="\'"'),
+            ("purchase_amount", "(5.00)", 'declare negative="parentheses"'),
+            ("purchase_amount", "5.00-", 'declare negative="trailing"'),
+            ("purchase_amount", "n/a", 'declare null_values=["n/a"]'),
+            ("purchase_amount", "red", 'Field(name="purchase_amount", dtype=String)'),
             ("purchase_amount", "1e400", "Correct or remove those rows"),
-            ("timestamp", "12/1/2010 8:26", "dates with slashes"),
-            ("timestamp", "1700000000", "seconds since 1970"),
-            ("timestamp", "1700000000.25", "seconds since 1970"),
-            ("timestamp", "1700000000000", "milliseconds since 1970"),
-            ("timestamp", "2010-12-01 8:26:00", "two digits"),
-            ("timestamp", "2010-12-01 08:26:00 UTC", "Z right after the time where it says UTC"),
-            ("timestamp", "2010-12-01 08:26:00 +0100", "no blank before the offset"),
-            ("timestamp", "01.12.2010 08:26", "Dates with dots"),
-            ("timestamp", "20251201", "dates with hyphens"),
-            ("timestamp", "Dec 1, 2010", "months as numbers"),
-            ("timestamp", "2010-12-01 08:26 PM", "without AM or PM"),
+            ("timestamp", "12/1/2010 8:26", 'timestamp_format="%m/%d/%Y %H:%M" (or "%d/%m/%Y %H:%M", if the day'),
+            ("timestamp", "12/13/2010 8:26", 'timestamp_format="%m/%d/%Y %H:%M".'),
+            ("timestamp", "1700000000", 'declare timestamp_format="seconds"'),
+            ("timestamp", "1700000000.25", 'declare timestamp_format="seconds"'),
+            ("timestamp", "1700000000000", 'declare timestamp_format="milliseconds"'),
+            ("timestamp", "2010-12-01 8:26:00", 'timestamp_format="%Y-%m-%d %H:%M:%S"'),
+            ("timestamp", "2010-12-01 08:26:00 UTC", 'timestamp_format="%Y-%m-%d %H:%M:%S %Z"'),
+            ("timestamp", "2010-12-01 08:26:00 CET", "declare the time_zone"),
+            ("timestamp", "2010-12-01 08:26:00 +0100", 'timestamp_format="%Y-%m-%d %H:%M:%S %z"'),
+            ("timestamp", "01.12.2010 08:26", 'timestamp_format="%d.%m.%Y %H:%M"'),
+            ("timestamp", "01.12.2010", 'timestamp_format="%d.%m.%Y"'),
+            ("timestamp", "20251201", 'timestamp_format="%Y%m%d"'),
+            ("timestamp", "Dec 1, 2010", 'timestamp_format="%b %d, %Y"'),
+            ("timestamp", "2010-12-01 08:26 PM", 'timestamp_format="%Y-%m-%d %I:%M %p"'),
             ("timestamp", "2010-12-01T08:26:00.1234567Z", "six digits"),
-            ("timestamp", "44927.35", "numbers of days"),
-            ("timestamp", "", "Purchases without a time"),
+            ("timestamp", "44927.35", 'declare timestamp_format="days", origin="1899-12-30"'),
+            ("timestamp", "743", 'timestamp_format="hours"'),
+            ("timestamp", "n/a", 'declare null_values=["n/a"]'),
             ("timestamp", "2026-02-30", "Correct or remove those rows"),
         ],
     )
-    def test_a_column_of_another_kind_is_told_how_to_be_written(self, refused, column, value, help):
+    def test_a_column_of_another_kind_is_told_what_to_declare(self, refused, column, value, help):
         error = refused(**{column: [value] * 4})
         assert "4 of 4 rows are refused" in error
         assert help in error
-        if column == "timestamp" and value and "rows" not in help:
-            assert "ISO 8601, such as 2010-12-01T08:26:00Z" in error
 
     def test_a_currency_and_a_decimal_comma_are_both_named(self, refused):
         error = refused(purchase_amount=["0,25 \u20ac"] * 2)
-        assert "without a currency sign" in error
-        assert "with a decimal point" in error
+        assert 'currency="\u20ac"' in error
+        assert 'decimal=","' in error
 
     @pytest.mark.parametrize(
         ("column", "values", "help"),
         [
-            ("user_id", ["a", "b"], "Text ids are not supported yet"),
-            ("user_id", [1.0, 2.0], "Write the ids as int64"),
-            ("timestamp", [1, 2], "timestamp in UTC"),
+            ("user_id", ["a", "b"], "value_type=ValueType.STRING"),
+            ("user_id", [1.0, 2.0], "declare whole_with_point=True"),
+            ("timestamp", [1, 2], 'declare timestamp_format="seconds"'),
+            ("timestamp", ["12/13/2010"] * 2, 'timestamp_format="%m/%d/%Y"'),
             ("timestamp", pa.array([1, 2], pa.timestamp("ns")), "2 of 2 rows are refused. Cut the column to microsec"),
-            ("user_id", pa.array([None, None], pa.int64()), "Purchases without a user"),
+            ("user_id", pa.array([None, None], pa.int64()), 'where="user_id IS NOT NULL"'),
         ],
     )
     def test_so_is_a_parquet_column(self, project, column, values, help):
@@ -668,58 +699,70 @@ class TestAdvice:
     @pytest.mark.parametrize("header", [HEADER, "id,when,how much"])
     def test_another_separator(self, refused, separator, word, header):
         error = refused(f"{header}\n{GOOD}\n".replace(",", separator))
-        assert f"The columns seem to be separated by {word}. Separate them by commas." in error
+        declared = repr(separator).replace("'", '"')
+        assert f"The columns seem to be separated by {word}: declare delimiter={declared}." in error
 
     def test_blanks_as_separators(self, refused):
-        assert "separated by blanks" in refused(" 00004 0001 19970101  2   29.33\n")
+        error = refused(" 00004 0001 19970101  2   29.33\n")
+        assert 'separated by blanks: declare delimiter="whitespace", and column_names=[...]' in error
 
-    @pytest.mark.parametrize("above", ["sep=,", "# made by a program", "My bank\n\nStatement"])
-    def test_lines_above_the_header(self, refused, above):
+    @pytest.mark.parametrize(
+        ("above", "option"),
+        [("# made by a program", 'comment="#"'), ("My bank\n\nStatement", "skip_rows=3"), ("Report", "skip_rows=1")],
+    )
+    def test_lines_above_the_header(self, refused, above, option):
         number = above.count("\n") + 2
         error = refused(f"{above}\n{HEADER}\n{GOOD}\n")
-        assert f"Line {number} names the columns: remove what is above it." in error
+        assert f"Line {number} names the columns: declare {option}." in error
 
-    def test_a_note_of_the_separator_and_the_separator(self, refused):
+    def test_a_note_of_another_separator_than_declared(self, refused):
         error = refused(f"sep=;\n{HEADER.replace(',', ';')}\n")
-        assert "Line 2 names the columns: remove what is above it." in error
-        assert "separated by semicolons" in error
+        assert "line 1: it notes that ';' separates values, and ',' is declared. Declare delimiter=';'." in error
 
     @pytest.mark.parametrize("name", ["User_ID", " user_id", "user id", "USER_ID ", "userId", "user-id"])
     def test_a_name_that_is_nearly_right(self, refused, name):
         error = refused(f"{HEADER}\n{GOOD}\n".replace("user_id", name))
         assert "the column user_id is missing" in error
-        assert f"rename {name!r} to user_id" in error
+        assert f'declare field_mapping={{"{name}": "user_id"}}' in error
 
     def test_a_parquet_file_gets_no_advice_for_csv(self, project):
         path = project.root / "transactions.parquet"
-        for columns, end in [({"1": [1]}, "are '1'."), ({"USER ID": [1]}, "rename 'USER ID' to user_id.")]:
-            pq.write_table(pa.table(columns), path)
-            assert project.fail("compute_features.py", "--input", path).rstrip().endswith(end)
+        for name, other in [("1", "..."), ("USER ID", "USER ID")]:
+            pq.write_table(pa.table({name: [1]}), path)
+            error = project.fail("compute_features.py", "--input", path)
+            assert f'declare field_mapping={{"{other}": "user_id", ' in error
+            assert "column_names" not in error
 
     def test_a_file_without_a_header(self, refused):
-        assert "Put a line that names the columns above it: user_id,timestamp,pur" in refused(f"{GOOD}\n{GOOD}\n")
+        assert 'column_names=["user_id", "timestamp", "purchase_amount", ...]' in refused(f"{GOOD}\n{GOOD}\n")
+
+    def test_a_column_of_another_name(self, refused):
+        error = refused("Kunde,Datum,Betrag\n1,2026-03-01,5\n")
+        assert "the columns are 'Kunde', 'Datum', 'Betrag'" in error
+        assert 'declare field_mapping={"...": "user_id", "...": "purchase_amount"}' in error
+        assert 'timestamp_field="..."' in error
 
     @pytest.mark.parametrize(
         ("encoding", "named"),
         [
-            ("utf-16", "UTF-16"),
-            ("utf-16-le", "UTF-16LE"),
-            ("utf-16-be", "UTF-16BE"),
-            ("latin-1", "ISO-8859-1"),
-            ("cp1252", "CP1252"),
+            ("utf-16", "utf-16"),
+            ("utf-16-le", "utf-16-le"),
+            ("utf-16-be", "utf-16-be"),
+            ("latin-1", "latin-1"),
+            ("cp1252", "cp1252"),
         ],
     )
     def test_another_encoding(self, refused, encoding, named):
         name = "caf\u20ac" if encoding == "cp1252" else "caf\xe9"
         error = refused(f"{HEADER}\n1,{name},2026-03-01,1\n".encode(encoding))
-        assert f"iconv -f {named} -t UTF-8 FILE > NEW_FILE" in error
+        assert f'declare encoding="{named}"' in error
 
     def test_a_byte_in_a_file_that_is_utf8_otherwise(self, refused):
         error = refused(f"{HEADER}\n1,caf\xe9,2026-03-01,1\n".encode() + b"1,caf\xe9,2026-03-01,1\n")
         assert "line 3: the byte 0xe9 is not UTF-8. What comes before is UTF-8" in error
 
     def test_a_file_of_another_kind(self, refused):
-        assert "gunzip" in refused(gzip.compress(b"user_id"))
+        assert ".csv.gz" in refused(gzip.compress(b"user_id"))
         assert "Excel" in refused(b"PK\x03\x04")
         assert ".parquet" in refused(b"PAR1")
         assert "JSON" in refused('{"user_id": 7}')
@@ -727,7 +770,7 @@ class TestAdvice:
     def test_rows_of_another_length_are_counted(self, refused):
         error = refused(f"{HEADER}\n{GOOD}\n" + "1,1,2026-03-01,0,25\n" * 3)
         assert "row #3 has 5 values, and the header 4: '1,1,2026-03-01,0,25'. 3 rows have another number" in error
-        assert "decimal point" in error
+        assert "skip_footer=1" in error
 
 
 class TestWhatComesFromOutside:
@@ -863,7 +906,7 @@ def test_the_memory_that_a_container_may_take_is_respected(project, million, mon
         read_part(million, PURCHASES)
 
 
-def test_a_column_of_text_that_unpacks_to_gigabytes_is_refused_by_its_type(project):
+def test_a_column_of_text_that_would_unpack_to_gigabytes_is_refused_without_unpacking_it(project):
     text = pa.array(["x" * 100_000]).dictionary_encode()
     ids = pa.DictionaryArray.from_arrays(pa.array(np.zeros(100_000, np.int32)), text.dictionary)
     path = project.root / "text.parquet"
@@ -871,7 +914,8 @@ def test_a_column_of_text_that_unpacks_to_gigabytes_is_refused_by_its_type(proje
     pq.write_table(pa.table({"user_id": ids} | columns), path, store_schema=False)
     before = psutil.Process().memory_info().rss
     error = project.fail("compute_features.py", "--input", path)
-    assert "the column user_id has type string" in error
+    assert "(100,000 characters) is not a whole number" in error
+    assert "100,000 of 100,000 rows are refused" in error
     assert psutil.Process().memory_info().rss - before < 1 << 30
     pq.write_table(pa.table({"user_id": np.arange(100_000), "note": ids} | columns), path, store_schema=False)
     assert "100,000 feature rows" in project.succeed("compute_features.py", "--input", path)

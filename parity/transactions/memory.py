@@ -15,6 +15,8 @@ TIMES_AS_LARGE = 4
 """So much more memory than the transactions takes what is computed of them: 106 MiB, measured, for a million rows."""
 BYTES_OF_A_TEXT = 16
 """What a text is counted as, before it is read; `require_room` counts it once it is."""
+MOST_BYTES_OF_TEXTS = 2**31 - 1
+"""What Arrow holds in one piece of a column."""
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
@@ -38,6 +40,8 @@ def require_room(path: Path, columns: Sequence[pa.Array]) -> None:
             lengths = pc.binary_length(column.dictionary).cast(pa.int64())
             size = pc.sum(lengths.take(column.indices)).as_py() or 0
             _require(path, size * 2, f"{len(column):,} of its rows have texts, which take")
+            if size > MOST_BYTES_OF_TEXTS:
+                raise UserError(f"{path}: the texts of {len(column):,} of its rows are {_gigabytes(size)}: too long.")
 
 
 def _require(path: Path, needed: int, told: str) -> None:

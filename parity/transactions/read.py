@@ -98,6 +98,11 @@ class _Wanted:
         """The columns of the file."""
         return list(dict.fromkeys(source for column in self.columns for source in column.sources))
 
+    @property
+    def kept_as_text(self) -> set[str]:
+        """The columns of the file that stay what they are, as String or Bytes."""
+        return {column.sources[0] for column in self.columns if column.to in (pa.string(), pa.binary())}
+
     def missing(self, names: Sequence[str]) -> list[str]:
         """The columns that the folders around the file have, as the file has not."""
         return [name for name in self.sources if name in self.partitions and name not in names]
@@ -138,7 +143,7 @@ def _typed(table: pa.Table, wanted: _Wanted) -> pa.Table:
     table = wanted.with_partitions(table)
     values = [_values(table, column, wanted.reading) for column in wanted.columns]
     for one in values:
-        if one.read.null_count > one.raw.null_count:
+        if one.read.null_count > _null_count(one.raw):
             raise _Refused(one, np.flatnonzero(_mask(pc.and_(pc.is_valid(one.raw), pc.is_null(one.read)))))
     return _kept(values, wanted.definition)
 
@@ -164,23 +169,29 @@ class _Refused(Exception):
         self.values, self.rows, self.is_null = values, rows, is_null
 
 
+def _null_count(values: pa.ChunkedArray) -> int:
+    """How many values are null, also by what a dictionary has for them."""
+    return pc.sum(pc.is_null(values)).as_py() or 0 if pa.types.is_dictionary(values.type) else values.null_count
+
+
 def _mask(found: pa.ChunkedArray) -> np.ndarray:
     return found.to_numpy().astype(bool)
 
 
 def _values(table: pa.Table, column: Column, reading: Reading) -> _Values:
     parts = [_in_parallel(lambda chunk: without_nulls(chunk, reading), table[source]) for source in column.sources]
-    raw = parts[0] if len(parts) == 1 else _together(parts, reading)
+    raw = parts[0] if len(parts) == 1 else _together(parts)
     return _Values(column, raw, _in_parallel(lambda chunk: to_type(chunk, column.to, reading, column.is_key), raw))
 
 
-def _together(parts: Sequence[pa.ChunkedArray], reading: Reading) -> pa.ChunkedArray:
+def _together(parts: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
     """A timestamp of several columns: their texts, a blank between two."""
-    texts = [pa.chunked_array([_text_of(chunk) for chunk in part.chunks], pa.string()) for part in parts]
-    return pc.binary_join_element_wise(*texts, " ")
+    return pc.binary_join_element_wise(*(_in_parallel(_text_of, part) for part in parts), " ")
 
 
 def _text_of(values: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
     if is_text(values.type) or pa.types.is_null(values.type):
         return values.cast(pa.string())
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_decimal(values.type):
@@ -202,6 +213,8 @@ def _in_parallel(convert: Callable, values: pa.ChunkedArray) -> pa.ChunkedArray:
 def _refuse(refused: _Refused, wanted: _Wanted, places: Callable[[list[int]], list[str]]) -> NoReturn:
     column, raw, rows = refused.values.column, refused.values.raw, refused.rows
     looked_at = raw.take(pa.array(rows[:ROWS_LOOKED_AT]))
+    if pa.types.is_dictionary(raw.type):
+        looked_at = looked_at.cast(raw.type.value_type)
     failures = Failures(len(rows), len(raw), list(looked_at[:ROWS_SHOWN]))
     shown = places(rows[:ROWS_SHOWN].tolist())
     if refused.is_null:
@@ -302,13 +315,7 @@ def _finished(values: pa.ChunkedArray, column: Column, reading: Reading) -> _Val
 def _read_json(wanted: _Wanted) -> pa.Table:
     path, reading = wanted.path, wanted.reading
     names = wanted.sources
-    whole = {
-        source
-        for column in wanted.columns
-        if column.to != INSTANTS and (pa.types.is_string(column.to) or pa.types.is_binary(column.to))
-        for source in column.sources
-    }
-    table, found = json_objects.json_texts(path, reading, names, whole)
+    table, found = json_objects.json_texts(path, reading, names, wanted.kept_as_text)
     needed = [column for column in wanted.columns if column.name in wanted.definition.transactions.names]
     required = [source for column in needed for source in column.sources]
     absent = [name for name in names if name not in found and (name in required or name in wanted.partitions)]
@@ -340,12 +347,13 @@ def _read_parquet(wanted: _Wanted) -> pa.Table:
             _require_types(wanted, file.schema_arrow)
             require_memory(path, file.metadata.num_rows, wanted.definition.raw)
             texts = [name for name in names if is_text(file.schema_arrow.field(name).type)]
-        with pq.ParquetFile(path, read_dictionary=texts) as file:
-            tables = (_typed(table, wanted) for table in _batches(path, file, names, texts))
+            metadata = file.metadata
+        with pq.ParquetFile(path, metadata=metadata, read_dictionary=texts) as file:
+            tables = (_typed(table, wanted) for table in _batches(wanted, file, names, texts))
             try:
                 return pa.concat_tables([_nothing(wanted), *tables])
             except _Refused:  # all of it is read again, to find every row that is refused
-                rows = pa.concat_tables(_batches(path, file, names, texts))
+                rows = pa.concat_tables(_batches(wanted, file, names, texts))
                 _typed(rows, wanted)
                 raise
     except _Refused as refused:
@@ -354,10 +362,11 @@ def _read_parquet(wanted: _Wanted) -> pa.Table:
         raise UserError(f"{path}: {_parquet_trouble(error)}") from None
 
 
-def _batches(path: Path, file: pq.ParquetFile, names: list[str], texts: list[str]) -> Iterator[pa.Table]:
+def _batches(wanted: _Wanted, file: pq.ParquetFile, names: list[str], texts: list[str]) -> Iterator[pa.Table]:
     rows = ROWS_PER_BATCH_OF_TEXT if texts else ROWS_PER_BATCH
+    kept = [name for name in texts if name in wanted.kept_as_text]
     for batch in file.iter_batches(rows, columns=names):
-        require_room(path, [batch.column(name) for name in texts])
+        require_room(wanted.path, [batch.column(name) for name in kept])
         yield pa.Table.from_batches([batch])
 
 

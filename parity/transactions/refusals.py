@@ -454,12 +454,13 @@ def header_advice(
     alike = {name: other for name in missing for other in names if _folded(other) == _folded(name)}
     if alike:
         return f"Names have to be the same to the letter. {_mapping(missing, alike, columns)}"
-    if not reading.column_names and (told := _advice_on_lines(names, wanted, reading, lines())):
+    first = [] if reading.column_names else lines()
+    if first and (told := _advice_on_lines(names, wanted, first)):
         return told
     return _mapping(missing, alike, columns)
 
 
-def _advice_on_lines(names: Sequence[str], wanted: Sequence[str], reading: Reading, first: Sequence[str]) -> str:
+def _advice_on_lines(names: Sequence[str], wanted: Sequence[str], first: Sequence[str]) -> str:
     for number, line in enumerate(first, 1):
         for separator in _SEPARATORS:
             if set(map(_folded, wanted)) <= set(map(_folded, _split(line, separator))):

@@ -56,9 +56,9 @@ def _without_exponent(texts: pa.Array) -> pa.Array:
 
 def without_nulls(values: pa.Array, reading: Reading) -> pa.Array:
     """The same values, and null for the texts that are declared to be, and for NaN."""
+    if pa.types.is_dictionary(values.type):
+        return pa.DictionaryArray.from_arrays(values.indices, without_nulls(values.dictionary, reading))
     if is_text(values.type):
-        if pa.types.is_dictionary(values.type):
-            values = values.dictionary_decode()
         values = values.cast(pa.string())
         if not reading.null_values:
             return values

@@ -21,6 +21,8 @@ INSTANTS = "instants"
 
 def to_type(values: pa.Array, to: pa.DataType | str, reading: Reading, is_key: bool) -> pa.Array:
     """``values`` as the type ``to``, or, for the timestamp, as `INSTANTS`; null for what can't be read as one."""
+    if pa.types.is_dictionary(values.type):  # each distinct value once
+        return to_type(values.dictionary, to, reading, is_key).take(values.indices)
     if to == INSTANTS:
         return to_instants(values, reading)
     if is_text(values.type):
