@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from feast import FeatureStore, RepoConfig
+from feast import Entity, FeatureStore, RepoConfig
 
 from parity.definition.checks import FeatureTable
-from parity.online.side import online_store_of
+from parity.definition.keys import as_table, as_tuples
+from parity.online.side import online_store_of, serving_values, stored_events
 
 OURS, STOCK = "parity.online.store.ParityRedisOnlineStore", "redis"
 OFFLINE = "parity.offline.store.ParityDuckDBOfflineStore"
@@ -55,7 +57,6 @@ def applied(tables: Sequence[FeatureTable]) -> list:
 
 
 def entities_of(table: FeatureTable) -> dict:
-    from feast import Entity
 
     fields = zip(table.view.entities, table.view.entity_columns, strict=True)
     return {
@@ -74,3 +75,16 @@ def rows_of(table: FeatureTable, rows: Iterable[Sequence]) -> pa.Table:
 def write_history(table: FeatureTable, *rows: Sequence) -> None:
     """Write the offline table anew."""
     pq.write_table(rows_of(table, rows).sort_by(table.definition.event), table.source.path)
+
+
+def require_in_step(store: FeatureStore, table: FeatureTable, at: datetime) -> None:
+    """Assert that training gets what serving gives, of every key that either has."""
+    names = table.definition.keys.names
+    keys = {*as_tuples(pq.read_table(table.source.path).select(names)), *as_tuples(stored_events(store, table).keys)}
+    asked = as_table(sorted(keys), table.definition.keys)
+    entities = asked.to_pandas().assign(event_timestamp=pd.Timestamp(at))
+    training = store.get_historical_features(entities, table.requested).to_arrow()
+    trained = dict(zip(as_tuples(training.select(names)), training.to_pylist(), strict=True))
+    served = serving_values(store, table, asked)
+    for place, key in enumerate(as_tuples(asked)):
+        assert {name: values[place] for name, values in served.items()} == {name: trained[key][name] for name in served}

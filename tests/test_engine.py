@@ -9,7 +9,7 @@ from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConf
 from feast.types import Float64, Int64
 
 from parity.online.side import online_store_of
-from tests.world import ENGINE, OFFLINE, OURS
+from tests.online import ENGINE, OFFLINE, OURS
 
 NOW = datetime(2026, 3, 8, 12, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

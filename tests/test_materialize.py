@@ -2,8 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 
-import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from feast import Entity, FeatureStore, ValueType
@@ -22,7 +20,7 @@ from parity.online.scanning import Leftovers
 from parity.online.side import online_store_of, redis_keys, serving_values, stored_events
 from tests.definition import aggregation, customers_in_stores
 from tests.definition import table as table_of
-from tests.online import opened, write_history
+from tests.online import opened, require_in_step, write_history
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 VIEW = "user_purchase_features"
@@ -52,19 +50,6 @@ def events(store: FeatureStore, table: FeatureTable) -> dict[tuple, datetime]:
 def online(project) -> dict[int, datetime]:
     """Who is in Redis, and with which event."""
     return {user: event for (user,), event in events(*open_store(project)).items()}
-
-
-def require_in_step(store: FeatureStore, table: FeatureTable, at: datetime) -> None:
-    """Assert that training gets what serving gives, of every key that either has."""
-    names = table.definition.keys.names
-    keys = {*as_tuples(pq.read_table(table.source.path).select(names)), *as_tuples(stored_events(store, table).keys)}
-    asked = as_table(sorted(keys), table.definition.keys)
-    entities = asked.to_pandas().assign(event_timestamp=pd.Timestamp(at))
-    training = store.get_historical_features(entities, table.requested).to_arrow()
-    trained = dict(zip(as_tuples(training.select(names)), training.to_pylist(), strict=True))
-    served = serving_values(store, table, asked)
-    for place, key in enumerate(as_tuples(asked)):
-        assert {name: values[place] for name, values in served.items()} == {name: trained[key][name] for name in served}
 
 
 def compute(project, *purchases: str) -> None:
@@ -560,7 +545,7 @@ class TestCommand:
         out = three.succeed("materialize_to_online.py", *arguments)
         assert [line.partition(":")[0] for line in out.splitlines()] == views
 
-    def test_one_view_that_is_named_is_told_as_the_only_one_is(self, three):
+    def test_one_view_that_is_named_has_the_line_of_an_only_one(self, three):
         assert three.succeed("materialize_to_online.py", "--view", "pairs").startswith(
             "3 pairs of customer and store in"
         )

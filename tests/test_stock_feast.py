@@ -3,29 +3,27 @@
 A test that fails here is good news: Feast has mended the fault. Then delete the test and what it names.
 """
 
-import copy
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import ibis
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from feast import FeatureStore, FeatureView, Field, FileSource, RepoConfig
+from feast import FeatureStore, FeatureView, Field, RepoConfig, ValueType
 from feast.errors import FeastError
 from feast.feature_view import FeatureViewState
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.type_map import python_values_to_proto_values
 from feast.types import Float64
 
-from feature_repo.features import AGGREGATIONS, user, user_features, user_purchase_features
-from parity.offline.side import history_schema
-from tests.world import OFFLINE
+from tests.definition import AVERAGE, TOTAL, TTL, purchases, user
+from tests.online import OFFLINE, write_history
 
-AVERAGE, TOTAL = (aggregation.name for aggregation in AGGREGATIONS)
-VIEW = user_purchase_features.name
-TTL = user_purchase_features.ttl
+VIEW = "purchases"
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 
@@ -33,12 +31,8 @@ class Stock:
     """A Feast store with stock parts, and a Parquet file of the rows that a test names."""
 
     def __init__(self, folder, port: int, offline: str):
-        self.path = folder / "features.parquet"
-        view = copy.copy(user_purchase_features)
-        view.batch_source = FileSource(
-            name="stock", path=str(self.path), timestamp_field=view.batch_source.timestamp_field
-        )
-        self.view = view
+        self.table = purchases(folder)
+        self.view, self.path = self.table.view, folder / "purchases.parquet"
         config = RepoConfig(
             project=f"stock_{abs(hash(str(folder)))}",
             provider="local",
@@ -49,11 +43,10 @@ class Stock:
         )
         self.feast = FeatureStore(config=config)
         self.write((1, NOW, 1.0, 1))
-        self.feast.apply([user, view, user_features])
+        self.feast.apply([user, self.view, self.table.service])
 
     def write(self, *rows: tuple[int, datetime, float, int]) -> None:
-        columns = list(map(list, zip(*rows, strict=True)))
-        pq.write_table(pa.table(columns, schema=history_schema(self.view)), self.path)
+        write_history(self.table, *rows)
 
     def materialize(self, end: datetime = NOW) -> None:
         self.feast.materialize(NOW - timedelta(days=400), end, [VIEW])
@@ -110,6 +103,18 @@ class TestRedisOnlineStore:
         assert stock.online(2)[0] == 2.0
 
 
+class TestKeys:
+    """Why there is parity/online/encoding.py, and why a key has whole seconds."""
+
+    def test_it_can_not_write_a_bool(self):
+        with pytest.raises(ValueError, match="Value type not supported"):
+            serialize_entity_key(EntityKey(join_keys=["flag"], entity_values=[Value(bool_val=True)]), 3)
+
+    def test_it_truncates_an_instant_to_seconds(self):
+        [value] = python_values_to_proto_values([NOW + timedelta(milliseconds=1)], ValueType.UNIX_TIMESTAMP)
+        assert value.unix_timestamp_val == NOW.timestamp()
+
+
 class TestRegistry:
     """Why there is parity/registry_store.py, and why serving looks at a view through `ServingRegistry`."""
 
@@ -130,7 +135,7 @@ class TestRegistry:
         view.state = FeatureViewState.MATERIALIZING
         stock.feast.registry.apply_feature_view(view, stock.feast.project)
         stock.path.unlink()
-        with pytest.raises(Exception, match=r"features\.parquet"):
+        with pytest.raises(Exception, match=r"purchases\.parquet"):
             stock.materialize()
         assert stock.feast.get_feature_view(VIEW).state == FeatureViewState.GENERATED
 

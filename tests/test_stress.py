@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import time
@@ -13,136 +14,178 @@ import pytest
 import redis
 from feast import FeatureStore, FileSource, RepoConfig
 
-from feature_repo.features import user
+from parity.definition.checks import FeatureTable
+from parity.definition.keys import as_table, as_tuples
 from parity.edge.redis_server import find_server, free_port, launch
 from parity.materialization import EVER, materialize
-from parity.online.side import clock_of, stored_rows
-from tests.world import AVERAGE, TOTAL, World
+from parity.online.side import clock_of, redis_keys, serving_values, stored_rows
+from tests.definition import customers_in_stores, purchases
+from tests.online import NOW, opened, require_in_step, write_history
 
 MANY = 5_000
+TABLES = {"int64": purchases, "several": customers_in_stores}
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["tests.test_stress"])  # Feast is imported once, for all of them
 
 
-def write_window(world: "Writer", start: datetime | None, end: datetime, times: int = 1) -> None:
-    """What a writer's process does: materialize a window, again and again."""
-    store, view = world.open()
-    with clock_of(store, world.now):
-        for _ in range(times):
-            if start:
-                store.materialize(start, end, [view.name])
-            else:
-                materialize(store, view, None, end, world.now)
+class Shop:
+    """A store with a table of many keys, which other processes write to as well."""
 
+    def __init__(self, folder: Path, port: int, kind: str, count: int, seed: int):
+        self.folder, self.kind, self.random = folder, kind, random.Random(seed)
+        self.table: FeatureTable = TABLES[kind](folder)
+        self.keys = [(f"{n:05}", n) if kind == "several" else (n,) for n in range(1, count + 1)]
+        self.asked = as_table(self.keys, self.table.definition.keys)
+        self.events = {key: sorted({self._event() for _ in range(self.random.randint(1, 6))}) for key in self.keys}
+        self.store = opened(folder, port, [self.table])
+        self.write(0)
+        self.materialize()
 
-class Writer:
-    """What a process needs to write to a world of another process: its configuration and a Parquet file."""
+    def _event(self) -> datetime:
+        return NOW - timedelta(seconds=self.random.randrange(35 * 86_400), microseconds=self.random.randrange(10**6))
 
-    def __init__(self, world: World, folder: Path, features: Path | None = None):
-        folder.mkdir()
+    def write(self, version: int) -> None:
+        """Write the offline table; each version has other values, the same in all features of a row."""
+        rules = self.table.definition.rules
+        rows = [
+            (*key, event, *(rule.type.to_pandas_dtype()(version * 1000 + place) for rule in rules))
+            for key, events in self.events.items()
+            for place, event in enumerate(events)
+        ]
+        write_history(self.table, *rows)
+
+    @property
+    def features(self) -> Path:
+        return Path(self.table.source.path)
+
+    def latest(self, features: Path) -> dict[tuple, dict]:
+        """Each key's last row of a Parquet file."""
+        table = pq.read_table(features)
+        rows = zip(as_tuples(table.select(self.table.definition.keys.names)), table.to_pylist(), strict=True)
+        return dict(rows)
+
+    def materialize(self) -> None:
+        materialize(self.store, self.table, None, NOW, NOW, any_share=True)
+
+    def writer(self, number: int, features: Path, start: datetime | None, end: datetime, times: int = 1):
+        """A process that materializes a window, again and again."""
         # Each has the registry of a machine of its own: Feast's file registry is not made to be shared by writers.
-        registry = shutil.copy(world.options["registry"], folder)
-        self.options = world.options | {"registry": str(registry)}
-        self.features, self.now = features or world.features, world.now
-
-    def open(self):
-        store = FeatureStore(config=RepoConfig(**self.options))
-        view = store.get_feature_view("user_purchase_features")
-        view.batch_source = FileSource(
-            name=view.batch_source.name, path=str(self.features), timestamp_field=view.batch_source.timestamp_field
+        folder = self.folder / f"writer{number}"
+        folder.mkdir()
+        registry = shutil.copy(self.store.config.registry.path, folder)
+        config = self.store.config
+        options = {
+            "project": config.project,
+            "provider": "local",
+            "registry": str(registry),
+            "offline_store": config.offline_store.model_dump(),
+            "batch_engine": config.batch_engine_config,
+            "online_store": config.online_store.model_dump(),
+            "entity_key_serialization_version": 3,
+        }
+        process = processes.Process(
+            target=write_window, args=(self.folder, self.kind, options, features, start, end, times)
         )
-        store.registry.apply_feature_view(view, store.project)
-        return store, view
-
-    def start(self, start: datetime | None, end: datetime, times: int = 1):
-        process = processes.Process(target=write_window, args=(self, start, end, times))
         process.start()
         return process
 
 
-def latest(features: Path) -> dict[int, dict]:
-    """Each user's last row of a Parquet file."""
-    return {row[user.join_key]: row for row in pq.read_table(features).to_pylist()}
+def write_window(
+    folder: Path, kind: str, options: dict, features: Path, start: datetime | None, end: datetime, times: int
+) -> None:
+    """What a writer's process does."""
+    table, store = TABLES[kind](folder), FeatureStore(config=RepoConfig(**options))
+    view = store.get_feature_view(table.name)
+    for one in (view, table.view):
+        one.batch_source = FileSource(name="features", path=str(features), timestamp_field="event_timestamp")
+    store.registry.apply_feature_view(view, store.project)
+    with clock_of(store, NOW):
+        for _ in range(times):
+            if start:
+                store.materialize(start, end, [view.name])
+            else:
+                materialize(store, table, None, end, NOW)
 
 
-def test_eight_writers_at_once_leave_no_stale_value_and_no_row_of_two_halves(redis_port, tmp_path):
-    world = World(tmp_path, redis_port, seed=1, users=300)
-    stale = shutil.copy(world.features, tmp_path / "stale.parquet")
-    world.rows = [(who, when, f"{float(amount) + 1000:.2f}") for who, when, amount in world.rows]  # all are corrected
-    world.write()
-    world.compute()
-    world.tick()
-    now, day = world.now, timedelta(days=1)
-    writers = [
-        Writer(world, tmp_path / f"writer{number}", features)
-        for number, features in enumerate([world.features, stale] * 4)
-    ]
+@pytest.mark.parametrize("kind", TABLES)
+def test_eight_writers_at_once_leave_no_stale_value_and_no_row_of_two_halves(redis_port, tmp_path, kind):
+    shop = Shop(tmp_path, redis_port, kind, 300, seed=1)
+    stale = Path(shutil.copy(shop.features, tmp_path / "stale.parquet"))
+    shop.write(1)  # all rows are corrected
+    day = timedelta(days=1)
     windows = [
-        (EVER, now),
-        (EVER, now),
-        (EVER, now - 5 * day),
-        (EVER, now - 20 * day),
-        (now - 40 * day, now),
-        (now - 40 * day, now - 2 * day),
-        (now - 10 * day, now),
-        (now - 3 * day, now - day),
+        (EVER, NOW),
+        (EVER, NOW),
+        (EVER, NOW - 5 * day),
+        (EVER, NOW - 20 * day),
+        (NOW - 40 * day, NOW),
+        (NOW - 40 * day, NOW - 2 * day),
+        (NOW - 10 * day, NOW),
+        (NOW - 3 * day, NOW - day),
     ]
-    running = [writer.start(*window, times=3) for writer, window in zip(writers, windows, strict=True)]
+    running = [
+        shop.writer(number, [shop.features, stale][number % 2], *window, times=3)
+        for number, window in enumerate(windows)
+    ]
     for process in running:
         process.join(120)
         assert process.exitcode == 0
 
-    corrected, before = latest(world.features), latest(stale)
-    users = sorted(corrected)
-    for who, (event, values) in zip(users, stored_rows(world.store, world.view, users), strict=True):
-        assert event == corrected[who]["event_timestamp"], "an older event has overwritten a newer one"
-        versions = [{name: row[who][name] for name in (AVERAGE, TOTAL)} for row in (corrected, before)]
+    corrected, before = shop.latest(shop.features), shop.latest(stale)
+    rows = stored_rows(shop.store, shop.table, shop.asked)
+    for key, (event, values) in zip(shop.keys, rows, strict=True):
+        assert event == corrected[key]["event_timestamp"], "an older event has overwritten a newer one"
+        versions = [{name: row[key][name] for name in values} for row in (corrected, before)]
         assert values in versions, "a row has one feature of each of two writers"
+        assert len(values) == len(shop.table.definition.rules)
 
-    world.materialize()
-    assert world.compare().differences == []
+    shop.materialize()
+    require_in_step(shop.store, shop.table, NOW)
 
 
 def test_a_writer_killed_half_way_is_made_up_for_by_the_next(redis_port, tmp_path):
-    world = World(tmp_path, redis_port, seed=2, users=MANY)
-    client = redis.Redis(port=redis_port)
-    client.delete(*(world.key(who) for who in world.users))
-    empty = client.dbsize()
-    process = Writer(world, tmp_path / "writer").start(None, world.now)
-    _wait_until(lambda: client.dbsize() > empty + MANY // 10)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    written = client.dbsize() - empty
+    shop = Shop(tmp_path, redis_port, "several", MANY, seed=2)
+    with redis.Redis(port=redis_port) as client:
+        client.delete(*redis_keys(shop.store, shop.table, shop.asked))
+        empty = client.dbsize()
+        process = shop.writer(1, shop.features, None, NOW)
+        _wait_until(lambda: client.dbsize() > empty + MANY // 10)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        written = client.dbsize() - empty
     assert 0 < written < MANY, "the writer was killed half-way"
-    wrong = world.compare()
-    assert wrong.differences
-    assert set(wrong.causes) == {"never materialized"}
-    world.materialize()
-    assert world.compare().differences == []
+    right = shop.latest(shop.features)
+    for key, (event, values) in zip(shop.keys, stored_rows(shop.store, shop.table, shop.asked), strict=True):
+        assert (event, values) in (
+            (None, {}),
+            (right[key]["event_timestamp"], {name: right[key][name] for name in values}),
+        )
+    shop.materialize()
+    require_in_step(shop.store, shop.table, NOW)
 
 
 def test_a_redis_that_dies_and_comes_back_empty_while_it_is_written_and_read(tmp_path):
     port, server = free_port(), find_server()
     first = launch(server, port, tmp_path / "redis")
-    folder = tmp_path / "world"
+    folder = tmp_path / "shop"
     folder.mkdir()
-    world = World(folder, port, seed=3, users=MANY)
+    shop = Shop(folder, port, "int64", MANY, seed=3)
+    right = shop.latest(shop.features)
+    some = shop.keys[:: MANY // 100]
+    asked = as_table(some, shop.table.definition.keys)
     client = redis.Redis(port=port)
-    right = latest(world.features)
-    some = world.users[:: MANY // 100]
 
     def reads() -> int:
-        """Read some users as serving does: whatever is answered must be right, or null. Returns how many are."""
-        answer = world.store.get_online_features(
-            [f"{world.view.name}:{TOTAL}"], [{user.join_key: who} for who in some]
-        ).to_dict()[TOTAL]
-        assert all(value in (None, right[who][TOTAL]) for who, value in zip(some, answer, strict=True))
-        return sum(value is not None for value in answer)
+        """Read some keys as serving does: whatever is answered must be right, or null. Returns how many are."""
+        answer = serving_values(shop.store, shop.table, asked)
+        for name, values in answer.items():
+            assert all(value in (None, right[key][name]) for key, value in zip(some, values, strict=True))
+        return sum(value is not None for value in values)
 
     served = reads()
     assert served > 20
-    process = Writer(world, tmp_path / "writer").start(None, world.now, times=100)
+    process = shop.writer(1, shop.features, None, NOW, times=100)
     time.sleep(1)
     first.kill()
     first.wait()
@@ -155,9 +198,9 @@ def test_a_redis_that_dies_and_comes_back_empty_while_it_is_written_and_read(tmp
         process.join(3)
         process.kill()
         reads()
-        world.materialize()
+        shop.materialize()
         assert reads() == served
-        assert world.compare().differences == []
+        require_in_step(shop.store, shop.table, NOW)
     finally:
         second.kill()
         second.wait()
