@@ -1,6 +1,6 @@
 """Readers that never rest, beside materializations that run, die and fail: every answer is the old or the new row.
 
-    python -m tests.serving [--seconds N] [--registry file|sql|s3]
+    python -m tests.serving [--seconds N] [--registry file|sql|s3] [--key int64|text]
 
 It makes a project of its own and starts a Redis and a `feast serve` of its own. Readers ask it by the SDK, sync and
 async, and over HTTP, while `materialize_to_online.py`, `feast materialize` and `feast materialize-incremental` run, are
@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import os
 import random
-import runpy
 import shutil
 import signal
 import socket
@@ -31,14 +30,15 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow as pa
 import yaml
 from feast import FeatureStore
 
+from parity.definition.checks import declared
 from parity.edge.command import run, whole_number
 from parity.edge.files import write_table
 from parity.edge.redis_server import free_port, launch, require_server
 from tests.conftest import BIN, PARTS, ROOT, s3_server
+from tests.online import applied, rows_of
 
 USERS = 500
 REST = 0.01
@@ -47,44 +47,30 @@ HOURS = timedelta(hours=1)
 BEGIN = datetime.now(UTC).replace(microsecond=0) - 48 * HOURS
 FEATURES = """
 from datetime import timedelta
-from pathlib import Path
 
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast import Entity, FeatureService, Field, FileSource, ValueType
 from feast.aggregation import Aggregation
-from feast.data_format import ParquetFormat
-from feast.types import Float64, Int64
+from feast.types import Float64
 
-mean = Aggregation(name="spent_mean", function="mean", column="spent", time_window=timedelta(days=3))
-count = Aggregation(name="spent_count", function="count", column="spent")
-AGGREGATIONS = [mean, count]
-user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
-user_features_source = FileSource(
-    name="source",
-    path=str(Path(__file__).resolve().parent.parent / "data" / "features.parquet"),
-    file_format=ParquetFormat(),
-    timestamp_field="event_timestamp",
-)
-user_purchase_features = FeatureView(
+from parity import AggregatedFeatureView, TransactionSource, check_definitions
+
+user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.{value_type})
+spending = AggregatedFeatureView(
     name="spending",
     entities=[user],
     ttl=timedelta(days=30),
-    schema=[
-        Field(name="user_id", dtype=Int64),
-        Field(name="spent_mean", dtype=Float64),
-        Field(name="spent_count", dtype=Int64),
+    transactions=TransactionSource(name="transactions", path="../transactions.csv"),
+    aggregations=[
+        Aggregation(name="spent_mean", function="mean", column="spent", time_window=timedelta(days=3)),
+        Aggregation(name="spent_count", function="count", column="spent"),
     ],
-    source=user_features_source,
+    source=FileSource(name="source", path={path!r}, timestamp_field="event_timestamp"),
 )
-user_features = FeatureService(name="spending_service", features=[user_purchase_features])
+spending_service = FeatureService(name="spending_service", features=[spending])
+check_definitions(globals())
 """
-SCHEMA = pa.schema(
-    [
-        pa.field("user_id", pa.int64(), nullable=False),
-        pa.field("event_timestamp", pa.timestamp("us", "UTC"), nullable=False),
-        pa.field("spent_mean", pa.float64(), nullable=False),
-        pa.field("spent_count", pa.int64(), nullable=False),
-    ]
-)
+KEYS = {"int64": ("INT64", int), "text": ("STRING", "{:04}".format)}
+"""The type of the join key, and the id of a user, who has a number."""
 COMMANDS = {
     "materialize_to_online.py": [sys.executable, "materialize_to_online.py", "--retract"],
     "feast materialize": [str(BIN / "feast"), "-c", "feature_repo", "materialize", "2000-01-01T00:00:00+00:00"],
@@ -113,13 +99,16 @@ class Counts(NamedTuple):
 class Shop:
     """A project in a folder, whose features come in versions, on a Redis and a registry of its own."""
 
-    def __init__(self, root: Path, port: int, registry: dict, **environment: str):
+    def __init__(self, root: Path, port: int, registry: dict, key: str, **environment: str):
         self.root, self.port, self.environment = root, port, environment
+        value_type, self.id = KEYS[key]
         for part in PARTS:
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
             copy(ROOT / part, root / part)
         (root / "feature_repo").mkdir()
-        (root / "feature_repo" / "features.py").write_text(FEATURES)
+        path = str(root / "data" / "features.parquet")
+        (root / "feature_repo" / "features.py").write_text(FEATURES.format(value_type=value_type, path=path))
+        [self.table] = declared(root / "feature_repo")
         config = yaml.safe_load((ROOT / "feature_repo" / "feature_store.yaml").read_text())
         config |= {"project": "shop", "registry": config["registry"] | registry}
         if "registry_type" in registry:
@@ -139,9 +128,8 @@ class Shop:
     def write(self, version: int) -> None:
         """Write a version of the features, which may be served from now on, beside those before it."""
         self.high.value = version
-        rows = [(user, *values) for user in range(USERS) if (values := row(version, user))]
-        table = pa.table(list(map(list, zip(*rows, strict=True))), schema=SCHEMA)
-        write_table(table, self.root / "data" / "features.parquet")
+        rows = [(self.id(user), *values) for user in range(USERS) if (values := row(version, user))]
+        write_table(rows_of(self.table, rows), self.root / "data" / "features.parquet")
 
     def next_version(self) -> None:
         self.write(self.high.value + 1)
@@ -178,7 +166,7 @@ class Shop:
 
 
 @contextmanager
-def shop(kind: str) -> Iterator[Shop]:
+def shop(kind: str, key: str = "int64") -> Iterator[Shop]:
     """Make a shop whose registry is a ``file``, in a database (``sql``) or in a bucket (``s3``)."""
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -195,7 +183,7 @@ def shop(kind: str) -> Iterator[Shop]:
             keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
             environment, registry = keys | {"AWS_ENDPOINT_URL": url}, {"path": "s3://bucket/registry.db"}
         (root / "project").mkdir()
-        made = Shop(root / "project", port, registry | {"cache_ttl_seconds": 1}, **environment)
+        made = Shop(root / "project", port, registry | {"cache_ttl_seconds": 1}, key, **environment)
         made.write(1)
         process = processes.Process(target=apply_and_materialize, args=(made.root, environment))
         process.start()
@@ -237,7 +225,7 @@ def _by_sdk(shop: Shop, url: None):
     service = store.get_feature_service("spending_service")
 
     def ask(users: list[int]) -> tuple:
-        answer = store.get_online_features(service, {"user_id": users}).to_dict()
+        answer = store.get_online_features(service, {"user_id": [*map(shop.id, users)]}).to_dict()
         return answer["spent_mean"], answer["spent_count"]
 
     return ask
@@ -248,7 +236,9 @@ def _by_async_sdk(shop: Shop, url: None):
     service = store.get_feature_service("spending_service")
 
     def ask(users: list[int]) -> tuple:
-        answer = loop.run_until_complete(store.get_online_features_async(service, {"user_id": users})).to_dict()
+        answer = loop.run_until_complete(
+            store.get_online_features_async(service, {"user_id": [*map(shop.id, users)]})
+        ).to_dict()
         return answer["spent_mean"], answer["spent_count"]
 
     return ask
@@ -256,7 +246,7 @@ def _by_async_sdk(shop: Shop, url: None):
 
 def _by_http(shop: Shop, url: str):
     def ask(users: list[int]) -> tuple:
-        body = json.dumps({"feature_service": "spending_service", "entities": {"user_id": users}})
+        body = json.dumps({"feature_service": "spending_service", "entities": {"user_id": [*map(shop.id, users)]}})
         with closing(HTTPConnection(url, timeout=30)) as connection:
             connection.request("POST", "/get-online-features", body, {"Content-Type": "application/json"})
             response = connection.getresponse()
@@ -353,25 +343,23 @@ class Proxy:
 
 def materialize_here(root: Path, environment: dict[str, str]) -> None:
     """What `materialize_to_online.py` does, in a process that has imported Feast already."""
-    from parity.materialization import materialize
+    from parity.materialization import materialize_all
 
     os.environ.update(environment)
     store = FeatureStore(repo_path=str(root / "feature_repo"))
     now = datetime.now(UTC)
-    materialize(store, store.get_feature_view("spending"), None, now, now, any_share=True)
+    materialize_all(store, declared(root / "feature_repo").tables, None, now, now, any_share=True)
 
 
 def apply_and_materialize(root: Path, environment: dict[str, str]) -> None:
     """What `feast apply` does, and then `materialize_to_online.py`."""
     os.environ.update(environment)
-    definitions = runpy.run_path(str(root / "feature_repo" / "features.py"))
-    names = ("user", "user_purchase_features", "user_features")
-    FeatureStore(repo_path=str(root / "feature_repo")).apply([definitions[name] for name in names])
+    FeatureStore(repo_path=str(root / "feature_repo")).apply(applied(declared(root / "feature_repo").tables))
     materialize_here(root, environment)
 
 
 def killed(shop: Shop, seconds: float) -> bool:
-    """Materialize the next version, and kill that after some time. Tell if it was still running then."""
+    """Materialize the next version, and kill that after some time. Say whether it was still running then."""
     shop.next_version()
     process = processes.Process(target=materialize_here, args=(shop.root, shop.environment))
     process.start()
@@ -403,10 +391,10 @@ def disturb(shop: Shop, draw: random.Random) -> str:
     return f"{name} {'succeeded' if process.returncode == 0 else 'failed' if fate == 'cut' else 'died'}"
 
 
-def chaos(kind: str, seconds: float) -> tuple[dict[str, Counts], Counter]:
+def chaos(kind: str, seconds: float, key: str = "int64") -> tuple[dict[str, Counts], Counter]:
     """Read and disturb for some time; at last materialize, and see that the latest version is served to all."""
     draw, done = random.Random(), Counter()
-    with shop(kind) as made, served(made) as url:
+    with shop(kind, key) as made, served(made) as url:
         readers = Readers(made, url)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -429,8 +417,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=whole_number(1), default=60, help="how long (default: 60)")
     parser.add_argument("--registry", choices=["file", "sql", "s3"], default="file", help="where it is (default: file)")
+    parser.add_argument("--key", choices=list(KEYS), default="int64", help="the type of the join key (default: int64)")
     args = parser.parse_args()
-    found, done = chaos(args.registry, args.seconds)
+    found, done = chaos(args.registry, args.seconds, args.key)
     for what, times in sorted(done.items()):
         print(f"{what}: {times} times")
     print(shown(args.registry, found))

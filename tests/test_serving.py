@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from tests.serving import BIN, COMMANDS, Proxy, Readers, killed, row, served, shop, shown
+from tests.serving import BIN, COMMANDS, Proxy, Readers, chaos, killed, row, served, shop, shown
 
 KILLS = 20
 NEEDS_MOTO = pytest.mark.skipif(not find_spec("moto") and "CI" not in os.environ, reason="moto missing")
@@ -57,6 +57,15 @@ def test_readers_never_notice_a_materialization_alive_killed_or_failed(kind, rec
         assert one.answers > 100
     assert died > KILLS // 2
     assert failed == len(COMMANDS)
+
+
+def test_readers_of_text_keys_never_notice_either(record_property):
+    found, done = chaos("file", 6, "text")
+    record_property("counts", f"{shown('file', found)}\n  of text keys, beside {done.total()} materializations")
+    assert done
+    for one in found.values():
+        assert (one.errors, one.wrong) == ([], [])
+        assert one.answers > 100
 
 
 @pytest.fixture(scope="module")
