@@ -7,9 +7,10 @@ import re
 import sys
 import threading
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,44 +18,46 @@ import pyarrow.csv as pacsv
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
-from feast.aggregation import Aggregation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow.fs import FileSelector, copy_files
 
-from feature_repo.features import AGGREGATIONS
 from parity.compute import incremental
 from parity.compute.days import MANIFEST, TOTALS, Partitions
 from parity.compute.incremental import update
 from parity.compute.windows import aggregate
+from parity.definition.functions import FUNCTIONS
+from parity.definition.table import Definition, Rule
 from parity.edge.errors import UserError
 from parity.edge.files import filesystem_of
-from tests.test_aggregation import DAYS_3, MICROSECOND, T, cents, more_aggregations
-from tests.test_continued import KEY, TIMESTAMP, bits, table
+from tests.brute_force import DAYS_3, MICROSECOND, TYPES, Row, T, bits, cents, declared, table
 from tests.test_files import limited_to
 
-EVENT = "event_timestamp"
+KEY, EVENT, AMOUNT = "user_id", "event_timestamp", "a"
+MEAN, COUNT = Rule("mean", "mean", AMOUNT, DAYS_3), Rule("count", "count", AMOUNT, None)
+SEED = declared([MEAN, COUNT])
 clock = count(10**18, 10**9)
 
 
-def schema(aggregations) -> pa.Schema:
-    types = [(a.name, pa.int64() if a.function == "count" else pa.float64()) for a in aggregations]
-    fields = [(KEY, pa.int64()), (EVENT, pa.timestamp("us", "UTC")), *types]
-    return pa.schema([pa.field(name, type, nullable=False) for name, type in fields])
+def values(amount: float) -> dict:
+    """What a row of a file has beside its user and its instant."""
+    return {"a": amount, "c": int(amount) % 7 - 3, "d": f"no {int(amount) % 5}"}
 
 
 class Shop:
     """A folder of transactions, what is in it, and the features of it by day."""
 
-    def __init__(self, root: Path, aggregations=AGGREGATIONS):
-        self.folder, self.features, self.aggregations = root / "transactions", root / "features.parquet", aggregations
+    def __init__(self, root: Path, definition: Definition = SEED):
+        self.folder, self.features, self.definition = root / "transactions", root / "features.parquet", definition
         self.folder.mkdir(parents=True)
         self.files: dict[str, list] = {}
 
     def put(self, name: str, rows: list) -> None:
         path = self.folder / f"{name}.csv"
-        lines = [f"{user},{time.isoformat()},{amount!r}" for user, time, amount in rows]
-        path.write_text("\n".join(["user_id,timestamp,purchase_amount", *lines, ""]))
+        lines = [
+            f"{user},{time.isoformat()},{','.join(map(str, values(amount).values()))}" for user, time, amount in rows
+        ]
+        path.write_text("\n".join(["user_id,timestamp,a,c,d", *lines, ""]))
         stamp = next(clock)
         os.utime(path, ns=(stamp, stamp))
         self.files[name] = rows
@@ -64,17 +67,17 @@ class Shop:
         del self.files[name]
 
     def update(self) -> list | None:
-        return update(self.folder, self.features, self.aggregations, schema(self.aggregations))
+        return update(self.folder, self.features, self.definition)
 
     def assert_right(self) -> None:
         """Assert that the days hold, bit for bit, what one computation of all the transactions gives."""
-        rows = table([row for rows in self.files.values() for row in rows])
+        rows = [Row((user,), time, values(amount)) for rows in self.files.values() for user, time, amount in rows]
         parts = {file.parent.name: pq.read_table(file, partitioning=None) for file in self.features.rglob("*.parquet")}
         for name, part in parts.items():
-            assert part.schema.equals(schema(self.aggregations))
+            assert part.schema.equals(self.definition.schema)
             assert {f"event_date={day}" for day in part[EVENT].cast(pa.date32()).to_pylist()} == {name}
         found = pa.concat_tables(parts.values()).sort_by([(KEY, "ascending"), (EVENT, "ascending")])
-        assert bits(found) == bits(aggregate(rows, KEY, TIMESTAMP, self.aggregations))
+        assert bits(found) == bits(aggregate(table(rows, self.definition), self.definition))
 
     def days(self) -> dict[str, int]:
         return {file.parent.name: file.stat().st_ino for file in self.features.rglob("*.parquet")}
@@ -103,7 +106,19 @@ steps = st.lists(
     st.tuples(st.sampled_from("abcde"), st.none() | rows, st.none() | st.integers(0, 12)), min_size=1, max_size=8
 )
 KILLED = KeyboardInterrupt
-EVER = [Aggregation(name=function, function=function, column="purchase_amount") for function in ("mean", "sum")]
+EVER = [Rule(function, function, AMOUNT, None) for function in ("mean", "sum")]
+WINDOWED = [Rule("recent", "sum", AMOUNT, timedelta(days=5)), Rule("now", "count", AMOUNT, MICROSECOND)]
+
+
+def every(functions, *windows) -> Definition:
+    """Each of these functions of each column, over each of the windows."""
+    combined = product(functions, ("a", "c", "d"), windows)
+    taken = [(f, column, window) for f, column, window in combined if TYPES[column] in FUNCTIONS[f].takes]
+    return declared([Rule(f"f{i}", f, column, window, TYPES[column]) for i, (f, column, window) in enumerate(taken)])
+
+
+ALL = every(FUNCTIONS, None, timedelta(days=4))
+CONTINUING = every(("count", "min", "max", "first", "last"), None, timedelta(days=4))
 
 
 class Killer:
@@ -128,18 +143,20 @@ class Killer:
     steps,
     st.sampled_from(
         [
-            AGGREGATIONS,
-            more_aggregations,
-            [a for a in more_aggregations if a.time_window],
-            AGGREGATIONS[1:],
-            [*AGGREGATIONS, *EVER],
+            SEED,
+            declared([*SEED.rules, *WINDOWED]),
+            declared(WINDOWED),
+            declared([COUNT]),
+            declared([*SEED.rules, *EVER]),
+            ALL,
+            CONTINUING,
         ]
     ),
 )
 def test_any_files_added_changed_and_removed_with_runs_killed_at_any_moment_end_in_the_full_computation(
-    tmp_path_factory, steps, aggregations
+    tmp_path_factory, steps, definition
 ):
-    shop = Shop(tmp_path_factory.mktemp("shop"), aggregations)
+    shop = Shop(tmp_path_factory.mktemp("shop"), definition)
     shop.put("first", [(1, T, 1.0)])
     for file, content, killed_after in steps:
         if content is not None:
@@ -236,8 +253,7 @@ def test_another_definition_computes_everything_anew(shop):
     shop.update()
     shop.put("day-5", day(5))
     shop.update()
-    total = Aggregation(name=AGGREGATIONS[1].name, function="count", column="purchase_amount", time_window=DAYS_3)
-    shop.aggregations = [AGGREGATIONS[0], total]
+    shop.definition = declared([MEAN, replace(COUNT, time_window=DAYS_3)])
     shop.update()
     shop.assert_right()
 
@@ -560,9 +576,8 @@ def test_two_runs_in_a_bucket_notice_each_other_and_the_next_one_is_right(
 def test_in_a_bucket_only_what_was_abandoned_long_ago_is_removed(bucket, monkeypatch):
     for variable, value in bucket.items():
         monkeypatch.setenv(variable, value)
-    day_schema = schema(AGGREGATIONS)
-    rows = day_schema.empty_table()
-    staged = Partitions("s3://bucket/features.parquet").stage([rows], 0, day_schema)
+    rows = SEED.schema.empty_table()
+    staged = Partitions("s3://bucket/features.parquet").stage([rows], 0, SEED.schema)
     filesystem, _ = filesystem_of("s3://bucket")
     with Partitions("s3://bucket/features.parquet").alone():
         assert filesystem.get_file_info(staged.file).is_file
@@ -612,7 +627,7 @@ def test_a_bad_file_is_refused_and_nothing_is_touched(shop):
     shop.put("a", day(0))
     shop.update()
     before = {path: path.read_bytes() for path in shop.features.rglob("*") if path.is_file()}
-    (shop.folder / "b.csv").write_text("user_id,timestamp,purchase_amount\n1,soon,5\n")
+    (shop.folder / "b.csv").write_text("user_id,timestamp,a,c,d\n1,soon,5,1,x\n")
     with pytest.raises(UserError, match=r"b\.csv, row 1 \(line 2\): timestamp 'soon'"):
         shop.update()
     assert {path: path.read_bytes() for path in shop.features.rglob("*") if path.is_file()} == before

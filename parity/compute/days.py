@@ -34,7 +34,7 @@ from parity.transactions.listing import stamp_of
 STAGING = "_staging"
 MANIFEST = "_manifest.json"
 TOTALS = "_totals.arrow"
-"""A note of what each user's counts were before a certain day."""
+"""A note of what the features that continue had come to, for each key, before a certain day."""
 
 FEATURES = "features.parquet"
 LOCK = "_lock"

@@ -29,7 +29,12 @@ def compute_here(definition: Definition, source: Location, output: Location) -> 
         transactions = read_transactions(file, definition)
     history = aggregate(transactions, definition)
     write_table(history, output)
-    return f"{history.num_rows:,} feature rows of {_distinct(history.select(definition.keys.names)):,} users"
+    keys = history.select(definition.keys.names)
+    return f"{history.num_rows:,} feature rows of {_distinct(keys):,} {_what_keys_are(keys.column_names)}"
+
+
+def _what_keys_are(names: list[str]) -> str:
+    return "users" if names == ["user_id"] else f"keys of {', '.join(names)}"
 
 
 def _distinct(keys: pa.Table) -> int:

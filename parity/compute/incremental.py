@@ -6,8 +6,9 @@ its last modification (which a bucket tells to the second), and the days of its 
 and time are the same has not changed.
 
 From the first day of any file that has changed, all days are computed anew. That takes the purchases from the longest
-window before that day on, so no file is read whose purchases are all older; and how many each user had made before
-those, which is told by the counts in the older days of the features, or by `TOTALS`, which spares reading most of them.
+window before that day on, so no file is read whose purchases are all older; and what features without a window had come
+to before those (`parity.compute.tail`), which the older days of the features hold, and `TOTALS`, which spares reading
+most of them. If any feature has no window and can't be continued, all files are read.
 
 Before any day is replaced the manifest says from which day on they are in doubt, and it takes in the new files only
 when all is done. So after a run that was killed, the next one does that work again, and does it right.
@@ -31,7 +32,7 @@ import pyarrow.compute as pc
 import pyarrow.feather as feather
 
 from parity.compute.days import MANIFEST, TOTALS, Damaged, Partitions, Staged, split_by_day
-from parity.compute.tail import aggregate_from, counts_to_continue
+from parity.compute.tail import aggregate_from, tail_of
 from parity.definition.instants import FIRST_INSTANT, MICROSECONDS_PER_DAY, day_of
 from parity.definition.table import Definition
 from parity.edge.errors import UserError
@@ -57,7 +58,7 @@ class Manifest:
     """Which run has put days in doubt; no other may say that they are right."""
 
     totals_before: int | None = None
-    """The day before which `TOTALS` counts, if it is of use."""
+    """The day before whose rows `TOTALS` is the tail of, if it is of use."""
 
     totals_sha256: str | None = None
 
@@ -78,7 +79,6 @@ def update(source: Location, output: Location, definition: Definition) -> list[S
 
 
 def _update(source: Location, table: Partitions, definition: Definition) -> list[Staged] | None:
-    [key], event, schema = definition.keys.names, definition.event, definition.schema
     noted = table.noted(MANIFEST)
     written = table.stamps()
     old = _manifest(noted, written, definition.fingerprint)
@@ -111,10 +111,10 @@ def _update(source: Location, table: Partitions, definition: Definition) -> list
     rows = pa.concat_tables(parts.values()).combine_chunks() if parts else read(next(iter(stamps))).slice(0, 0)
     instants = rows[definition.reading.timestamp].cast(pa.int64())
     rows = rows.filter(pc.greater_equal(instants, since * MICROSECONDS_PER_DAY))
-    earlier = _totals(table, old, sorted(written), since, key, counts_to_continue(definition))
+    earlier = _totals(table, old, sorted(written), since, definition)
     history = aggregate_from(start * MICROSECONDS_PER_DAY, rows, earlier, definition)
 
-    staged, totals = _stage(table, history, event, schema), _to_bytes(earlier)
+    staged, totals = _stage(table, history, definition), _to_bytes(earlier)
     in_doubt = _to_json(replace(old, in_doubt_from=start, run=table.run))
     _require_unchanged(table, noted)
     table.note(MANIFEST, in_doubt)
@@ -138,40 +138,39 @@ _ANOTHER_RUN = "{}: another run has written to this folder meanwhile. Run again 
 
 
 def _first_day_needed(start: int, definition: Definition) -> int:
-    """The first day of the purchases that the features from day ``start`` on are made of, but for counts."""
+    """The first day of the purchases that the features from day ``start`` on are made of, but for what continues."""
     span = definition.reach
     first = FIRST_DAY if span is None else (start * MICROSECONDS_PER_DAY - span) // MICROSECONDS_PER_DAY
     return max(first, FIRST_DAY)
 
 
-def _stage(table: Partitions, history: pa.Table, event: str, schema: pa.Schema) -> list[Staged]:
-    days = day_of(history[event].cast(pa.int64()).to_numpy())
+def _stage(table: Partitions, history: pa.Table, definition: Definition) -> list[Staged]:
+    days = day_of(history[definition.event].cast(pa.int64()).to_numpy())
     order = np.argsort(days, kind="stable")  # in a day they stay sorted by key and instant
-    return [table.stage([rows], day, schema) for day, rows in split_by_day(history.take(order), days[order])]
+    return [table.stage([rows], day, definition.schema) for day, rows in split_by_day(history.take(order), days[order])]
 
 
-def _totals(table: Partitions, old: Manifest, written: list[int], before: int, key: str, counts: list[str]) -> pa.Table:
-    """Find the ``counts`` of each key as they stood when the day ``before`` began, from the days ``written``."""
-    columns = [key, *counts]
-    totals, first = pa.schema([(name, pa.int64()) for name in columns]).empty_table(), FIRST_DAY
-    if not counts:
-        return totals
+def _totals(table: Partitions, old: Manifest, written: list[int], before: int, definition: Definition) -> pa.Table:
+    """The tail of all rows up to the day ``before``, from the days ``written``."""
+    schema = definition.tail
+    totals, first = schema.empty_table(), FIRST_DAY
+    if len(schema) == len(definition.keys):
+        return totals  # there is nothing to continue
     if old.totals_before is not None and old.totals_before <= before:
         note = table.noted(TOTALS)
         if note and hashlib.sha256(note).hexdigest() == old.totals_sha256:
             totals, first = feather.read_table(pa.BufferReader(note)), old.totals_before
     for day in written:
         if first <= day < before:
-            # A count never falls, so the highest is the last.
-            both = pa.concat_tables([totals, _typed(table.read(day, columns), totals.schema)])
-            grouped = both.group_by(key).aggregate([(name, "max") for name in counts])
-            totals = grouped.rename_columns({f"{name}_max": name for name in counts}).select(columns)
+            # The rows of a day are sorted by key and instant, and a later day replaces what an earlier one came to.
+            rows = _typed(table.read(day, schema.names), schema)
+            totals = tail_of(pa.concat_tables([totals, rows]), definition)
     return totals
 
 
-def _typed(counts: pa.Table, schema: pa.Schema) -> pa.Table:
+def _typed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     try:
-        return counts.cast(schema)
+        return rows.cast(schema)
     except (pa.ArrowException, ValueError) as error:
         raise Damaged from error
 

@@ -2,11 +2,11 @@
 
 Spark schedules, shuffles and sorts. What a transaction is and what a feature is worth it does not know: a file is read,
 typed and refused by `parity.transactions.read`, and aggregated by `parity.compute.windows`, in Spark's Python workers.
-Instants travel as whole microseconds, and the workers write the Parquet files, so no time zone, calendar or Parquet
-setting of Spark plays a part.
+Instants travel as whole microseconds, columns under names that Spark can't mistake, and the workers write the Parquet
+files: so no time zone, calendar, capital letter or Parquet setting of Spark plays a part.
 
 A worker needs this package, PySpark, pyarrow, numpy, filelock and tqdm; no Feast. It holds one file of transactions,
-then a stretch of one bucket of users (`aggregate_sorted`), then a part of a day: no user and no day has to fit in its
+then a stretch of one bucket of keys (`aggregate_sorted`), then a part of a day: no key and no day has to fit in its
 memory.
 """
 
@@ -45,17 +45,32 @@ class Job(NamedTuple):
 
     @property
     def transactions(self) -> pa.Schema:
-        """What is computed on, with instants as whole microseconds."""
-        return _with_whole_numbers(self.definition.transactions, self.definition.reading.timestamp)
+        """What is computed on, as Spark sees it."""
+        return _for_spark(self.definition.transactions)
 
     @property
     def features(self) -> pa.Schema:
-        """The offline table's schema with instants as whole microseconds, and the day."""
-        return _with_whole_numbers(self.definition.schema, self.definition.event).append(pa.field(DAY, pa.int64()))
+        """The offline table, as Spark sees it, and the day."""
+        return _for_spark(self.definition.schema).append(pa.field(DAY, pa.int64()))
+
+    @property
+    def key_columns(self) -> list[str]:
+        return self.transactions.names[: len(self.definition.keys)]
+
+    @property
+    def instant_column(self) -> str:
+        return self.transactions.names[len(self.definition.keys)]
 
 
-def _with_whole_numbers(schema: pa.Schema, instant: str) -> pa.Schema:
-    return schema.set(schema.get_field_index(instant), pa.field(instant, pa.int64())).remove_metadata()
+def _for_spark(schema: pa.Schema) -> pa.Schema:
+    """The same columns under other names, with instants as whole microseconds."""
+    types = [pa.int64() if pa.types.is_timestamp(field.type) else field.type for field in schema]
+    return pa.schema([pa.field(f"c{number}", type, schema[number].nullable) for number, type in enumerate(types)])
+
+
+def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Give the columns of ``table``, by their places, the names and types of ``schema``."""
+    return table.rename_columns(schema.names).cast(schema)
 
 
 def compute(source: Location, output: Location, definition: Definition) -> list[Staged]:
@@ -111,11 +126,11 @@ def _run(session: SparkSession, files: list[str], job: Job) -> list[Staged]:
     staged = (
         session.createDataFrame(listed, "file string")
         .mapInArrow(_on(job, _read), from_arrow_schema(job.transactions))
-        .repartition(*job.definition.keys.names)
-        .sortWithinPartitions(*job.definition.keys.names, job.definition.reading.timestamp)
+        .repartition(*job.key_columns)
+        .sortWithinPartitions(*job.key_columns, job.instant_column)
         .mapInArrow(_on(job, _aggregate), from_arrow_schema(job.features))
         .repartition(DAY)
-        .sortWithinPartitions(DAY, *job.definition.keys.names, job.definition.event)
+        .sortWithinPartitions(DAY, *job.key_columns, job.instant_column)
         .mapInArrow(_on(job, _write), "day long, file string, rows long")
         .collect()
     )
@@ -136,22 +151,23 @@ def _read(job: Job, listed: Iterator[pa.Table]) -> Iterator[pa.Table]:
     for file in chain.from_iterable(table["file"].to_pylist() for table in listed):
         try:
             with on_disk(location(file)) as path:
-                yield read_part(path, job.definition).cast(job.transactions)
+                rows = read_part(path, job.definition).select(job.definition.transactions.names)
+                yield _cast(rows, job.transactions)
         except UserError as error:
             raise UserError(" ".join(str(error).split())) from None  # one line, for the driver to find
 
 
 def _aggregate(job: Job, sorted_rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    rows = (table.cast(job.definition.transactions) for table in sorted_rows)
+    rows = (_cast(table, job.definition.transactions) for table in sorted_rows)
     for history in aggregate_sorted(rows, job.definition):
         days = pa.array(day_of(history[job.definition.event].cast(pa.int64()).to_numpy()))
-        yield history.append_column(DAY, days).select(job.features.names).cast(job.features)
+        yield _cast(history.append_column(DAY, days), job.features)
 
 
 def _write(job: Job, sorted_rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
     table, schema = Partitions(job.output, job.run), job.definition.schema
     for day, rows in _by_day(sorted_rows):
-        staged = table.stage((part.drop_columns([DAY]).cast(schema) for part in rows), day, schema)
+        staged = table.stage((_cast(part.drop_columns([DAY]), schema) for part in rows), day, schema)
         yield pa.table({name: [value] for name, value in staged._asdict().items()})
 
 

@@ -87,6 +87,11 @@ class Definition:
         fields = [*self.keys, pa.field(self.event, UTC_MICROSECONDS, nullable=False), *features]
         return pa.schema(fields, {COMPUTED_BY: self.fingerprint})
 
+    @cached_property
+    def tail(self) -> pa.Schema:
+        """What earlier rows of a key come to, for its later features: the keys, and the features that continue."""
+        return pa.schema([*self.keys, *(pa.field(rule.name, rule.type) for rule in self.rules if rule.continues)])
+
     @property
     def reach(self) -> int | None:
         """How many microseconds before an instant the rows begin that it needs; None if it needs all of them."""
