@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from pyarrow.fs import FileSystem
 
 from parity.definition.checks import FeatureTable
-from parity.definition.table import COMPUTED_BY
+from parity.definition.table import COMPUTED_BY, Definition
 from parity.edge.configuration import addresses, configuration_file, read_configuration, without_secrets
 from parity.edge.errors import UserError, bucket_trouble
 from parity.edge.files import Location, location, parquet_files
@@ -29,18 +29,19 @@ MATERIALIZE = "Run: python materialize_to_online.py"
 
 
 @contextmanager
-def opened(path: Path, tables: Iterable[FeatureTable]) -> Iterator[FeatureStore]:
+def opened(path: Path, tables: Iterable[FeatureTable], redefined: bool = False) -> Iterator[FeatureStore]:
     """Open the repository at ``path``, ready to be read: definitions applied, features computed, Redis answering.
 
     ``tables`` are the definitions as declared; the registry must hold the same, and the features must have been
-    computed by them. What Feast or Redis raise inside the block becomes a `UserError` too.
+    computed by them, but where they may be ``redefined`` since: to be compared. What Feast or Redis raise inside the
+    block becomes a `UserError` too.
     """
     store = _open(path)
     try:
         with _told(store, path):
             for table in tables:
                 _require_applied(store, table.service, table.view)
-                _require_computed(table)
+                _require_computed(table, redefined)
             _connect(store)
             yield store
     except UserError as error:
@@ -113,28 +114,42 @@ def _contract(view: FeatureView) -> tuple:
     return fields, view.ttl or None, view.online, view.batch_source.path, view.batch_source.timestamp_field
 
 
-def _require_computed(table: FeatureTable) -> None:
-    place, expected = location(table.source.path), table.definition.schema
+def computed_by(table: FeatureTable) -> set[str]:
+    """The fingerprints of the definitions that the offline table was computed by, as far as its files say."""
+    filesystem, files = parquet_files(location(table.source.path))
+    found = set()
+    for file in files:
+        metadata = pq.read_schema(file.path, filesystem=filesystem).metadata or {}
+        found.add(metadata.get(COMPUTED_BY, b"").decode())
+    return found - {""}
+
+
+def _require_computed(table: FeatureTable, redefined: bool) -> None:
+    place = location(table.source.path)
     try:
         filesystem, files = parquet_files(place)
     except UserError as error:
         raise UserError(f"{error} {COMPUTE}") from None
     for file in files:
         name = place if len(files) == 1 else file.path
-        _require_strict(name, filesystem, file.path, expected)
+        _require_strict(name, filesystem, file.path, table.definition, redefined)
 
 
-def _require_strict(name: Location, filesystem: FileSystem, path: str, expected: pa.Schema) -> None:
+def _require_strict(name: Location, filesystem: FileSystem, path: str, definition: Definition, redefined: bool) -> None:
     try:
         with pq.ParquetFile(path, filesystem=filesystem) as file:
             found = file.schema_arrow
-            for field in expected:
-                if found.names.count(field.name) != 1 or found.field(field.name).type != field.type:
-                    raise UserError(f"{name}: it has no column {field.name} of type {field.type}. {COMPUTE}")
-                if not field.nullable and _has_nulls(file, found.names.index(field.name)):
-                    raise UserError(f"{name}: the column {field.name} has nulls. {COMPUTE}")
             by = (found.metadata or {}).get(COMPUTED_BY)
-            if by and by != expected.metadata[COMPUTED_BY]:
+            other = bool(by) and by.decode() != definition.fingerprint
+            free = {rule.name for rule in definition.rules} if redefined and other else set()
+            for field in definition.schema:
+                may_differ = field.name in free
+                there = found.names.count(field.name) == 1
+                if not there or (found.field(field.name).type != field.type and not may_differ):
+                    raise UserError(f"{name}: it has no column {field.name} of type {field.type}. {COMPUTE}")
+                if not field.nullable and not may_differ and _has_nulls(file, found.names.index(field.name)):
+                    raise UserError(f"{name}: the column {field.name} has nulls. {COMPUTE}")
+            if other and not redefined:
                 raise UserError(f"{name}: it was computed by other definitions than features.py now has. {COMPUTE}")
     except (pa.ArrowInvalid, OSError) as error:
         if bucket_trouble(error):

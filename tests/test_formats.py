@@ -21,6 +21,7 @@ from parity.definition.declare import AggregatedFeatureView, TransactionSource
 from parity.definition.reading import Reading
 from parity.definition.table import Definition
 from parity.edge.errors import UserError
+from parity.proof.raw import raw_transactions
 from parity.transactions.read import read_part, read_transactions
 from parity.transactions.times import localized
 from parity.transactions.values import INSTANTS, to_type
@@ -50,7 +51,26 @@ def rows(path: Path, definition: Definition) -> list[tuple]:
     table = read_transactions(path, definition)
     assert table.schema == definition.transactions
     assert not any(column.null_count for column in table.columns)
-    return [tuple(row.values()) for row in table.to_pylist()]
+    found = [tuple(row.values()) for row in table.to_pylist()]
+    assert read_by_oracle(path, definition) == sorted(map(plainly, found))
+    return found
+
+
+def read_by_oracle(path: Path, definition: Definition) -> list[str]:
+    """What the oracle reads in a file, sorted."""
+    is_float = [type == pa.float64() for type in definition.columns.values()]
+    with raw_transactions(path, definition) as raw:
+        keys = raw.keys().to_pylist()
+        purchases = [(keys[n], p) for part in range(len(raw)) for n, some in raw.part(part).items() for p in some]
+    values = [
+        (*key.values(), p.time, *(float(v) if f else v for v, f in zip(p.values.values(), is_float, strict=True)))
+        for key, p in purchases
+    ]
+    return sorted(map(plainly, values))
+
+
+def plainly(row: tuple) -> str:
+    return repr([value.isoformat() if isinstance(value, datetime) else value for value in row])
 
 
 def refused(path: Path, definition: Definition) -> str:
@@ -58,6 +78,9 @@ def refused(path: Path, definition: Definition) -> str:
     with pytest.raises(UserError) as error:
         read_transactions(path, definition)
     assert str(path) in str(error.value)
+    if "no rows" not in str(error.value):
+        with pytest.raises(UserError, match="the oracle can't read it"), raw_transactions(path, definition):
+            pass
     return str(error.value)
 
 

@@ -17,9 +17,11 @@ from feast.types import Float64, Int64, String
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.world import MICROSECOND, OFFLINE, T
+from tests.online import NOW as T
+from tests.online import OFFLINE
 
 STOCK = "duckdb"
+MICROSECOND = timedelta(microseconds=1)
 TTL = timedelta(days=2)
 FIRST = pa.schema(
     [

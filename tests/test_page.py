@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from feature_repo.features import AGGREGATIONS
-from parity.proof.oracle import Purchase
+from parity.proof.raw import Purchase
 from parity.report.shortcuts import local_days, rolling_rows, sql_interval
+from tests.repository.features import user_purchase_features
 from tests.test_demo import hashes
+
+MEAN = user_purchase_features.definition.rules[0]
 
 
 @pytest.fixture
@@ -82,13 +84,13 @@ class TestNaive:
 
     def test_rows_are_not_days(self):
         days = [timedelta(days=age) for age in (0, 10, 20, 30)]
-        assert rolling_rows(self.bought(*days), AGGREGATIONS[0]) == {1: (1 + 2 + 4) / 3}
+        assert rolling_rows(self.bought(*days), MEAN) == {1: (1 + 2 + 4) / 3}
 
     def test_exclusive_bounds_lose_both_ends(self):
         bought = self.bought(timedelta(), timedelta(days=1), timedelta(days=3))
-        assert sql_interval(bought, AGGREGATIONS[0]) == {1: 2.0}
-        assert sql_interval(self.bought(timedelta()), AGGREGATIONS[0]) == {}
+        assert sql_interval(bought, MEAN) == {1: 2.0}
+        assert sql_interval(self.bought(timedelta()), MEAN) == {}
 
     def test_local_days_are_other_days(self):
         bought = self.bought(timedelta(), timedelta(days=2, hours=22), timedelta(days=2, hours=23))
-        assert local_days(bought, AGGREGATIONS[0]) == {1: 1.5}
+        assert local_days(bought, MEAN) == {1: 1.5}

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from feast.infra.offline_stores.offline_utils import get_offline_store_from_conf
 
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import UTC_MICROSECONDS
+from parity.definition.keys import KeyBook
 from parity.edge.errors import UserError
 from parity.edge.files import Location, absolute, location, read_bytes, remove, replacing
 
@@ -84,89 +85,104 @@ def tied_events(store: FeatureStore, table: FeatureTable, until: datetime) -> pa
     return counted.filter(counted.rows > 1).select(columns).to_pyarrow()
 
 
-def training_values(store: FeatureStore, table: FeatureTable, ids: np.ndarray, at: datetime) -> dict[str, list]:
-    """Ask Feast for the features of ``ids`` at the instant ``at``, as for training: point-in-time correct.
+def training_values(store: FeatureStore, table: FeatureTable, keys: pa.Table, at: datetime) -> dict[str, list]:
+    """Ask Feast for the features of ``keys``, which are distinct, at the instant ``at``, as for training: point-in-time
+    correct.
 
-    ``ids`` is int64, distinct and ascending; the result has, per feature, one value per id, in their order. It is
-    `ROW_DROPPED` where the offline store leaves out the row of an id.
+    The result has, per feature, one value per key, in their order. It is `ROW_DROPPED` where the offline store leaves
+    out the row of a key.
     """
-    view, [key] = table.view, table.definition.keys.names
-    entities = pd.DataFrame({key: ids, "event_timestamp": pd.Timestamp(at)})
-    found = store.get_historical_features(entities, table.requested).to_arrow().sort_by(key)  # Feast keeps no order
-    answered = found[key].to_numpy()
-    if np.array_equal(answered, ids):
-        return {feature.name: nan_as_null(found[feature.name].to_pylist()) for feature in view.features}
-    if len(np.unique(answered)) != len(answered) or not np.isin(answered, ids).all():
+    entities = keys.to_pandas(types_mapper=_PANDAS_TYPES.get).assign(event_timestamp=pd.Timestamp(at))
+    found = store.get_historical_features(entities, table.requested).to_arrow()
+    book = KeyBook(table.definition.keys)
+    book.number(keys)
+    answered = book.find(found)  # Feast keeps no order
+    if (answered < 0).any() or len(np.unique(answered)) < len(answered):
         raise UserError("the offline store answered with rows that nobody asked for, so nothing can be compared.")
-    # Feast's `file` offline store drops the rows of users of whom it knows nothing, or nothing fresh.
+    names = [rule.name for rule in table.definition.rules]
+    if len(answered) == len(book):
+        order = pa.array(np.argsort(answered))
+        return {name: nan_as_null(found[name].take(order).to_pylist()) for name in names}
+    # Feast's `file` offline store drops the rows of keys of which it knows nothing, or nothing fresh.
     values = {}
-    for feature in view.features:
-        by_id = dict(zip(answered.tolist(), nan_as_null(found[feature.name].to_pylist()), strict=True))
-        values[feature.name] = [by_id.get(user, ROW_DROPPED) for user in ids.tolist()]
+    for name in names:
+        by_number = dict(zip(answered.tolist(), nan_as_null(found[name].to_pylist()), strict=True))
+        values[name] = [by_number.get(number, ROW_DROPPED) for number in range(len(book))]
     return values
 
 
+_PANDAS_TYPES = {pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
+"""Of columns that pandas would otherwise change where they meet others."""
+
+
 def history_of(
-    store: FeatureStore, table: FeatureTable, ids: Sequence[int], until: datetime
-) -> dict[int, list[tuple[datetime, dict[str, Any]]]]:
-    """Read every row of the users ``ids`` up to ``until`` from the offline store: per user, (event, features)."""
-    source, [key] = table.source, table.definition.keys.names
-    names = [rule.name for rule in table.definition.rules]
+    store: FeatureStore, table: FeatureTable, keys: pa.Table, until: datetime
+) -> list[list[tuple[datetime, dict[str, Any]]]]:
+    """Read every row of ``keys`` up to ``until`` from the offline store: for each key, in their order, pairs of event
+    and features."""
+    names, event = [rule.name for rule in table.definition.rules], table.source.timestamp_field
+    book = KeyBook(table.definition.keys)
+    numbers = book.number(keys)
     rows = _every_row(store, table, names, EVER, until).to_arrow()
-    rows = rows.filter(pc.is_in(rows[key], pa.array(ids, pa.int64())))
-    events = rows[source.timestamp_field].cast(UTC_MICROSECONDS).to_pylist()
+    found = book.find(rows)
+    rows, found = rows.filter(pa.array(found >= 0)), found[found >= 0]
+    events = rows[event].cast(UTC_MICROSECONDS).to_pylist()
     columns = [nan_as_null(rows[name].to_pylist()) for name in names]
     history: dict[int, list[tuple[datetime, dict[str, Any]]]] = {}
-    for user, event, *values in zip(rows[key].to_pylist(), events, *columns, strict=True):
-        history.setdefault(user, []).append((event.replace(tzinfo=UTC), dict(zip(names, values, strict=True))))
-    return history
+    for number, instant, *values in zip(found.tolist(), events, *columns, strict=True):
+        history.setdefault(number, []).append((instant.replace(tzinfo=UTC), dict(zip(names, values, strict=True))))
+    return [history.get(number, []) for number in numbers.tolist()]
 
 
 @contextmanager
 def history_by_part(
     store: FeatureStore,
     table: FeatureTable,
+    number: Callable[[pa.Table], np.ndarray],
     part_of: Callable[[np.ndarray], np.ndarray],
     parts: int,
-    ids: np.ndarray | None,
 ) -> Iterator[Callable[[int], pa.Table]]:
     """Read every row of the offline table once, whatever its event, and give a function from a part to its rows.
 
-    These are the rows that every answer to training is one of. ``part_of`` says to which of ``parts`` parts users
-    belong; of all the users, or of ``ids``. A part has the columns join key, event timestamp (int64, microseconds
-    since 1970), and the features, sorted by the first two. The parts wait on disk, so memory does not grow with the
-    table where the offline store reads it by and by, as those do that are made of DuckDB.
+    These are the rows that every answer to training is one of. ``number`` gives the numbers of keys, -1 for one whose
+    rows are of no interest, and ``part_of`` says to which of ``parts`` parts numbers belong. A part has the columns
+    `NUMBER`, `EVENT` (int64, microseconds since 1970), and the features, sorted by the first two. The parts wait on
+    disk, so memory does not grow with the table where the offline store reads it by and by, as those do that are made
+    of DuckDB.
     """
-    source, [key] = table.source, table.definition.keys.names
-    names = [rule.name for rule in table.definition.rules]
+    names, event = [rule.name for rule in table.definition.rules], table.source.timestamp_field
     job = _every_row(store, table, names, None, None)
     batches = job.table.to_pyarrow_batches() if isinstance(job, IbisRetrievalJob) else job.to_arrow().to_batches()
-    with ExitStack() as stack:
-        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(parts)]
-        writers: list[pa.ipc.RecordBatchStreamWriter] = []
+    with tempfile.TemporaryFile() as file:
+        places: list[list[int]] = [[] for _ in range(parts)]
+        writer, written = None, 0
         for batch in batches:
-            rows = pa.table(batch).select([key, source.timestamp_field, *names])
-            events = rows[source.timestamp_field].cast(UTC_MICROSECONDS).cast(pa.int64())
-            rows = rows.set_column(1, source.timestamp_field, events)
-            if ids is not None:
-                rows = rows.filter(pc.is_in(rows[key], pa.array(ids, pa.int64())))
-            writers = writers or [pa.ipc.new_stream(file, rows.schema) for file in files]
-            number = part_of(rows[key].to_numpy())
-            order = np.argsort(number, kind="stable")
-            ends = np.cumsum(np.bincount(number, minlength=parts))
-            rows = rows.take(pa.array(order))
-            for writer, start, end in zip(writers, [0, *ends[:-1]], ends, strict=True):
-                if end > start:
-                    writer.write_table(rows.slice(start, end - start))
-        for writer in writers:
+            read = pa.table(batch)
+            events = read[event].cast(UTC_MICROSECONDS).cast(pa.int64())
+            columns = [pa.array(number(read)), events, *(read[name] for name in names)]
+            rows = pa.table(columns, [NUMBER, EVENT, *names]).filter(pc.field(NUMBER) >= 0)
+            writer = writer or pa.ipc.new_file(file, rows.schema)
+            part = part_of(rows[NUMBER].to_numpy())
+            ends = np.cumsum(np.bincount(part, minlength=parts))
+            rows = rows.take(pa.array(np.argsort(part, kind="stable"))).combine_chunks()
+            for place, start, end in zip(places, [0, *ends[:-1]], ends, strict=True):
+                for some in rows.slice(start, end - start).to_batches() if end > start else []:
+                    writer.write_batch(some)
+                    place.append(written)
+                    written += 1
+        if writer:
             writer.close()
 
         def rows_of(part: int) -> pa.Table:
-            files[part].seek(0)
-            rows = pa.ipc.open_stream(files[part]).read_all()
-            return rows.sort_by([(key, "ascending"), (source.timestamp_field, "ascending")])
+            with pa.ipc.open_file(file) as reader:
+                rows = pa.Table.from_batches([reader.get_batch(place) for place in places[part]], reader.schema)
+            return rows.sort_by([(NUMBER, "ascending"), (EVENT, "ascending")])
 
         yield rows_of
+
+
+NUMBER, EVENT = ":key", ":event"
+"""Columns of `history_by_part`. A feature can be called neither: `parity.definition.checks` sees to that."""
 
 
 def _every_row(

@@ -1,24 +1,30 @@
-"""Why two sides differ: a cause for a difference, from what is on file about its user.
+"""Why two sides differ: a cause for a difference, from what is on file about its key.
 
-The evidence is the user's raw purchases, the user's rows in the offline store, and the row in Redis as it is stored,
+The evidence is the raw purchases of the key, its rows in the offline store, and the row in Redis as it is stored,
 before age or the future hide it. Each cause is a claim about them; the first that holds is the one that is named.
 """
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from parity.definition.instants import MICROSECOND
 from parity.definition.table import Rule
+from parity.edge.errors import UserError
 from parity.online.rows import UNREADABLE
 from parity.online.side import Coerced
-from parity.proof.oracle import Purchase, evaluate
+from parity.proof.oracle import evaluate, is_inside
+from parity.proof.raw import Purchase
 
+DEFINITION = "definition changed"
 EXPIRED = "expired"
 LATE_ROW = "late row"
 CORRECTION = "correction not propagated"
@@ -32,6 +38,7 @@ FUTURE = "from the future"
 TAMPERED = "tampered"
 
 MEANING = {
+    DEFINITION: "what another definition gives than features.py has: with another window, function or condition, say",
     EXPIRED: "both hold the same event, and only one still serves it: the age against the ttl is at odds",
     LATE_ROW: "an event that the earlier side has and the later side has not seen yet",
     CORRECTION: "the same event, recomputed since the later side last took it over",
@@ -51,7 +58,7 @@ FARTHEST_ZONES = timedelta(hours=26)
 
 
 class Evidence(NamedTuple):
-    """What is on file about one user, up to the instant of the check; what is stored online, whatever its instant.
+    """What is on file about one key, up to the instant of the check; what is stored online, whatever its instant.
 
     ``tied`` are the instants at which the offline store has several rows, of which ``history`` has one.
     """
@@ -69,9 +76,11 @@ class Freshness(NamedTuple):
     transactions: datetime
     computed: datetime
     materialized: datetime | None
+    redefined: bool = False
+    """Whether the features were computed by another definition than is declared now."""
 
 
-def online_cause(feature: str, aggregation: Rule, e: Evidence, at: datetime, fresh: Freshness) -> str:
+def online_cause(feature: str, rule: Rule, e: Evidence, at: datetime, fresh: Freshness) -> str:
     """Say why serving differs from training."""
     if e.stored_at is None or feature not in e.stored:
         return NEVER
@@ -80,7 +89,7 @@ def online_cause(feature: str, aggregation: Rule, e: Evidence, at: datetime, fre
     computed, stored = e.history[e.stored_at][feature], e.stored[feature]
     if same(stored, computed):
         return EXPIRED
-    if known := _arithmetic(stored, computed, aggregation, e.purchases, e.stored_at):
+    if known := _arithmetic(stored, computed, rule, e.purchases, e.stored_at):
         return known
     return CORRECTION if not fresh.materialized or fresh.materialized < fresh.computed else TAMPERED
 
@@ -111,8 +120,10 @@ def _was_moved(e: Evidence, fresh: Freshness) -> bool:
     return unchanged and any(e.stored == row for row in e.history.values())
 
 
-def offline_cause(feature: str, aggregation: Rule, e: Evidence, right: Any, fresh: Freshness) -> str:
+def offline_cause(feature: str, rule: Rule, e: Evidence, right: Any, fresh: Freshness) -> str:
     """Say why training differs from the raw transactions, which give ``right``."""
+    if fresh.redefined:
+        return DEFINITION
     events = {purchase.time for purchase in e.purchases}
     missing, surplus = events - e.history.keys(), e.history.keys() - events
     if _is_shift(e.history, events):
@@ -127,13 +138,13 @@ def offline_cause(feature: str, aggregation: Rule, e: Evidence, right: Any, fres
     wrong = e.history[event][feature]
     if right is None or same(wrong, right):
         return EXPIRED
-    if known := _arithmetic(wrong, right, aggregation, e.purchases, event):
+    if known := _arithmetic(wrong, right, rule, e.purchases, event):
         return known
     return CORRECTION if fresh.computed < fresh.transactions else TAMPERED
 
 
 class Past:
-    """What is on file about the whole history of one user: ``purchases``, and the offline rows, (event, features).
+    """What is on file about the whole history of one key: ``purchases``, and the offline rows, (event, features).
 
     Events are aware instants. ``right`` has, by event, what the purchases give.
     """
@@ -159,6 +170,8 @@ class Past:
 
 def surplus_cause(past: Past, event: datetime, at: datetime, fresh: Freshness) -> str:
     """Say why the offline table has a row at ``event``, where no purchase is."""
+    if fresh.redefined:
+        return DEFINITION
     if past.shifted or past.moved(event):
         return TIME_ZONE
     return FUTURE if event > at else cause_of_surplus(fresh)
@@ -166,19 +179,23 @@ def surplus_cause(past: Past, event: datetime, at: datetime, fresh: Freshness) -
 
 def missing_cause(past: Past, event: datetime, fresh: Freshness) -> str:
     """Say why the offline table has no row at ``event``, where a purchase is."""
+    if fresh.redefined:
+        return DEFINITION
     return TIME_ZONE if past.shifted or past.moved(event) else cause_of_missing(fresh)
 
 
-def wrong_cause(aggregation: Rule, past: Past, event: datetime, wrong: Any, right: Any, fresh: Freshness) -> str:
+def wrong_cause(rule: Rule, past: Past, event: datetime, wrong: Any, right: Any, fresh: Freshness) -> str:
     """Say why a row at ``event`` has another value than the purchases give."""
+    if fresh.redefined:
+        return DEFINITION
     if event in past.tied:
         return TIE
     known = [purchase for purchase in past.purchases if purchase.time <= event]
     if past.missing:
         in_time = [purchase for purchase in known if purchase.time not in past.missing]
-        if same(wrong, evaluate(aggregation, in_time, event)):
+        if same(wrong, evaluate(rule, in_time, event)):
             return cause_of_missing(fresh)
-    if cause := _arithmetic(wrong, right, aggregation, known, event):
+    if cause := _arithmetic(wrong, right, rule, known, event):
         return cause
     if fresh.computed >= fresh.transactions:
         return TAMPERED
@@ -222,21 +239,41 @@ def _is_shift(history: dict[datetime, dict], events: set[datetime]) -> bool:
     return any({event + (raw - first) for event in history} <= events for raw in _zones_away(first, events))
 
 
-def _arithmetic(wrong: Any, right: Any, aggregation: Rule, purchases: list[Purchase], event: datetime) -> str | None:
+def _arithmetic(wrong: Any, right: Any, rule: Rule, purchases: list[Purchase], event: datetime) -> str | None:
     """Name the mistake in computing or storing that turns ``right`` into ``wrong``, if one is known to."""
     if wrong is None:
         return None
     if _is_coerced(wrong, right):
         return COERCION
-    for cause, window, some in _mistaken_windows(aggregation, purchases, event):
-        if same(wrong, evaluate(_with_window(aggregation, window), some, event)):
+    if any(_is_same(wrong, value) for value in _tied_ends(rule, purchases, event)):
+        return TIE
+    for cause, mistaken, some in _mistaken(rule, purchases, event):
+        try:
+            value = evaluate(mistaken, some, event)
+        except UserError:  # what is mistaken may be beyond its type
+            continue
+        if _is_same(wrong, value):
             return cause
+    if rule.function in ("var", "std") and isinstance(wrong, float):
+        population = _of_population(rule, purchases, event)
+        if population is not None and math.isclose(wrong, population):  # whoever divides so does it in floats
+            return DEFINITION
     return None
+
+
+def _is_same(wrong: Any, value: Any) -> bool:
+    return value is not None and same(wrong, value)
 
 
 def _is_coerced(wrong: Any, right: Any) -> bool:
     if isinstance(wrong, Coerced):
         wrong = wrong.value
+    if isinstance(wrong, bytes):
+        wrong = wrong.decode(errors="replace")
+    if isinstance(wrong, bool) or right is None:
+        return False
+    if isinstance(right, str):
+        return wrong in _mangled(right) if isinstance(wrong, str) else _is_number(right, wrong)
     if isinstance(wrong, str):
         return wrong == str(right)
     if not isinstance(wrong, int | float) or not isinstance(right, int | float):
@@ -245,26 +282,67 @@ def _is_coerced(wrong: Any, right: Any) -> bool:
         return True  # and of another type
     with np.errstate(over="ignore"):
         single = float(np.float32(right))
-    return wrong in (single, int(right), *(round(right, places) for places in range(7))) or wrong == int(float(right))
+    if wrong in (single, int(right), *(round(right, places) for places in range(7))) or wrong == int(float(right)):
+        return True
+    return isinstance(right, int) and wrong in (_of_bits(right, 32), float(right), int(float(right)))
 
 
-def _mistaken_windows(
-    aggregation: Rule, purchases: list[Purchase], event: datetime
-) -> Iterator[tuple[str, timedelta | None, list[Purchase]]]:
-    """Go through (cause, window, purchases) of windows as they are commonly got wrong at ``event``."""
-    window = aggregation.time_window
+def _of_bits(number: int, bits: int) -> int:
+    """What is left of a whole number in so few bits."""
+    return (number + (1 << bits - 1)) % (1 << bits) - (1 << bits - 1)
+
+
+def _mangled(right: str) -> set[str]:
+    """What a text becomes by being trimmed, cut off, taken for a number, changed in its capitals, or misread."""
+    forms = {right.strip(), right.lower(), right.upper(), right.casefold(), right.title(), right.lstrip("0") or "0"}
+    forms |= {unicodedata.normalize(form, right) for form in ("NFC", "NFD", "NFKC", "NFKD")}
+    forms |= {right.encode().decode("latin-1"), right.encode("ascii", "ignore").decode(), right[:255]}
+    forms |= {right.encode("ascii", "replace").decode(), right.encode().decode("cp1252", "replace")}
+    with suppress(ValueError, OverflowError):
+        forms |= {str(float(right)), str(int(float(right)))}
+    return forms - {right}
+
+
+def _is_number(text: str, number: Any) -> bool:
+    try:
+        return float(text) == number
+    except (ValueError, TypeError):
+        return False
+
+
+def _tied_ends(rule: Rule, purchases: list[Purchase], event: datetime) -> Iterator[Any]:
+    """For the first or the last of several values at one instant: each of them, as an engine may take any."""
+    if rule.function not in ("first", "last"):
+        return
+    inside = [purchase for purchase in purchases if purchase.time <= event and is_inside(rule, purchase, event)]
+    end = (min if rule.function == "first" else max)((purchase.time for purchase in inside), default=event)
+    for purchase in inside:
+        if purchase.time == end:
+            yield evaluate(rule, [purchase], event)
+
+
+def _mistaken(rule: Rule, purchases: list[Purchase], event: datetime) -> Iterator[tuple[str, Rule, list[Purchase]]]:
+    """Go through (cause, rule, purchases) of windows as they are commonly got wrong at ``event``."""
+    window = rule.time_window
     tied = [purchase for purchase in purchases if purchase.time == event]
     others = [purchase for purchase in purchases if purchase.time != event]
     for count in range(1, len(tied)):
-        yield TIE, window, others + tied[:count]
-        yield TIE, window, others + tied[-count:]
-    yield WINDOW_EDGE, window, others
+        yield TIE, rule, others + tied[:count]
+        yield TIE, rule, others + tied[-count:]
+    yield WINDOW_EDGE, rule, others
     if window is not None:
         inside = [purchase for purchase in purchases if event - purchase.time != window]
-        yield WINDOW_EDGE, window, inside
-        yield WINDOW_EDGE, window, [purchase for purchase in inside if purchase.time != event]
-        yield WINDOW_EDGE, window + MICROSECOND, purchases
+        yield WINDOW_EDGE, rule, inside
+        yield WINDOW_EDGE, rule, [purchase for purchase in inside if purchase.time != event]
+        yield WINDOW_EDGE, replace(rule, time_window=window + MICROSECOND), purchases
+        yield DEFINITION, replace(rule, time_window=None), purchases
 
 
-def _with_window(aggregation: Rule, window: timedelta | None) -> Rule:
-    return replace(aggregation, time_window=window)
+def _of_population(rule: Rule, purchases: list[Purchase], event: datetime) -> float | None:
+    """The variance or deviation if it were that of a population, and not of a sample."""
+    count = evaluate(replace(rule, function="count"), purchases, event)
+    variance = evaluate(replace(rule, function="var"), purchases, event)
+    if variance is None:
+        return 0.0 if count else None
+    population = float(Fraction(variance) * (count - 1) / count)
+    return population if rule.function == "var" else math.sqrt(population)

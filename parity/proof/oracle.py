@@ -1,117 +1,234 @@
 """The oracle: what a feature is worth, worked out the slow way from the raw transactions, to check everything else.
 
-It shares nothing with the code that it checks: it reads the files anew, one row after another, and computes with exact
-fractions and Python's own calendar. What it knows of the features it reads in their declaration, a Feast `Aggregation`.
+It shares nothing with the code that it checks: it computes with exact fractions and Python's own calendar, of what
+`parity.proof.raw` has read. What it knows of the features it reads in their declaration, a `Rule`.
 """
 
-import csv
 import math
-import pickle
-import re
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, date, datetime, time, timedelta
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from itertools import chain
-from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from parity.definition.table import Definition, Rule
+from parity.definition.table import Rule
 from parity.edge.errors import UserError
-from parity.edge.files import Location, is_parquet, on_disk, progress
+from parity.proof.raw import Purchase
 
-BYTES_PER_PART = 8 << 20
-BYTES_PER_ROW = 40
-MOST_PARTS = 200
-_ISO = re.compile(
-    r"[0-9]{4}(-[0-9]{2}){2}([T ][0-9]{2}(:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6}0*)?)?)?(Z|[+-][0-9]{2}(:?[0-5][0-9])?)?)?"
-)
-csv.field_size_limit(1 << 25)  # a column that nobody asks for may hold anything; a quote that is left open, not all
+LEAST_INT64, LARGEST_INT64 = -(2**63), 2**63 - 1
+EXACT = ("sum", "mean", "var", "std")
+"""Functions that are worked out with exact numbers."""
 
 
-class Purchase(NamedTuple):
-    """One raw transaction: when, and what the file shows in the columns that features are made of."""
+def evaluate(rule: Rule, purchases: Iterable[Purchase], instant: datetime) -> Any:
+    """Work out ``rule`` for one key at ``instant``, by looking at each purchase; what is of nothing is null.
 
-    time: datetime
-    amounts: dict[str, str]
-
-
-def evaluate(aggregation: Rule, purchases: Iterable[Purchase], instant: datetime) -> float | int | None:
-    """Work out ``aggregation`` for one user at ``instant``; a mean of nothing is null.
-
-    Raises `UserError` for a result that float64 does not hold.
+    Raises `UserError` for a result that its type does not hold.
     """
-    amounts = [
-        purchase.amounts[aggregation.column]
-        for purchase in purchases
-        if purchase.time <= instant and _within(aggregation.time_window, instant - purchase.time)
-    ]
-    if aggregation.function == "count":
-        return len(amounts)
-    total = sum(Fraction(*_exact(amount)) for amount in amounts)
-    if aggregation.function == "sum":
-        return _nearest(aggregation, instant, total.numerator, total.denominator)
-    if aggregation.function == "mean":
-        return _nearest(aggregation, instant, total.numerator, total.denominator * len(amounts)) if amounts else None
-    raise ValueError(f"the oracle does not know the function {aggregation.function!r}")
+    inside = sorted(
+        (purchase for purchase in purchases if purchase.time <= instant and is_inside(rule, purchase, instant)),
+        key=lambda purchase: purchase.time,
+    )
+    values = [purchase.values[rule.column] for purchase in inside]
+    if rule.function == "count":
+        return len(values)
+    if rule.function in EXACT:
+        return _of_numbers(rule, instant, [_exact(value) for value in values])
+    values = [_value(rule, value) for value in values]
+    if rule.function == "count_distinct":
+        return len(set(values))
+    if rule.function in ("first", "last"):
+        ends = {purchase.time for purchase in inside}
+        end = (min if rule.function == "first" else max)(ends, default=None)
+        values = [value for purchase, value in zip(inside, values, strict=True) if purchase.time == end]
+    if rule.function in ("min", "first"):
+        return min(values, default=None)
+    if rule.function in ("max", "last"):
+        return max(values, default=None)
+    raise _unknown(rule)
 
 
-def evaluate_each(aggregation: Rule, purchases: Iterable[Purchase]) -> list[tuple[datetime, float | int | None]]:
-    """Work out what `evaluate` gives at each instant of one user's purchases, in their order: (instant, value).
+def _of_numbers(rule: Rule, instant: datetime, numbers: list[Fraction]) -> float | int | None:
+    count, total = len(numbers), sum(numbers, Fraction(0))
+    if rule.function == "sum":
+        return _whole(rule, instant, total) if rule.type == pa.int64() else _nearest(rule, instant, *_ratio(total))
+    if rule.function == "mean":
+        return _nearest(rule, instant, *_ratio(total / count)) if count else None
+    if count < 2:
+        return None
+    squares = sum((number - total / count) ** 2 for number in numbers)
+    variance = _nearest(rule, instant, *_ratio(squares / (count - 1)))
+    return variance if rule.function == "var" else math.sqrt(variance)
 
-    Goes through the sorted purchases once: each enters the window and leaves it, and the sum is of whole numbers.
+
+def evaluate_each(rule: Rule, purchases: Iterable[Purchase]) -> list[tuple[datetime, Any]]:
+    """Work out what `evaluate` gives at each instant of one key's purchases, in their order: (instant, value).
+
+    Goes through the sorted purchases once: each enters the window and leaves it.
     """
     known = sorted(purchases, key=lambda purchase: purchase.time)
-    times, window = [purchase.time for purchase in known], aggregation.time_window
-    if aggregation.function not in ("count", "sum", "mean"):
-        raise ValueError(f"the oracle does not know the function {aggregation.function!r}")
-    if aggregation.function == "count":
-        wholes, unit = [0] * len(known), 1
+    if rule.function == "count":
+        window: _Window = _Count(rule, [])
+    elif rule.function in EXACT:
+        window = _Sums(rule, [purchase.values[rule.column] for purchase in known])
+    elif rule.function in _WINDOWS:
+        window = _WINDOWS[rule.function](rule, [_value(rule, purchase.values[rule.column]) for purchase in known])
     else:
-        wholes, unit = _whole_numbers([purchase.amounts[aggregation.column] for purchase in known])
+        raise _unknown(rule)
     found = []
-    total = start = end = 0
+    start = end = 0
+    times, length = [purchase.time for purchase in known], rule.time_window
     while end < len(known):
-        instant = times[end]
+        instant, before = times[end], end
         while end < len(known) and times[end] == instant:
-            total += wholes[end]
             end += 1
-        while start < end and not _within(window, instant - times[start]):
-            total -= wholes[start]
+        window.enter(before, end)
+        left = start
+        while not _within(length, instant - times[start]):
             start += 1
-        if aggregation.function == "count":
-            found.append((instant, end - start))
-        elif aggregation.function == "sum":
-            found.append((instant, _nearest(aggregation, instant, total, unit)))
-        else:
-            mean = _nearest(aggregation, instant, total, unit * (end - start)) if end > start else None
-            found.append((instant, mean))
+        if start > left:
+            window.leave(left, start)
+        found.append((instant, window.result(instant, start, end)))
     return found
 
 
+class _Window:
+    """What is in the window that moves over the sorted ``values`` of one key."""
+
+    def __init__(self, rule: Rule, values: Sequence):
+        self.rule, self.values = rule, values
+
+    def enter(self, start: int, end: int) -> None:
+        """Take up the values from ``start`` to ``end``, which are all of one instant."""
+
+    def leave(self, start: int, end: int) -> None:
+        """Give up the values from ``start`` to ``end``, the oldest."""
+
+    def result(self, instant: datetime, start: int, end: int) -> Any:
+        """What the function gives of the values from ``start`` to ``end``."""
+        raise NotImplementedError
+
+
+class _Count(_Window):
+    def result(self, instant: datetime, start: int, end: int) -> int:
+        return end - start
+
+
+class _Sums(_Window):
+    """Sums of whole numbers: the exact values, as so many of a unit that they all are multiples of."""
+
+    def __init__(self, rule: Rule, values: Sequence):
+        wholes, self.unit = _whole_numbers(values)
+        super().__init__(rule, wholes)
+        self.total = self.squares = 0
+        self.squared = [whole**2 for whole in wholes] if rule.function in ("var", "std") else []
+
+    def enter(self, start: int, end: int) -> None:
+        self.total += sum(self.values[start:end])
+        self.squares += sum(self.squared[start:end])
+
+    def leave(self, start: int, end: int) -> None:
+        self.total -= sum(self.values[start:end])
+        self.squares -= sum(self.squared[start:end])
+
+    def result(self, instant: datetime, start: int, end: int) -> Any:
+        rule, count = self.rule, end - start
+        if rule.function == "sum":
+            whole = rule.type == pa.int64()
+            return _whole(rule, instant, self.total) if whole else _nearest(rule, instant, self.total, self.unit)
+        if rule.function == "mean":
+            return _nearest(rule, instant, self.total, self.unit * count)
+        if count < 2:
+            return None
+        squares = count * self.squares - self.total**2
+        variance = _nearest(rule, instant, squares, self.unit**2 * count * (count - 1))
+        return variance if rule.function == "var" else math.sqrt(variance)
+
+
+class _Extreme(_Window):
+    """The values that may yet be the least: each is less than all before it. Of a maximum, greater."""
+
+    def __init__(self, rule: Rule, values: Sequence):
+        super().__init__(rule, values)
+        self.places: deque[int] = deque()
+        self.beats: Callable[[Any, Any], bool] = (
+            (lambda a, b: a <= b) if rule.function == "min" else (lambda a, b: a >= b)
+        )
+
+    def enter(self, start: int, end: int) -> None:
+        for place in range(start, end):
+            while self.places and self.beats(self.values[place], self.values[self.places[-1]]):
+                self.places.pop()
+            self.places.append(place)
+
+    def leave(self, start: int, end: int) -> None:
+        while self.places and self.places[0] < end:
+            self.places.popleft()
+
+    def result(self, instant: datetime, start: int, end: int) -> Any:
+        return self.values[self.places[0]]
+
+
+class _End(_Window):
+    """The least value of the first instant in the window, or the greatest of the last one."""
+
+    def __init__(self, rule: Rule, values: Sequence):
+        super().__init__(rule, values)
+        self.at: deque[tuple[int, Any]] = deque()
+        self.of_instant = min if rule.function == "first" else max
+
+    def enter(self, start: int, end: int) -> None:
+        self.at.append((start, self.of_instant(self.values[start:end])))
+
+    def leave(self, start: int, end: int) -> None:
+        while self.at[0][0] < end:
+            self.at.popleft()
+
+    def result(self, instant: datetime, start: int, end: int) -> Any:
+        return self.at[0 if self.rule.function == "first" else -1][1]
+
+
+class _Distinct(_Window):
+    def __init__(self, rule: Rule, values: Sequence):
+        super().__init__(rule, values)
+        self.counts: Counter = Counter()
+
+    def enter(self, start: int, end: int) -> None:
+        self.counts.update(self.values[start:end])
+
+    def leave(self, start: int, end: int) -> None:
+        for value in self.values[start:end]:
+            self.counts[value] -= 1
+            if not self.counts[value]:
+                del self.counts[value]
+
+    def result(self, instant: datetime, start: int, end: int) -> int:
+        return len(self.counts)
+
+
+_WINDOWS = {"min": _Extreme, "max": _Extreme, "first": _End, "last": _End, "count_distinct": _Distinct}
+
+
 def expected(
-    aggregation: Rule,
+    rule: Rule,
     purchases: Sequence[Purchase],
     at: datetime,
     ttl: timedelta | None,
-    user: int | None = None,
-) -> float | int | None:
-    """Work out what both stores have to answer for one user at the instant ``at``: null if nothing is known, or no
-    longer, because the user's last purchase is more than ``ttl`` ago. A ttl of zero is none, as in Feast. An error
-    names the ``user``, if given."""
+    whose: Callable[[], str] | None = None,
+) -> Any:
+    """Work out what both stores have to answer for one key at the instant ``at``: null if nothing is known, or no
+    longer, because its last purchase is more than ``ttl`` ago. A ttl of zero is none, as in Feast. An error says
+    what ``whose`` gives, if given."""
     last = last_event(purchases, at)
     if last is None or is_expired(last, at, ttl):
         return None
     try:
-        return evaluate(aggregation, purchases, last)
+        return evaluate(rule, purchases, last)
     except UserError as error:
-        raise UserError(str(error) if user is None else f"user {user}: {error}") from None
+        raise UserError(str(error) if whose is None else f"{whose()}: {error}") from None
 
 
 def last_event(purchases: Iterable[Purchase], at: datetime) -> datetime | None:
@@ -123,209 +240,55 @@ def is_expired(event: datetime, at: datetime, ttl: timedelta | None) -> bool:
     return not _within(ttl or None, at - event)
 
 
+def is_inside(rule: Rule, purchase: Purchase, instant: datetime) -> bool:
+    """Whether the window of ``rule`` at ``instant`` reaches back to a purchase."""
+    return _within(rule.time_window, instant - purchase.time)
+
+
 def _within(limit: timedelta | None, age: timedelta) -> bool:
     return limit is None or age <= limit
 
 
-def _exact(amount: str) -> tuple[int, int]:
-    """The shortest decimal that reads back as the same float64, as a ratio: what features are defined on."""
-    return Decimal(repr(float(amount))).as_integer_ratio()
+def _value(rule: Rule, value: Any) -> Any:
+    """A value as a feature has it. Zero has no sign: it is 0.0, never -0.0."""
+    return float(value) + 0.0 if rule.column_type == pa.float64() else value
 
 
-def _whole_numbers(amounts: Sequence[str]) -> tuple[list[int], int]:
-    """The exact amounts as whole numbers of one unit, which is 1 / the number that is given with them."""
-    ratios = [_exact(amount) for amount in amounts]
+def _exact(value: Any) -> Fraction:
+    """A whole number, or the shortest decimal that reads back as the same float64: what features are defined on."""
+    return Fraction(value) if isinstance(value, int) else Fraction(Decimal(repr(float(value))))
+
+
+def _whole_numbers(values: Sequence) -> tuple[list[int], int]:
+    """The exact values as whole numbers of one unit, which is 1 / the number that is given with them."""
+    if all(type(value) is int for value in values):
+        return list(values), 1
+    ratios = [Decimal(repr(float(value))).as_integer_ratio() for value in values]
     unit = math.lcm(*{denominator for _, denominator in ratios})
     return [numerator * (unit // denominator) for numerator, denominator in ratios], unit
 
 
-def _nearest(aggregation: Rule, instant: datetime, numerator: int, denominator: int) -> float:
+def _ratio(number: Fraction) -> tuple[int, int]:
+    return number.numerator, number.denominator
+
+
+def _whole(rule: Rule, instant: datetime, total: Fraction | int) -> int:
+    if not LEAST_INT64 <= total <= LARGEST_INT64:
+        raise UserError(f"{_named(rule, instant)} is beyond what 64 bits hold. Declare {rule.column} Float64.")
+    return int(total)
+
+
+def _nearest(rule: Rule, instant: datetime, numerator: int, denominator: int) -> float:
     """The float64 nearest to a quotient. Zero has no sign: what underflows from below is 0.0, never -0.0."""
     try:
         return numerator / denominator + 0.0
     except OverflowError:
-        raise UserError(
-            f"{aggregation.name} at {instant.isoformat()}: the {aggregation.function} of {aggregation.column} "
-            "is beyond what a float64 holds. Correct the amounts."
-        ) from None
+        raise UserError(f"{_named(rule, instant)} is beyond what a float64 holds. Correct the amounts.") from None
 
 
-class RawTransactions:
-    """All purchases of a file, by user, a part of the users at a time, so that memory does not grow with the file."""
-
-    def __init__(self, parts: list, users: np.ndarray):
-        self._parts = parts
-        self.users = users
-        """The ids of all users in the file, int64 and ascending."""
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def part_of(self, ids: np.ndarray) -> np.ndarray:
-        """The number of the part that holds each user."""
-        return ids % len(self._parts)
-
-    def of(self, user: int) -> list[Purchase]:
-        """The purchases of one user, in the order of the file."""
-        return self.part(user % len(self._parts)).get(user, [])
-
-    def part(self, number: int) -> dict[int, list[Purchase]]:
-        """The purchases of each user of this part, in the order of the file."""
-        users: dict[int, list[Purchase]] = {}
-        file = self._parts[number]
-        file.seek(0)
-        while True:
-            try:
-                rows = pickle.load(file)
-            except EOFError:
-                return users
-            for user, *purchase in rows:
-                users.setdefault(user, []).append(Purchase(*purchase))
+def _named(rule: Rule, instant: datetime) -> str:
+    return f"{rule.name} at {instant.isoformat()}: the {rule.function} of {rule.column}"
 
 
-@contextmanager
-def raw_transactions(place: Location, definition: Definition) -> Iterator[RawTransactions]:
-    """Read the transactions of ``definition``, a file or a folder of them. `UserError` if they can't be read."""
-    [key], timestamp, amounts = definition.keys.names, definition.reading.timestamp, list(definition.columns)
-    with ExitStack() as stack:
-        with on_disk(place) as path:
-            size = sum(map(_weight, _files(path))) if path.exists() else 0
-            count = min(MOST_PARTS, 1 + size // BYTES_PER_PART)
-            parts = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
-            raw = _read(path, key, timestamp, amounts, parts)
-        yield raw
-
-
-def _read(path: Path, key: str, timestamp: str, amounts: Sequence[str], parts: list) -> RawTransactions:
-    try:
-        users: set[int] = set()
-        for rows in chain.from_iterable(_blocks(file, (key, timestamp, *amounts)) for file in _files(path)):
-            by_part: list[list] = [[] for _ in parts]
-            for user, when, *values in rows:
-                number = _number(int, user)
-                if not all(math.isfinite(_number(float, value)) for value in values):
-                    raise ValueError(f"an amount of user {number} is not finite")
-                shown = dict(zip(amounts, map(str, values), strict=True))
-                by_part[number % len(parts)].append((number, _utc(when), shown))
-                users.add(number)
-            _sort_away(by_part, parts)
-        return RawTransactions(parts, np.array(sorted(users), np.int64))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: there is no such file, and without the raw transactions nothing can be proven. "
-            "Name the file that the features were computed from: --input FILE"
-        ) from None
-    except (ValueError, TypeError, KeyError, OSError, OverflowError, csv.Error, pa.ArrowException) as error:
-        raise UserError(
-            f"{path}: the oracle can't read it: {error!s:.300}. Run compute_features.py on it to see where."
-        ) from None
-
-
-def _sort_away(by_part: Sequence[list], parts: Sequence[IO[bytes]]) -> None:
-    try:
-        for rows, part in zip(by_part, parts, strict=True):
-            pickle.dump(rows, part, pickle.HIGHEST_PROTOCOL)
-            part.flush()
-    except OSError as error:
-        raise UserError(
-            f"{tempfile.gettempdir()}: {error.strerror}. The oracle sorts the transactions there: make room, or name "
-            "another folder in TMPDIR."
-        ) from None
-
-
-def _weight(file: Path) -> int:
-    """The size of a file, or of a Parquet file what its rows take as text: packed they may take next to nothing."""
-    size = file.stat().st_size
-    try:
-        return max(size, pq.read_metadata(file).num_rows * BYTES_PER_ROW) if is_parquet(file) else size
-    except (OSError, pa.ArrowException):  # which reading it tells
-        return size
-
-
-def _files(path: Path) -> list[Path]:
-    """The file itself, or those in a folder, but for the ones that are hidden."""
-    if not path.is_dir():
-        return [path]
-    return [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
-    ]
-
-
-def _blocks(path: Path, columns: Sequence[str]) -> Iterator[list[tuple]]:
-    """Go through the file, some rows at a time, each row as the values of ``columns``."""
-    if is_parquet(path):
-        with pq.ParquetFile(path) as file, progress(f"read {path.name}", file.metadata.num_rows, "row") as bar:
-            _require_numbers(file.schema_arrow, columns)
-            for batch in file.iter_batches(columns=list(columns)):
-                yield list(zip(*(_in_utc(batch.column(name)).to_pylist() for name in columns), strict=True))
-                bar.update(batch.num_rows)
-        return
-    with open(path, encoding="utf-8-sig", newline="") as file, progress(f"read {path.name}", None, "row") as bar:
-        lines = csv.reader(file, strict=True)  # or a quote that is not closed swallows the rows after it
-        rows = _sound_rows(lines)
-        header = next(rows, [])
-        places = [header.index(name) for name in columns]
-        block = []
-        for row in rows:
-            if len(row) != len(header):
-                raise ValueError(f"line {lines.line_num} has {len(row)} values, and the header {len(header)}")
-            block.append(tuple(row[place] for place in places))
-            if len(block) == 100_000:
-                yield block
-                bar.update(len(block))
-                block = []
-        yield block
-
-
-def _sound_rows(lines: Any) -> Iterator[list[str]]:
-    """The rows of a strict `csv.reader` but for empty ones; `ValueError` names the line where an unsound one starts."""
-    end = 0
-    try:
-        for row in lines:
-            end = lines.line_num
-            if row:
-                yield row
-    except csv.Error as error:
-        raise ValueError(f"the row that starts in line {end + 1} can't be read: {error}") from None
-
-
-def _require_numbers(schema: pa.Schema, columns: Sequence[str]) -> None:
-    """Texts are for CSV: in Parquet an id is a whole number, and an instant a date or a timestamp."""
-    key, timestamp, *amounts = (schema.field(name).type for name in columns)
-    numeric = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
-    if not pa.types.is_integer(key) or not all(any(is_kind(amount) for is_kind in numeric) for amount in amounts):
-        raise TypeError("an id or an amount is not a number")
-    if not (pa.types.is_timestamp(timestamp) or pa.types.is_date(timestamp)):
-        raise TypeError("an instant is not a timestamp")
-
-
-def _in_utc(values: pa.Array) -> pa.Array:
-    """The same instants, told in UTC: Python does not know every time zone, nor every instant in each."""
-    aware = pa.types.is_timestamp(values.type) and values.type.tz
-    return values.cast(pa.timestamp(values.type.unit, "UTC")) if aware else values
-
-
-def _number(kind: type, value: Any) -> Any:
-    """Read a number. Python alone would take 1_0 for 10, digits of any script, and 007 or " 7" for the user 7."""
-    if not isinstance(value, str):
-        return kind(value)
-    digits = value if kind is int else value.strip()
-    number = kind(digits)
-    if not digits.isascii() or "_" in digits or (kind is int and str(number) != digits):
-        raise ValueError(f"{value!r:.80} is not a number, or an id that does not read back as it was written")
-    return number
-
-
-def _utc(value: Any) -> datetime:
-    if isinstance(value, str):
-        if not _ISO.fullmatch(value):  # Python alone takes other forms too, and cuts what is finer than a microsecond
-            raise ValueError(f"{value!r:.80} is not an ISO 8601 date and time")
-        value = datetime.fromisoformat(value)
-    elif isinstance(value, date) and not isinstance(value, datetime):
-        value = datetime.combine(value, time())
-    value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    return (
-        value.to_pydatetime(warn=False) if hasattr(value, "to_pydatetime") else value
-    )  # Arrow gives pandas' own for ns
+def _unknown(rule: Rule) -> ValueError:
+    return ValueError(f"the oracle does not know the function {rule.function!r}")

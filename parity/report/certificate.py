@@ -16,10 +16,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from parity.definition.checks import FeatureTable
 from parity.edge.errors import UserError
 from parity.edge.files import Location, files_at, filesystem_of, replacing
 from parity.online.side import Coerced, cut, online_store_of, replies, shown
-from parity.proof.compare import CONFIDENCE, Comparison, Sample, Subject, bound
+from parity.proof.found import CONFIDENCE, Comparison, Sample, bound
+from parity.proof.proof import Proof
+from parity.repository import computed_by
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTED = 1000
@@ -150,49 +153,60 @@ def _steps(paths: Iterable[Path]) -> Iterable[Path]:
 
 
 def certificate(
-    subject: Subject,
-    found: Comparison,
-    sample: Sample | None,
-    transactions: Location,
+    comparisons: Sequence[Comparison],
+    proofs: Sequence[Proof],
+    unseen: Sequence[str],
     hashes: dict[str, str | None],
     checked_at: datetime,
+    every_view: bool = True,
 ) -> dict[str, Any]:
-    """Put together the certificate of a comparison, ready for JSON. No secret of the configuration is in it.
+    """Put together the certificate of some comparisons, ready for JSON. No secret of the configuration is in it.
 
-    ``hashes`` are those of the files that were compared.
+    ``hashes`` are those of the files that were compared. ``every_view`` is whether all views that are declared were.
     """
+    first = comparisons[0]
     return {
-        "verdict": "skew" if found.differences else "equal",
-        "at": found.at.isoformat(),
+        "verdict": "skew" if any(found.differences for found in comparisons) else "equal",
+        "at": first.at.isoformat(),
         "checked_at": checked_at.isoformat(),
-        "feature_service": subject.table.service.name,
+        "views": [_view(found, proof) for found, proof in zip(comparisons, proofs, strict=True)],
+        "feature_views_not_looked_at": list(unseen),
+        "data_sha256": hashes,
+        "versions": _versions(proofs[0]),
+        "replay": _replay_command(comparisons, proofs, every_view),
+    }
+
+
+def _view(found: Comparison, proof: Proof) -> dict[str, Any]:
+    table = found.table
+    listed = found.differences[:LISTED]
+    return {
+        "view": table.name,
+        "feature_service": table.service.name,
+        "join_keys": table.definition.keys.names,
         "features": found.features,
-        "users": found.users,
+        "keys": found.keys,
         "values": found.values,
         "counts": dict(found.counts),
         "causes": dict(found.causes),
-        "differences": [difference._asdict() for difference in found.differences[:LISTED]],
-        "differences_not_listed": found.differing - len(found.differences[:LISTED]),
+        "differences": [difference._asdict() for difference in listed],
+        "differences_not_listed": found.differing - len(listed),
         "null_on_all_sides": found.nulls,
-        "users_expired": found.expired,
-        "users_left_over_online": found.left_over,
+        "keys_expired": found.expired,
+        "keys_left_over_online": found.left_over,
+        "keys_of_another_type_online": found.others.count,
         "history": {
             "rows": found.history.rows,
-            "users": found.history.users,
+            "keys": found.history.keys,
             "rows_after_at": 0 if found.past else found.history.later,
+            "rows_after_at_not_looked_at": found.history.later if found.past else 0,
             "counts": dict(found.history.counts),
         },
-        "not_looked_at": {
-            "feature_views": list(found.unseen),
-            "history_rows_after_at": found.history.later if found.past else 0,
-            "redis_keys_of_another_type": found.others.count,
-            "examples": list(found.others.examples),
-        },
-        "sample": sample and _bound(sample, found),
-        "definition_sha256": definition_hash(subject),
-        "data_sha256": hashes,
-        "versions": _versions(subject),
-        "replay": _replay_command(found, sample, transactions),
+        "sample": found.sample and _bound(found.sample, found),
+        "transactions": _from_root(proof.transactions),
+        "definition_sha256": definition_hash(table),
+        "fingerprint": table.definition.fingerprint,
+        "computed_by": sorted(computed_by(table)),
     }
 
 
@@ -213,19 +227,19 @@ def _plain(content: Any) -> Any:
         return shown(content)
     if isinstance(content, str):
         return content if len(content) <= LONGEST_TEXT else cut(content)
-    return [_plain(value) for value in content] if isinstance(content, list) else content
+    return [_plain(value) for value in content] if isinstance(content, list | tuple) else content
 
 
-def definition_hash(subject: Subject) -> str:
+def definition_hash(table: FeatureTable) -> str:
     """SHA-256 of what the features mean: names, types, ttl, keys and aggregations, whatever machine they live on."""
-    view = subject.view
+    view = table.view
     definition = {
-        "service": subject.table.service.name,
+        "service": table.service.name,
         "view": view.name,
         "join_keys": view.join_keys,
         "features": [(feature.name, str(feature.dtype)) for feature in view.features],
         "ttl_seconds": view.ttl.total_seconds() if view.ttl else None,
-        "computed_by": subject.table.definition.fingerprint,
+        "computed_by": table.definition.fingerprint,
     }
     return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
 
@@ -258,30 +272,30 @@ def _listed_hash(hashes: dict[str, str]) -> str:
 
 
 def _bound(sample: Sample, found: Comparison) -> dict[str, Any]:
-    """State what a sample says of all users."""
-    differing = len(found.users_skewed)
+    """State what a sample says of all keys."""
+    differing = found.keys_skewed
     return {
-        "users": found.users,
+        "keys": found.keys,
         "of": sample.of,
         "seed": sample.seed,
         "confidence": CONFIDENCE,
-        "users_differing": differing,
-        "share_of_users_differing_at_most": None if differing else bound(found.users),
+        "keys_differing": differing,
+        "share_of_keys_differing_at_most": None if differing else bound(found.keys),
     }
 
 
-def _versions(subject: Subject) -> dict[str, str]:
+def _versions(proof: Proof) -> dict[str, str]:
     packages = ["feature-store-mvp", "feast", "pandas", "numpy", "pyarrow", "duckdb", "redis"]
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
-        "redis-server": _server_version(subject),
+        "redis-server": _server_version(proof),
     }
 
 
-def _server_version(subject: Subject) -> str:
-    with replies(subject.view):
-        return str(online_store_of(subject.store).server_version(subject.store.config))
+def _server_version(proof: Proof) -> str:
+    with replies(proof.table):
+        return str(online_store_of(proof.store).server_version(proof.store.config))
 
 
 def _from_root(place: Location) -> str:
@@ -292,9 +306,14 @@ def _from_root(place: Location) -> str:
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-def _replay_command(found: Comparison, sample: Sample | None, transactions: Location) -> str:
+def _replay_command(comparisons: Sequence[Comparison], proofs: Sequence[Proof], every_view: bool) -> str:
     """The command that compares the same again, with an online side materialized anew up to the same instant."""
-    command = ["python", "demo_fixed.py", "--at", found.at.isoformat(), "--input", _from_root(transactions)]
-    if sample:
-        command += ["--sample", str(sample.size), "--seed", str(sample.seed)]
+    command = ["python", "demo_fixed.py", "--at", comparisons[0].at.isoformat()]
+    if not every_view:
+        command += ["--view", *(found.view for found in comparisons)]
+    if len({proof.transactions for proof in proofs}) == len({proof.table.transactions for proof in proofs}) == 1:
+        command += ["--input", _from_root(proofs[0].transactions)]
+    samples = [found.sample for found in comparisons if found.sample]
+    if samples:
+        command += ["--sample", str(samples[0].size), "--seed", str(samples[0].seed)]
     return shlex.join(command)

@@ -1,100 +1,133 @@
 """The report as one self-contained page: no script, nothing loaded from elsewhere, light and dark, wide and narrow."""
 
 import math
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
 
+from parity.definition.functions import NUMBERS
+from parity.definition.table import Rule
 from parity.edge.files import replacing
 from parity.online.side import cut
 from parity.proof.causes import MEANING, same
-from parity.proof.compare import Comparison, Subject, Values
-from parity.proof.oracle import Purchase, expected
+from parity.proof.found import Comparison
+from parity.proof.oracle import expected
+from parity.proof.raw import Purchase
+from parity.proof.sides import Batch
 from parity.report import charts
 from parity.report.shortcuts import IMPLEMENTATIONS
-from parity.report.terminal import PROMISED_MILLISECONDS, looked_at
+from parity.report.terminal import PROMISED_MILLISECONDS, looked_at, not_looked_at
 
-USERS_DRAWN = 1000
+KEYS_DRAWN = 1000
 DIFFERENCES_LISTED = 50
 LARGEST_DRAWN = 1e300
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
 class Gallery:
-    """Looks on while a comparison runs, and keeps what the page draws: values of some users, and their purchases."""
+    """Keeps what the page draws of a comparison: values of some keys, and their purchases."""
 
-    def __init__(self, users: int):
-        self._every = max(1, math.ceil(users / USERS_DRAWN))
+    def __init__(self, keys: int):
+        self._every = max(1, math.ceil(keys / KEYS_DRAWN))
         self.points: dict[str, list[tuple[Any, Any]]] = {}
         self.purchases: dict[int, list[Purchase]] = {}
 
-    def look(self, ids: list[int], sides: dict[str, Values], purchases: dict[int, list[Purchase]]) -> None:
-        """Take up every so many-th user, and every user that differs while there is room."""
-        for feature, values in sides.items():
+    def look(self, batch: Batch) -> None:
+        """Take up every so many-th key, and every key that differs while there is room."""
+        for feature, values in batch.sides.items():
             points = self.points.setdefault(feature, [])
             for place, (training, serving, oracle) in enumerate(zip(*values, strict=True)):
                 odd = not (same(training, serving) and same(training, oracle))
-                if place % self._every == 0 or (odd and len(points) < 2 * USERS_DRAWN):
+                if place % self._every == 0 or (odd and len(points) < 2 * KEYS_DRAWN):
                     points.append((training, serving))
-        self.purchases.update((user, purchases[user]) for user in ids[:: self._every] if user in purchases)
+        drawn = zip(batch.numbers[:: self._every].tolist(), batch.purchases[:: self._every], strict=True)
+        self.purchases.update((number, some) for number, some in drawn if some)
 
 
-def write_page(
-    path: Path,
-    subject: Subject,
-    found: Comparison,
-    gallery: Gallery,
-    milliseconds: np.ndarray,
-    certificate: dict[str, Any],
-) -> None:
+class Seen(NamedTuple):
+    """What there is to show of one feature view."""
+
+    found: Comparison
+    gallery: Gallery
+    milliseconds: np.ndarray
+    """Of online reads."""
+
+
+def write_page(path: Path, seen: Sequence[Seen], unseen: Sequence[str], certificate: dict[str, Any]) -> None:
     """Write the page to ``path``, replacing an earlier one. No secret of the configuration is in it."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    p50, p99 = np.percentile(milliseconds, [50, 99])
+    comparisons = [one.found for one in seen]
     with replacing(path) as temporary:
         temporary.write_text(
             environment.from_string(TEMPLATE.read_text()).render(
-                found=found,
+                skew=any(found.differences for found in comparisons),
+                differing=sum(found.differing for found in comparisons),
+                keys_skewed=sum(found.keys_skewed for found in comparisons),
+                keys=sum(found.keys for found in comparisons),
+                values=sum(found.values for found in comparisons),
+                names=", ".join(found.view for found in comparisons),
+                nouns=comparisons[0].table.noun() if len(seen) == 1 else "keys",
+                not_looked_at=not_looked_at(unseen) if unseen else "",
                 certificate=certificate,
                 meaning=MEANING,
-                looked_at=looked_at(found),
                 shown=lambda value: "null" if value is None else cut(str(value)),
-                listed=found.differences[:DIFFERENCES_LISTED],
-                features=[
-                    (name, charts.scatter(_drawable(points), "training (offline)", "serving (online)"), len(points))
-                    for name, points in gallery.points.items()
-                ],
-                prevented=_prevented(subject, found, gallery),
-                latency=charts.histogram(milliseconds, "milliseconds", {"p50": p50, "p99": p99}),
-                p99=p99,
+                views=[_view(one, proven) for one, proven in zip(seen, certificate["views"], strict=True)],
                 promise=PROMISED_MILLISECONDS,
-                calls=len(milliseconds),
             ),
             encoding="utf-8",
         )
 
 
-def _prevented(subject: Subject, found: Comparison, gallery: Gallery) -> list[dict[str, Any]]:
+def _view(seen: Seen, proven: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of one feature view, of which the certificate has what is ``proven``."""
+    found, gallery, milliseconds = seen
+    p50, p99 = np.percentile(milliseconds, [50, 99])
+    return {
+        "found": found,
+        "proven": proven,
+        "looked_at": looked_at(found),
+        "listed": found.differences[:DIFFERENCES_LISTED],
+        "features": [_feature(rule, gallery.points.get(rule.name, [])) for rule in found.table.definition.rules],
+        "prevented": _prevented(found, gallery),
+        "latency": charts.histogram(milliseconds, "milliseconds", {"p50": p50, "p99": p99}),
+        "p99": p99,
+        "calls": len(milliseconds),
+    }
+
+
+def _feature(rule: Rule, points: list[tuple[Any, Any]]) -> dict[str, Any]:
+    """A chart of one feature, if it is a number."""
+    chart = charts.scatter(_drawable(points), "training (offline)", "serving (online)") if rule.type in NUMBERS else ""
+    return {
+        "name": rule.name,
+        "chart": chart,
+        "drawn": len(points),
+        "off": sum(not same(training, serving) for training, serving in points),
+    }
+
+
+def _prevented(found: Comparison, gallery: Gallery) -> list[dict[str, Any]]:
     """Hold the naive implementations of the first windowed mean against the true values at each last purchase."""
-    for aggregation in subject.aggregations:
-        if aggregation.function == "mean" and (aggregation.time_window or timedelta()) >= timedelta(days=1):
-            break
-    else:
+    rules = [rule for rule in found.table.definition.rules if rule.function == "mean"]
+    rule = next((rule for rule in rules if (rule.time_window or timedelta()) >= timedelta(days=1)), None)
+    if rule is None:
         return []
-    past = {user: [p for p in some if p.time <= found.at] for user, some in gallery.purchases.items()}
-    past = {user: some for user, some in past.items() if some}
-    true = {user: expected(aggregation, some, found.at, None) for user, some in past.items()}
+    past = {key: [p for p in some if p.time <= found.at] for key, some in gallery.purchases.items()}
+    past = {key: some for key, some in past.items() if some}
+    true = {key: expected(rule, some, found.at, None) for key, some in past.items()}
     drawn = []
     for name, implementation in IMPLEMENTATIONS.items():
-        naive = implementation(past, aggregation) if past else {}
-        pairs = [(true[user], _unless_close(naive.get(user), true[user])) for user in past]
+        naive = implementation(past, rule) if past else {}
+        pairs = [(true[key], _unless_close(naive.get(key), true[key])) for key in past]
         drawn.append(
             {
                 "name": name,
                 "chart": charts.scatter(_drawable(pairs), "true value", "naive value"),
-                "users": len(pairs),
+                "keys": len(pairs),
                 "wrong": sum(value != right for right, value in pairs),
                 "null": sum(value is None for _, value in pairs),
             }

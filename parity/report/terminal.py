@@ -7,146 +7,200 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from feast import FeatureView
+import pyarrow as pa
 
+from parity.definition.checks import FeatureTable
+from parity.definition.functions import NUMBERS
 from parity.definition.table import Rule
 from parity.materialization import EVER
 from parity.online.side import cut
-from parity.proof.compare import CONFIDENCE, MATCH, Comparison, Difference, Sample, Values, bound, duration
-from parity.proof.oracle import Purchase, evaluate
+from parity.proof.found import CONFIDENCE, MATCH, Comparison, Difference, Values, bound, counted, duration
+from parity.proof.oracle import evaluate, is_inside
+from parity.proof.raw import Purchase
 
 PROMISED_MILLISECONDS = 10
 LINES_SHOWN = 20
 
 
-def one_user(user: int, view: FeatureView, sides: dict[str, Values]) -> str:
-    """Show each feature of one user on both sides, their difference, and what the transactions give."""
+def one_key(name: str, table: FeatureTable, sides: dict[str, Values]) -> str:
+    """Show each feature of one key on both sides, their difference, and what the transactions give."""
     lines = [("", "training (Parquet)", "serving (Redis)", "difference", "oracle (transactions)")]
-    for feature in view.features:
+    for feature in table.view.features:
         unit = feature.tags.get("unit", "")
         [training], [serving], [oracle] = sides[feature.name]
         numbers = isinstance(training, int | float) and isinstance(serving, int | float)
         difference = str(training - serving) if numbers else "-"
         lines.append((feature.name, _shown(training, unit), _shown(serving, unit), difference, _shown(oracle, unit)))
-    return "\n".join([f"User {user}", *_aligned(lines)])
+    return "\n".join([name, *_aligned(lines)])
 
 
-def every_user(found: Comparison, sample: Sample | None = None) -> str:
-    """Show the counts of a comparison, what it did not see, each difference with its cause, and the verdict."""
-    counts = ", ".join(f"{kind} {count:,}" for kind, count in found.counts.items())
-    lines = [f"{found.users:,} users, {len(found.features)} features, at {found.at.isoformat()}", f"  {counts}"]
-    lines += [f"  {line}" for line in looked_at(found)]
-    lines += differences(found)
-    if found.differences:
-        causes = ", ".join(f"{cause} {count:,}" for cause, count in found.causes.most_common())
-        skewed, listed = len(found.users_skewed), len(found.differences)
-        of = f" of the {listed:,} listed" if listed < found.differing else ""
-        lines.append(f"SKEW: {found.differing:,} values of {skewed:,} users. Causes{of}: {causes}.")
-    elif sample:
-        lines.append(
-            f"Training equals serving equals the oracle: every value of {found.users:,} users drawn from "
-            f"{sample.of:,}{_until(found)}; at most {bound(found.users):.2g} of all users differ, "
-            f"at {CONFIDENCE:.0%} confidence."
-        )
+def heading(view: str, name: str, several: bool) -> str:
+    """What a part of the report is of, and of which of ``several`` views. Join keys keep their letters."""
+    if several:
+        return f"{view}: {name}"
+    return name if "=" in name.partition(" ")[0] else name[:1].upper() + name[1:]
+
+
+def every_view(comparisons: Sequence[Comparison], unseen: Sequence[str] = ()) -> str:
+    """Show the counts of each comparison, what it did not see, each difference with its cause, and one verdict."""
+    lines = []
+    for found in comparisons:
+        keys = f"{found.keys:,} {found.table.noun(found.keys)}"
+        what = f"{keys}, {counted(len(found.features), 'feature')}, at {found.at.isoformat()}"
+        counts = ", ".join(f"{kind} {count:,}" for kind, count in found.counts.items())
+        lines += [f"{found.view}: {what}" if len(comparisons) > 1 else what, f"  {counts}"]
+        lines += [f"  {line}" for line in looked_at(found)]
+        lines += differences(found)
+    if unseen:
+        lines.append(f"  {not_looked_at(unseen)}")
+    return "\n".join([*lines, verdict(comparisons)])
+
+
+def verdict(comparisons: Sequence[Comparison]) -> str:
+    """Say in one line what all comparisons come to."""
+    first, several = comparisons[0], len(comparisons) > 1
+    if any(found.differences for found in comparisons):
+        return _skew(comparisons)
+    until = f", up to {first.at.isoformat()}" if first.past else ""
+    of = f" of {len(comparisons)} feature views" if several else ""
+    one, many = ("key", "keys") if several else (first.table.noun(1), first.table.noun())
+    drawn = [found for found in comparisons if found.sample]
+    if not drawn:
+        return f"Training equals serving equals the oracle: every value of every {one}{of}{until}."
+    keys, every = (sum(sizes) for sizes in zip(*((f.sample.size, f.sample.of) for f in drawn), strict=True))
+    share = max(bound(found.keys) for found in drawn)
+    return (
+        f"Training equals serving equals the oracle: every value of {keys:,} {many} drawn from {every:,}{of}{until}; "
+        f"at most {share:.2g} of all {many}{' of a view' if several else ''} differ, at {CONFIDENCE:.0%} confidence."
+    )
+
+
+def _skew(comparisons: Sequence[Comparison]) -> str:
+    skewed = [found for found in comparisons if found.differences]
+    differing, listed = (
+        sum(counts) for counts in zip(*((f.differing, len(f.differences)) for f in skewed), strict=True)
+    )
+    causes = sum((found.causes for found in skewed[1:]), skewed[0].causes)
+    named = ", ".join(f"{cause} {count:,}" for cause, count in causes.most_common())
+    keys = sum(found.keys_skewed for found in skewed)
+    if len(comparisons) > 1:
+        of = f"{counted(keys, 'key')} in {len(skewed)} of {len(comparisons)} feature views"
     else:
-        lines.append(f"Training equals serving equals the oracle: every value of every user{_until(found)}.")
-    return "\n".join(lines)
-
-
-def _until(found: Comparison) -> str:
-    return f", up to {found.at.isoformat()}" if found.past else ""
+        of = f"{keys:,} {skewed[0].table.noun()}"
+    some = f" of the {listed:,} listed" if listed < differing else ""
+    return f"SKEW: {differing:,} values of {of}. Causes{some}: {named}."
 
 
 def looked_at(found: Comparison) -> list[str]:
     """Say how much of the history was compared, how much was nothing, and what was not looked at."""
-    history = found.history
-    rows = f"history: {_count(history.rows, 'row')} of {_count(history.users, 'user')}"
+    history, noun = found.history, found.table.noun
+    rows = f"history: {counted(history.rows, 'row')} of {history.keys:,} {noun(history.keys)}"
     if history.differing:
         counts = [f"{kind.removesuffix(' in history')} {count:,}" for kind, count in history.counts.items()]
         lines = [f"{rows}, {', '.join(counts)}"]
     else:
-        lines = [f"{rows}, {_count(history.counts[MATCH], 'value')} equal to the oracle"]
+        lines = [f"{rows}, {counted(history.counts[MATCH], 'value')} equal to the oracle"]
+    if found.redefined:
+        lines.append("definition: the table was computed by another one than features.py has now")
     if history.later and found.past:
-        lines.append(f"not looked at: {_count(history.later, 'row')} of the history from after that instant")
+        lines.append(f"not looked at: {counted(history.later, 'row')} of the history from after that instant")
     elif history.later:
-        lines.append(f"later: {_count(history.later, 'row')} of the history from after that instant, compared as well")
+        lines.append(f"later: {counted(history.later, 'row')} of the history from after that instant, compared as well")
     if found.nulls:
-        expired = (
-            f"expired: {_count(found.expired, 'user')}, whose last purchase is more than {duration(found.ttl)} ago"
-        )
-        reason = expired if found.expired else "no purchase was known by then"
-        lines.append(f"no value on any side: {found.nulls:,} of {found.values:,} ({reason})")
+        lines.append(f"no value on any side: {found.nulls:,} of {found.values:,} ({_why_null(found)})")
     if found.left_over:
         lines.append(
-            f"left over: {_count(found.left_over, 'row')} in Redis of users without history, last updated more than "
-            f"{duration(found.ttl)} ago, so never served; a full materialization takes out what is left over"
+            f"left over: {counted(found.left_over, 'row')} in Redis of {noun()} without history, last updated more "
+            f"than {duration(found.ttl)} ago, so never served; a full materialization takes out what is left over"
         )
-    if found.unseen:
-        lines.append(f"not looked at: the feature views {', '.join(map(cut, found.unseen))}")
-    if found.others.count:
-        lines.append(f"not looked at: {found.others}")
     return lines
 
 
+def _why_null(found: Comparison) -> str:
+    if found.expired:
+        expired = f"{found.expired:,} {found.table.noun(found.expired)}"
+        return f"expired: {expired}, whose last purchase is more than {duration(found.ttl)} ago"
+    if any(rule.nullable for rule in found.table.definition.rules):
+        return "no purchase was known by then, or too few"
+    return "no purchase was known by then"
+
+
+def not_looked_at(unseen: Sequence[str]) -> str:
+    return f"not looked at: the feature views {', '.join(map(cut, unseen))}"
+
+
 def differences(found: Comparison) -> list[str]:
-    """Name each difference: user, feature, the value on each side, kind and cause."""
-    lines = [f"  {_difference(d)} ({d.kind}: {d.cause})" for d in found.differences]
-    hidden = found.differing - len(found.differences)
+    """Name each difference: key, feature, the value on each side, kind and cause."""
+    lines = [f"  {_difference(found, d)} ({d.kind}: {d.cause})" for d in found.differences]
+    hidden = found.history.differing - found.history.listed
+    others = found.others.count - len(found.others.examples)
+    lines += [f"  ... and {counted(others, 'more key')} of another type in Redis"] if others else []
     return lines + ([f"  ... and {hidden:,} more values in history"] if hidden else [])
 
 
-def _difference(d: Difference) -> str:
+def _difference(found: Comparison, d: Difference) -> str:
     if d.instant:
         return (
-            f"user {d.user} at {d.instant.isoformat()}: {d.feature} is {_shown(d.training)} in training, "
+            f"{found.named(d.key)} at {d.instant.isoformat()}: {d.feature} is {_shown(d.training)} in training, "
             f"{_shown(d.oracle)} by the oracle"
         )
     return (
-        f"user {d.user}: {d.feature} is {_shown(d.training)} in training, {_shown(d.serving)} in serving, "
+        f"{found.named(d.key)}: {d.feature} is {_shown(d.training)} in training, {_shown(d.serving)} in serving, "
         f"{_shown(d.oracle)} by the oracle"
     )
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def explanation(
-    user: int,
-    view: FeatureView,
-    aggregations: Sequence[Rule],
+    name: str,
+    table: FeatureTable,
     purchases: Sequence[Purchase],
+    left_out: int,
     sides: dict[str, Values],
     at: datetime,
 ) -> str:
-    """Show, for each feature of one user, which purchases its window takes in, and what they come to on each side."""
+    """Show, for each feature of one key, which purchases its window takes in, and what they come to on each side; and
+    how many transactions the condition has ``left_out``."""
     known = sorted((purchase for purchase in purchases if purchase.time <= at), key=lambda purchase: purchase.time)
-    lines = [f"User {user} at {at.isoformat()}"]
+    lines = [f"{name} at {at.isoformat()}"]
+    if condition := table.definition.condition:
+        lines.append(f"  where {condition.text}, which leaves out {counted(left_out, 'transaction')}")
     if not known:
-        return "\n".join([*lines, "  has bought nothing by then", *_values(view, sides)])
+        return "\n".join([*lines, "  has bought nothing by then", *_values(table, sides)])
     event = known[-1].time
-    lines.append(f"  last purchase {event.isoformat()}, {at - event} ago, {_against(view.ttl, at - event)}")
-    for aggregation in aggregations:
-        window = aggregation.time_window
-        inside = [purchase for purchase in known if window is None or event - purchase.time <= window]
+    lines.append(f"  last purchase {event.isoformat()}, {at - event} ago, {_against(table.view.ttl, at - event)}")
+    for rule in table.definition.rules:
+        window = rule.time_window
+        inside = [purchase for purchase in known if is_inside(rule, purchase, event)]
         start = event - window if window is not None and event - EVER >= window else inside[0].time
-        lines.append(f"{aggregation.name}: {aggregation.function} of {aggregation.column} in [{start}, {event}]")
-        lines += _purchases("outside", aggregation.column, known[: len(known) - len(inside)])
-        lines += _purchases("inside", aggregation.column, inside)
-        total = sum(Fraction(repr(float(purchase.amounts[aggregation.column]))) for purchase in inside)
-        lines.append(
-            f"  sum {_decimal(total)}, count {len(inside):,}: {aggregation.function} "
-            f"{evaluate(aggregation, inside, event)}"
-        )
-    return "\n".join([*lines, *_values(view, sides)])
+        lines.append(f"{rule.name}: {rule.function} of {rule.column} in [{start}, {event}]")
+        lines += _purchases("outside", rule.column, known[: len(known) - len(inside)])
+        lines += _purchases("inside", rule.column, inside)
+        lines.append(f"  {_parts(rule, inside)}: {rule.function} {_shown(evaluate(rule, inside, event))}")
+    return "\n".join([*lines, *_values(table, sides)])
 
 
-def latency(milliseconds: np.ndarray) -> str:
-    """Show how long online reads of one user took, against the promise."""
+def _parts(rule: Rule, inside: Sequence[Purchase]) -> str:
+    """What a result is made of."""
+    count = f"count {len(inside):,}"
+    if rule.column_type not in NUMBERS:
+        return count
+    numbers = [_exact(rule, purchase) for purchase in inside]
+    if rule.function in ("var", "std"):
+        return f"mean {_decimal(sum(numbers) / len(numbers))}, {count}"
+    return f"sum {_decimal(sum(numbers))}, {count}"
+
+
+def _exact(rule: Rule, purchase: Purchase) -> Fraction:
+    value = purchase.values[rule.column]
+    return Fraction(repr(float(value))) if rule.column_type == pa.float64() else Fraction(value)
+
+
+def latency(noun: str, milliseconds: np.ndarray) -> str:
+    """Show how long online reads of one key took, against the promise."""
     p50, p99 = np.percentile(milliseconds, [50, 99])
     kept = "kept" if p99 < PROMISED_MILLISECONDS else "NOT kept"
     return (
-        f"Online read of one user, {len(milliseconds):,} calls: p50 {p50:.2f} ms, p99 {p99:.2f} ms "
+        f"online read of one {noun}, {len(milliseconds):,} calls: p50 {p50:.2f} ms, p99 {p99:.2f} ms "
         f"(promise: under {PROMISED_MILLISECONDS} ms, {kept})"
     )
 
@@ -154,12 +208,12 @@ def latency(milliseconds: np.ndarray) -> str:
 def _purchases(where: str, column: str, purchases: Sequence[Purchase]) -> list[str]:
     hidden = [f"  {where:7}  ... {len(purchases) - LINES_SHOWN:,} earlier ones"] if len(purchases) > LINES_SHOWN else []
     last = purchases[-LINES_SHOWN:]
-    return hidden + [f"  {where:7}  {p.time.isoformat()}  {cut(p.amounts[column]):>12}" for p in last]
+    return hidden + [f"  {where:7}  {p.time.isoformat()}  {cut(str(p.values[column])):>12}" for p in last]
 
 
-def _values(view: FeatureView, sides: dict[str, Values]) -> list[str]:
+def _values(table: FeatureTable, sides: dict[str, Values]) -> list[str]:
     lines = [("", "oracle (transactions)", "training (Parquet)", "serving (Redis)")]
-    for name in (feature.name for feature in view.features):
+    for name in (feature.name for feature in table.view.features):
         [training], [serving], [oracle] = sides[name]
         lines.append((name, *map(_shown, (oracle, training, serving))))
     return _aligned(lines)

@@ -1,0 +1,238 @@
+"""The proof: three sides, compared by key and for equality, for every key and every feature at one instant; and every
+row that training can read, of any instant, against the oracle.
+
+- training: what the offline store answers (`get_historical_features`),
+- serving: what the online store answers (`get_online_features`),
+- the oracle: what the raw transactions give, worked out again by an independent, naive implementation.
+
+Equal means equal: of the same type and bits, no tolerance, null equal to null, and NaN is null by another name. Zero is
+0.0 on every side, and -0.0 is another value.
+
+What training gets at any instant is one of the rows of the offline table: the last one of its key by then. So the
+history is proven row by row, as the offline store reads them, and not by asking for training data at each instant,
+which shows one of several rows of an instant, and none that is where no purchase was.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+from feast import FeatureStore
+
+from parity.definition.checks import FeatureTable
+from parity.definition.keys import Key, KeyBook, as_table, shown_key
+from parity.edge import feast_internals
+from parity.edge.errors import UserError
+from parity.edge.files import Location, location, modified
+from parity.materialization import repair
+from parity.offline.side import EVER, latest_events, tied_events
+from parity.online.side import Others, online_latency, stored_events
+from parity.online.store import ParityRedisOnlineStore
+from parity.proof.causes import Freshness
+from parity.proof.compare import compare
+from parity.proof.found import Comparison, Sample, Values, named, plain
+from parity.proof.raw import Purchase, RawTransactions, left_out, raw_transactions
+from parity.proof.replay import store_at
+from parity.proof.sides import Batch, three_sides
+from parity.repository import COMPUTE, MATERIALIZE, computed_by
+
+
+@dataclass(frozen=True)
+class Known:
+    """The keys that the sides know up to the instant of a proof, by number, ascending in the order of the keys."""
+
+    book: KeyBook
+    raw: np.ndarray
+    """The number that the raw transactions have for each key, or -1."""
+    at_odds: frozenset[int]
+    """Keys of which the online store holds another event than the last one that the offline store knows, or an event
+    where that knows none; or of which the offline store has several rows of one event."""
+    left_over: frozenset[int]
+    """Keys that the offline store does not know, and whose event online is older than the ttl."""
+    others: Others
+    """What else lies in Redis: keys of another type than declared."""
+
+
+class Proof:
+    """One feature table, its transactions, and where they are compared: all that a comparison has to know.
+
+    Keys go by their numbers in here, which are those of ``known.book``.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        table: FeatureTable,
+        transactions: Location,
+        raw: RawTransactions,
+        at: datetime,
+        past: bool = False,
+    ):
+        self.store, self.table, self.transactions, self.raw = store, table, transactions, raw
+        self.at, self.past = at, past
+        self.known = known_keys(store, table, raw, at)
+        self.redefined = bool(computed_by(table) - {table.definition.fingerprint})
+        """Whether the offline table was computed by another definition than is declared now."""
+
+    def __len__(self) -> int:
+        return len(self.known.book)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.table.definition.keys
+
+    def named(self, key: Key) -> str:
+        """Write a key for people, with what it is."""
+        return named(plain(key), self.table)
+
+    def key(self, number: int) -> Key:
+        return self.known.book.key(number)
+
+    def number(self, key: Key | None) -> int:
+        """The number of a key, by default of the first; a `UserError` for one that no side knows."""
+        if key is None:
+            return 0
+        number = int(self.known.book.find(as_table([key], self.schema))[0])
+        if number < 0:
+            first, last = (shown_key(self.known.book.key(end), self.schema) for end in (0, len(self) - 1))
+            raise UserError(f"{self.named(key)} has no transactions; ids run from {first} to {last}.")
+        return number
+
+    def chosen(self, size: int | None, seed: int) -> tuple[np.ndarray, Sample | None]:
+        """The numbers of so many keys, and how they were drawn; or of all, if there are no more."""
+        if size is None or size >= len(self):
+            return np.arange(len(self)), None
+        sample = Sample(size, seed, len(self))
+        return sample.draw(), sample
+
+    def purchases_of(self, number: int) -> list[Purchase]:
+        raw = int(self.known.raw[number])
+        return [] if raw < 0 else self.raw.part(raw % len(self.raw)).get(raw, [])
+
+    def sides_of(self, number: int) -> dict[str, Values]:
+        """What the three sides say of one key."""
+        keys = self.known.book.keys(np.array([number]))
+        return three_sides(self.store, self.table, keys, [self.purchases_of(number)], self.at)
+
+    def left_out(self, number: int) -> int:
+        """How many transactions of a key the condition leaves out."""
+        return left_out(self.transactions, self.table.definition, self.key(number))
+
+    def compared(self, numbers: np.ndarray, sample: Sample | None = None) -> tuple[Comparison, Iterator[Batch]]:
+        """Begin a comparison of the keys with these numbers. What it finds is whole once the batches are gone through,
+        and each batch is what was compared in a step."""
+        found = Comparison(self.table, self.at, self.past, sample, redefined=self.redefined)
+        return found, compare(self, numbers, self._freshness(), found)
+
+    def repair(self, found: Comparison, now: datetime) -> None:
+        """Bring the rows online of the keys that differ, and of no others, in step with the history, and take out those
+        under keys of another type."""
+        repair(self.store, self.table, self.known.book.keys(found.skewed), self.at, now)
+        self.known = replace(self.known, others=stored_events(self.store, self.table).others)
+
+    def latency(self, number: int) -> np.ndarray:
+        """Milliseconds of online reads of one key."""
+        return online_latency(self.store, self.table, self.key(number))
+
+    def _freshness(self) -> Freshness:
+        computed = modified(location(self.table.source.path))
+        return Freshness(modified(self.transactions), computed, self._online_since(), self.redefined)
+
+    def _online_since(self) -> datetime | None:
+        """Since when the online store may hold what it holds: the last materialization, unless corrections are not let
+        in, as in Feast's stock store; then the first."""
+        ends = [end for _, end in self.store.get_feature_view(self.table.name).materialization_intervals]
+        lets_in = isinstance(feast_internals.online_store_of(self.store), ParityRedisOnlineStore)
+        return max(ends) if ends and lets_in else min(ends, default=None)
+
+
+@contextmanager
+def proving(
+    store: FeatureStore,
+    tables: Sequence[FeatureTable],
+    transactions: Sequence[Location],
+    at: datetime | None,
+    now: datetime,
+) -> Iterator[list[Proof]]:
+    """Open the proof of each of ``tables`` and its ``transactions``: of the present, or of the past instant ``at``."""
+    with ExitStack() as stack:
+        for table in tables:
+            require_whole(store, table)
+        raws = [
+            stack.enter_context(raw_transactions(place, table.definition))
+            for table, place in zip(tables, transactions, strict=True)
+        ]
+        there = stack.enter_context(store_at(store, tables, at, now))
+        yield [
+            Proof(there, table, place, raw, at or now, past=at is not None)
+            for table, place, raw in zip(tables, transactions, raws, strict=True)
+        ]
+
+
+def unseen_views(store: FeatureStore, tables: Sequence[FeatureTable], declared: Sequence[str]) -> list[str]:
+    """The feature views of the project that a proof of ``tables`` does not look at: those that were applied, and those
+    that are only ``declared``."""
+    kinds = {"OnDemandFeatureView": " (on demand)", "StreamFeatureView": " (stream)"}
+    proven = {table.name for table in tables}
+    applied = store.list_all_feature_views()
+    unseen = [f"{view.name}{kinds.get(type(view).__name__, '')}" for view in applied if view.name not in proven]
+    only_declared = set(declared) - {view.name for view in applied} - proven
+    return sorted([*unseen, *(f"{name} (not applied)" for name in only_declared)])
+
+
+def require_whole(store: FeatureStore, table: FeatureTable) -> None:
+    """Raise a `UserError` if the service of ``table``, as declared or as applied, leaves out some of its features."""
+    view = table.view
+    for asked in (table.service, store.get_feature_service(table.service.name)):
+        projections = [projection for projection in asked.feature_view_projections if projection.name == view.name]
+        given = {feature.name for projection in projections for feature in projection.features}
+        missing = [feature.name for feature in view.features if feature.name not in given]
+        if missing:
+            raise UserError(
+                f"the feature service {asked.name} leaves out {', '.join(missing)} of {view.name}, and a proof covers "
+                f"all of its features. Let it have the whole of {view.name}, then run feast apply."
+            )
+
+
+def known_keys(store: FeatureStore, table: FeatureTable, raw: RawTransactions, at: datetime) -> Known:
+    """Find the keys that each side knows; `UserError` if there are none offline, or none online."""
+    names, event = table.definition.keys.names, table.source.timestamp_field
+    latest = latest_events(store, table, EVER, at)
+    if not latest.num_rows:
+        raise UserError(f"{table.source.path} has no rows up to {at.isoformat()}. {COMPUTE}")
+    stored = stored_events(store, table)
+    if not stored.keys.num_rows:
+        but = f" but {stored.others}, which nothing reads" if stored.others.count else ""
+        raise UserError(f"Redis holds nothing of {table.name}{but}. {MATERIALIZE}")
+    of_raw = raw.keys()
+    book = _in_order([latest.select(names), stored.keys, of_raw], table.definition.keys)
+    raw_numbers = np.full(len(book), -1)
+    raw_numbers[book.find(of_raw)] = np.arange(of_raw.num_rows)
+
+    offline = np.full(len(book), np.datetime64("NaT", "us"))
+    offline[book.find(latest.select(names))] = latest[event].to_numpy().astype("datetime64[us]")
+    online = book.find(stored.keys)
+    odd = (stored.events != offline[online]) | np.isnat(offline[online])
+    old = np.isnat(offline[online]) & _are_expired(stored.events, at, table.view.ttl)
+    tied = book.find(tied_events(store, table, at).select(names))
+    at_odds = frozenset([*online[odd & ~old].tolist(), *tied.tolist()])
+    return Known(book, raw_numbers, at_odds, frozenset(online[old].tolist()), stored.others)
+
+
+def _in_order(tables: Sequence[pa.Table], schema: pa.Schema) -> KeyBook:
+    """A book of all these keys, numbered in their own order."""
+    every = pa.concat_tables([keys.select(schema.names).cast(schema) for keys in tables])
+    book = KeyBook(schema)
+    distinct = every.group_by(schema.names).aggregate([])
+    book.number(distinct.sort_by([(name, "ascending") for name in schema.names]))
+    return book
+
+
+def _are_expired(events: np.ndarray, at: datetime, ttl: timedelta | None) -> np.ndarray:
+    """As `is_expired`, of many events: datetime64[us] in UTC."""
+    if not ttl or at - EVER < ttl:
+        return np.zeros(len(events), bool)
+    return events < np.datetime64((at - ttl).astimezone(UTC).replace(tzinfo=None), "us")
