@@ -412,7 +412,7 @@ class TestKeys:
             "550e8400-e29b",
         ]
         read = [text.strip('"').replace('""', '"') if text.startswith('"') else text for text in texts]
-        assert self.read(write, "STRING", *texts) == read[:9] + ['a,"b"'] + read[10:]
+        assert self.read(write, "STRING", *texts) == [*read[:9], 'a,"b"', *read[10:]]
 
     def test_booleans(self, write):
         assert self.read(write, "BOOL", "true", "FALSE", "True", "1", "0") == [True, False, True, True, False]

@@ -8,9 +8,12 @@ from pathlib import Path
 import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from parity.edge.errors import UserError
 
+ROWS_LOOKED_AT = 256
+FEW_BYTES, MANY_BYTES = 4, 1 << 12
 TIMES_AS_LARGE = 4
 """So much more memory than the transactions takes what is computed of them: 106 MiB, measured, for a million rows."""
 BYTES_OF_A_TEXT = 16
@@ -31,6 +34,33 @@ def _width(type: pa.DataType) -> int:
         return max(1, type.byte_width)
     except ValueError:  # of values of any length, or of a bit each
         return BYTES_OF_A_TEXT
+
+
+def packed(file: pq.ParquetFile, names: Sequence[str]) -> list[str]:
+    """Those of the columns ``names``, of text, that may take far more memory than the file does.
+
+    They are to be read as dictionaries, which is slow where nearly all values differ; but then the file is as large.
+    """
+    first = next(file.iter_batches(ROWS_LOOKED_AT, columns=list(names)), None) if names else None
+    return [
+        name
+        for name in names
+        if first is not None
+        and (_bytes_per_row(file.metadata, name) < FEW_BYTES or _longest(first.column(name)) > MANY_BYTES)
+    ]
+
+
+def _bytes_per_row(metadata: pq.FileMetaData, name: str) -> float:
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    chunks = [group.column(place) for group in groups for place in range(group.num_columns)]
+    of_name = [chunk for chunk in chunks if chunk.path_in_schema == name]
+    return min((chunk.total_uncompressed_size / max(1, chunk.num_values) for chunk in of_name), default=0)
+
+
+def _longest(texts: pa.Array) -> int:
+    if pa.types.is_dictionary(texts.type):
+        texts = texts.dictionary
+    return pc.max(pc.binary_length(texts.cast(pa.large_string()))).as_py() or 0
 
 
 def require_room(path: Path, columns: Sequence[pa.Array]) -> None:

@@ -7,6 +7,7 @@ timestamps in UTC at the resolution of the store, one microsecond.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -22,7 +23,7 @@ from parity.edge.errors import UserError
 from parity.edge.files import kind_of
 from parity.transactions import json_objects, text
 from parity.transactions.listing import partition_columns, transaction_files
-from parity.transactions.memory import require_memory, require_room
+from parity.transactions.memory import packed, require_memory, require_room
 from parity.transactions.refusals import (
     ROWS_LOOKED_AT,
     ROWS_SHOWN,
@@ -347,15 +348,15 @@ def _read_parquet(wanted: _Wanted) -> pa.Table:
             _require_types(wanted, file.schema_arrow)
             require_memory(path, file.metadata.num_rows, wanted.definition.raw)
             texts = [name for name in names if is_text(file.schema_arrow.field(name).type)]
-            metadata = file.metadata
-        with pq.ParquetFile(path, metadata=metadata, read_dictionary=texts) as file:
-            tables = (_typed(table, wanted) for table in _batches(wanted, file, names, texts))
-            try:
-                return pa.concat_tables([_nothing(wanted), *tables])
-            except _Refused:  # all of it is read again, to find every row that is refused
-                rows = pa.concat_tables(_batches(wanted, file, names, texts))
-                _typed(rows, wanted)
-                raise
+            texts = packed(file, texts)
+            with pq.ParquetFile(path, read_dictionary=texts) if texts else nullcontext(file) as readable:
+                tables = (_typed(table, wanted) for table in _batches(wanted, readable, names, texts))
+                try:
+                    return pa.concat_tables([_nothing(wanted), *tables])
+                except _Refused:  # all of it is read again, to find every row that is refused
+                    rows = pa.concat_tables(_batches(wanted, readable, names, texts))
+                    _typed(rows, wanted)
+                    raise
     except _Refused as refused:
         _refuse(refused, wanted, lambda rows: [f"row {row + 1}" for row in rows])
     except (pa.ArrowInvalid, OSError) as error:

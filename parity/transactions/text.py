@@ -225,6 +225,8 @@ def refusing_damage(path: Path) -> Iterator[None]:
 
 def decoded(path: Path, reading: Reading, errors: str = "strict") -> io.TextIOBase:
     """Open a file as text, its ends of lines as they are. Raises `UnicodeDecodeError` where it can't be decoded."""
+    if compression_of(path) is None:
+        return open(path, encoding=reading.encoding, errors=errors, newline="")
     return io.TextIOWrapper(io.BufferedReader(_Raw(unpacked(path)), 1 << 20), reading.encoding, errors, newline="")
 
 
@@ -339,36 +341,45 @@ def _require_noted(path: Path, number: int, line: str, delimiter: str) -> None:
 
 
 class Rows:
-    """The rows of a text with columns as lists of texts, as `csv` reads them, each with the line that it ends in."""
+    """The rows of a text with columns, as `csv` reads them: lists of texts. Raises `csv.Error` if one is not sound."""
 
     def __init__(self, path: Path, reading: Reading, strict: bool = False):
         delimiter = delimiter_of(path, reading)
         quote = "" if delimiter == WHITESPACE else reading.quote
-        self._lines, self.number = rows_of(path, reading), 0
-        self._reader = csv.reader(
-            self._noted(),
+        self._has_others, self._number = _has_other_lines(path, reading), 0
+        self.reader = csv.reader(
+            self._noted(path, reading) if self._has_others else _all_lines(path, reading),
             delimiter=TAB if delimiter == WHITESPACE else delimiter,
             quotechar=quote or None,
             quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE,
             strict=strict,
         )
 
-    def _noted(self) -> Iterator[str]:
-        for number, line in self._lines:
-            self.number = number
+    def _noted(self, path: Path, reading: Reading) -> Iterator[str]:
+        for number, line in rows_of(path, reading):
+            self._number = number
             yield line
 
-    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
-        """Every row but for those with nothing in them, the header with them. Raises `csv.Error`."""
-        for row in self._reader:
-            if row:
-                yield self.number, row
+    @property
+    def number(self) -> int:
+        """The number of the last line that was read."""
+        return self._number if self._has_others else self.reader.line_num
+
+    def __iter__(self) -> Iterator[list[str]]:
+        """Every row but for those with nothing in them, the header with them."""
+        return filter(None, self.reader)
+
+
+def _all_lines(path: Path, reading: Reading) -> Iterator[str]:
+    """The lines of a file in which all of them are rows: without a step of Python for each."""
+    file = decoded(path, reading)
+    return itertools.chain((line.removeprefix(BYTE_ORDER_MARK) for line in itertools.islice(file, 1)), file)
 
 
 def _header(path: Path, reading: Reading) -> list[str]:
     try:
-        with refusing_undecodable(path, reading):
-            for _, names in Rows(path, reading):
+        with refusing_damage(path), refusing_undecodable(path, reading):
+            for names in Rows(path, reading):
                 return names
     except csv.Error as error:
         raise UserError(f"{path}: the header can't be read: {error}. Is this a CSV file?") from None
@@ -378,7 +389,8 @@ def _header(path: Path, reading: Reading) -> list[str]:
 def lines_of(path: Path, reading: Reading, rows: Sequence[int]) -> list[int]:
     """The lines that some ``rows`` end in, which are ascending from 0, without the header."""
     wanted, first = set(rows), 0 if reading.column_names else 1
-    lines = ((row - first, line) for row, (line, _) in enumerate(Rows(path, reading)))
+    reader = Rows(path, reading)
+    lines = ((row - first, reader.number) for row, _ in enumerate(reader))
     found = dict(itertools.islice(((row, line) for row, line in lines if row in wanted), len(wanted)))
     return [found.get(row, row + 1 + first) for row in rows]
 
@@ -472,8 +484,8 @@ def require_whole_quotes(path: Path, reading: Reading) -> None:
     """
     rows, end = Rows(path, reading, strict=True), 0  # the last line of the last row that is sound
     try:
-        for number, _ in rows:
-            end = number
+        for _ in rows.reader:
+            end = rows.number
         return
     except csv.Error:
         last = rows.number

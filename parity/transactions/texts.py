@@ -64,5 +64,6 @@ def without_nulls(values: pa.Array, reading: Reading) -> pa.Array:
             return values
         return pc.if_else(pc.is_in(values, pa.array(reading.null_values, pa.string())), NO_TEXT, values)
     if pa.types.is_floating(values.type):
-        return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+        nan = pc.is_nan(values)
+        return pc.if_else(nan, pa.scalar(None, values.type), values) if pc.any(nan).as_py() else values
     return values

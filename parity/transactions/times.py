@@ -87,10 +87,10 @@ def typed_instants(values: pa.Array, reading: Reading) -> pa.Array:
     count, per_second = values.cast(pa.int64()), _PER_SECOND[type.unit]
     day = 86_400 * per_second
     least, most = FIRST * per_second // 1_000_000 - day, LAST * per_second // 1_000_000 + day
-    good = pc.and_(_at_least(count, least), _at_most(count, most))
+    count = _between(count, least, most)
     if type.unit == "ns":
-        good = pc.and_(good, pc.equal(pc.multiply(pc.divide(count, 1000), 1000), count))
-    count = pc.if_else(good, count, pa.scalar(None, pa.int64()))
+        whole = pc.equal(pc.multiply(pc.divide(count, 1000), 1000), count)
+        count = pc.if_else(whole, count, pa.scalar(None, pa.int64()))
     if type.tz is None:
         return localized(count.cast(pa.timestamp(type.unit)).cast(LOCAL), reading.time_zone)
     return _in_range(count.cast(pa.timestamp(type.unit, "UTC")).cast(UTC_MICROSECONDS))
@@ -99,21 +99,17 @@ def typed_instants(values: pa.Array, reading: Reading) -> pa.Array:
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
-def _at_least(values: pa.Array, bound: int) -> pa.Array:
-    return pc.greater_equal(values, max(bound, -(2**63)))
-
-
-def _at_most(values: pa.Array, bound: int) -> pa.Array:
-    return pc.less_equal(values, min(bound, 2**63 - 1))
+def _between(count: pa.Array, least: int, most: int) -> pa.Array:
+    """The same numbers, null where they are not in these bounds, which may lie beyond 64 bits."""
+    found = pc.min_max(count).as_py()
+    if found["min"] is None or (least <= found["min"] and found["max"] <= most):
+        return count
+    good = pc.and_(pc.greater_equal(count, max(least, -(2**63))), pc.less_equal(count, min(most, 2**63 - 1)))
+    return pc.if_else(good, count, pa.scalar(None, pa.int64()))
 
 
 def _in_range(instants: pa.Array) -> pa.Array:
-    count = instants.cast(pa.int64())
-    good = pc.and_(_at_least(count, FIRST), _at_most(count, LAST))
-    return instants if pc.all(good).as_py() is not False else pc.if_else(good, instants, _NO_INSTANT)
-
-
-_NO_INSTANT = pa.scalar(None, UTC_MICROSECONDS)
+    return _between(instants.cast(pa.int64()), FIRST, LAST).cast(UTC_MICROSECONDS)
 
 
 # Times in a zone
