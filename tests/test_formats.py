@@ -1,7 +1,11 @@
 """Files as people have them: each is read as it is, with a declaration in features.py and nothing else."""
 
+import bz2
 import gzip
 import json
+import lzma
+import subprocess
+import sys
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -9,22 +13,27 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 from feast import Entity, Field, FileSource, ValueType
 from feast.aggregation import Aggregation
-from feast.types import Bool, Float64, Int32, Int64, String
+from feast.types import Bool, Bytes, Float32, Float64, Int32, Int64, String
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import fs
 
-from parity.definition.declare import AggregatedFeatureView, TransactionSource
+from parity.compute.history import compute_here
+from parity.definition.declare import AggregatedFeatureView, DefinitionError, TransactionSource
 from parity.definition.reading import Reading
 from parity.definition.table import Definition
 from parity.edge.errors import UserError
+from parity.edge.files import location, on_disk
 from parity.proof.raw import raw_transactions
 from parity.transactions.read import read_part, read_transactions
 from parity.transactions.times import localized
 from parity.transactions.values import INSTANTS, to_type
+from tests.conftest import ROOT
 
 
 def definition_of(
@@ -86,6 +95,11 @@ def refused(path: Path, definition: Definition) -> str:
 
 def utc(*parts: int) -> datetime:
     return datetime(*parts, tzinfo=UTC)
+
+
+def clock(*parts: int) -> datetime:
+    """What a clock shows, anywhere."""
+    return utc(*parts).replace(tzinfo=None)
 
 
 @pytest.fixture
@@ -658,6 +672,11 @@ class TestNulls:
         assert "row 2: user is null" in refused(path, definition)
 
 
+FORMATS = ["%d.%m.%Y %H:%M:%S.%f", "%Y%m%d%H%M%S%f", "%b %d %Y %I:%M:%S %p", "%j of %Y, %H.%M", "%A, %d. %B %Y"]
+FORMATS.append("%y/%m/%d %H")
+UNITS = {"days": 86_400_000_000, "hours": 3_600_000_000, "minutes": 60_000_000}
+
+
 class TestTimestamps:
     def read(self, write, *values: str, **source: object) -> list:
         lines = ["user;timestamp;amount", *(f"1;{value};5" for value in values), ""]
@@ -717,11 +736,8 @@ class TestTimestamps:
             self.read(write, text, timestamp_format=form)
 
     @given(
-        st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)),
-        st.sampled_from(
-            ["%d.%m.%Y %H:%M:%S.%f", "%Y%m%d%H%M%S%f", "%b %d %Y %I:%M:%S %p", "%j of %Y, %H.%M", "%A, %d. %B %Y"]
-            + ["%y/%m/%d %H"]
-        ),
+        st.datetimes(clock(1, 1, 2), clock(9999, 12, 30)),
+        st.sampled_from(FORMATS),
         st.data(),
     )
     def test_a_format_is_read_as_python_reads_it(self, instant, form, data):
@@ -784,11 +800,9 @@ class TestTimestamps:
 
     @given(st.decimals(-700_000, 2_900_000, places=15), st.sampled_from(["days", "hours", "minutes"]))
     def test_days_hours_and_minutes_are_rounded_half_to_even_exactly(self, count, unit):
-        microseconds = round(Fraction(count) * self.UNITS[unit])
+        microseconds = round(Fraction(count) * UNITS[unit])
         found = to_type(pa.array([f"{count:f}"]), INSTANTS, Reading(timestamp_format=unit), False)
         assert found.cast(pa.int64()).to_pylist() == [microseconds]
-
-    UNITS = {"days": 86_400_000_000, "hours": 3_600_000_000, "minutes": 60_000_000}
 
     def test_a_decimal_comma_holds_for_them_too(self, write):
         assert self.read(write, "1,5", timestamp_format="seconds", decimal=",") == [utc(1970, 1, 1, 0, 0, 1, 500000)]
@@ -821,14 +835,14 @@ class TestTimestamps:
             self.read(write, "2018-11-04", time_zone="America/Sao_Paulo")
 
     @given(
-        st.datetimes(datetime(1850, 1, 1), datetime(2100, 1, 1)),
+        st.datetimes(clock(1850, 1, 1), clock(2100, 1, 1)),
         st.sampled_from(
             ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "Africa/Casablanca"]
         ),
         st.integers(-8000, 8000),
     )
     def test_zones_are_as_python_has_them(self, near, zone, seconds):
-        changes = [datetime(2026, 3, 29, 2), datetime(2026, 10, 25, 2), datetime(2011, 12, 30), datetime(1945, 4, 2, 2)]
+        changes = [clock(2026, 3, 29, 2), clock(2026, 10, 25, 2), clock(2011, 12, 30), clock(1945, 4, 2, 2)]
         for shown in [near, *(change + timedelta(seconds=seconds) for change in changes)]:
             local = shown.replace(tzinfo=ZoneInfo(zone))
             once = local.utcoffset() == local.replace(fold=1).utcoffset()
@@ -861,7 +875,7 @@ class TestTimestamps:
             (pa.array([Decimal("1.50")]), {"timestamp_format": "days"}, utc(1970, 1, 2, 12)),
             (pa.array([1e-3]), {"timestamp_format": "milliseconds"}, utc(1970, 1, 1, 0, 0, 0, 1)),
             (pa.array([date(2026, 7, 1)]), {"time_zone": "Asia/Tokyo"}, utc(2026, 6, 30, 15)),
-            (pa.array([datetime(2026, 7, 1)]), {"time_zone": "Asia/Tokyo"}, utc(2026, 6, 30, 15)),
+            (pa.array([clock(2026, 7, 1)]), {"time_zone": "Asia/Tokyo"}, utc(2026, 6, 30, 15)),
             (pa.array([utc(2026, 7, 1)]), {"time_zone": "Asia/Tokyo"}, utc(2026, 7, 1)),
             (pa.array([utc(2026, 7, 1)]), {"timestamp_format": "%Y"}, utc(2026, 7, 1)),
         ],
@@ -890,3 +904,458 @@ class TestTimestamps:
         texts = ["2026-03-08 02:30", "2026-03-08"]
         assert self.read(write, *texts) == [utc(2026, 3, 8, 2, 30), utc(2026, 3, 8)]
         assert self.read(write, "8.3.2026", timestamp_format="%d.%m.%Y") == [utc(2026, 3, 8)]
+
+
+class TestText:
+    """Delimiters, quotes, encodings, and lines that are no rows."""
+
+    def check(self, write, content: str | bytes, name: str = "t.csv", coded: str = "utf-8", **source) -> None:
+        assert rows(write(name, content, coded), definition_of(USER, **source)) == READ
+
+    @pytest.mark.parametrize("delimiter", [";", "\t", "|", ":", " ", "\x01", "~", "¦", "§", "·"])
+    def test_any_character_is_a_delimiter(self, write, delimiter):
+        content = LINES.replace(",", delimiter).replace("T12:00:00Z", "T12").replace("note", "")
+        self.check(write, content, delimiter=delimiter)
+
+    def test_a_delimiter_in_quotes_is_none_whatever_it_is(self, write):
+        for delimiter in (";", "¦"):
+            content = 'name;timestamp;amount\n"a;""b";2026-03-01T12:00:00Z;1\n'.replace(";", delimiter)
+            path = write("t.csv", content)
+            found = rows(path, definition_of(("name", "STRING"), delimiter=delimiter))
+            assert found == [(f'a{delimiter}"b', NOON, 1.0)]
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "user  timestamp             amount\n7     2026-03-01T12:00:00Z    10.5\n",
+            "  user timestamp\tamount  \r\n\r\n   \r\n 7 \t 2026-03-01T12:00:00Z 10.5",
+        ],
+    )
+    def test_blanks_of_any_number(self, write, content):
+        self.check(write, content, delimiter="whitespace")
+
+    def test_a_tsv_file_has_tabs_unless_something_else_is_declared(self, write):
+        self.check(write, LINES.replace(",", "\t"), "t.tsv")
+        self.check(write, gzip.compress(LINES.replace(",", "\t").encode()), "t.TSV.gz")
+        self.check(write, LINES.replace(",", ";"), "t.tsv", delimiter=";")
+        self.check(write, LINES, "t.txt")
+
+    def test_another_quote_or_none(self, write):
+        content = "user,timestamp,amount\n7,2026-03-01T12:00:00Z,'10.5'\n"
+        self.check(write, content, quote="'")
+        assert "amount \"'10.5'\" is not a finite number" in refused(write("t.csv", content), definition_of(USER))
+        self.check(write, LINES.replace("user,", 'user,5" tv,').replace("7,", '7,"open,'), quote="")
+
+    @pytest.mark.parametrize(
+        "encoding",
+        ["latin-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig", "mac-roman", "cp437", "utf-7"],
+    )
+    def test_any_encoding(self, write, encoding):
+        content = 'café,timestamp,amount\n"é,\n€",2026-03-01T12:00:00Z,10.5\n'
+        content = content.replace("€", "$") if encoding in ("latin-1", "mac-roman", "cp437") else content
+        path = write("t.csv", content, encoding)
+        definition = definition_of(("name", "STRING"), field_mapping={"café": "name"}, encoding=encoding)
+        assert [row[0] for row in rows(path, definition)] == [content.split('"')[1]]
+
+    @pytest.mark.parametrize("encoding", ["shift_jis", "gb18030", "euc-kr", "big5", "koi8-r", "iso8859-2"])
+    def test_encodings_of_other_scripts(self, write, encoding):
+        name = {"koi8-r": "жизнь", "iso8859-2": "łódź", "euc-kr": "한국"}.get(encoding, "日本")
+        path = write("t.csv", LINES.replace("user", "name").replace("7,", f"{name},"), encoding)
+        assert [row[0] for row in rows(path, definition_of(("name", "STRING"), encoding=encoding))] == [name]
+
+    def test_what_an_encoding_can_not_decode_is_refused_by_its_line(self, write):
+        path = write("t.csv", LINES.encode() + b"caf\xe9,2026-03-01,1\n")
+        error = refused(path, definition_of(("user", "STRING")))
+        assert "line 3: the byte 0xe9 is not UTF-8. The file seems to be in latin-1" in error
+        assert 'declare encoding="latin-1"' in error
+        path = write("t.csv", LINES.encode("shift_jis") + b"\x81\n")
+        assert "line 3: the byte 0x81 is not shift_jis" in refused(path, definition_of(USER, encoding="shift_jis"))
+        path = write("t.csv", LINES.encode("utf-16")[:-1])
+        assert "is not utf-16" in refused(path, definition_of(USER, encoding="utf-16"))
+
+    def test_lines_that_are_no_rows(self, write):
+        content = 'My "shop\n\nuser,timestamp,amount\n# 1\n7,2026-03-01T12:00:00Z,10.5\n\n#\nTotal,10\nbye\n'
+        self.check(write, content, skip_rows=2, skip_footer=2, comment="#")
+        self.check(write, content.replace("\n", "\r\n"), skip_rows=2, skip_footer=2, comment="#")
+        self.check(write, content.replace("\n", "\r"), skip_rows=2, skip_footer=2, comment="#")
+        self.check(
+            write,
+            content.replace("#", "//"),
+            "t.txt",
+            "utf-16",
+            skip_rows=2,
+            skip_footer=2,
+            comment="//",
+            encoding="utf-16",
+        )
+
+    @pytest.mark.parametrize("note", ["sep=,", "SEP=,", '"sep=,"'])
+    def test_a_note_of_the_delimiter(self, write, note):
+        self.check(write, f"\ufeff{note}\r\n{LINES}")
+        self.check(write, f"{note}\n{LINES}".replace(",", ";"), delimiter=";")
+        self.check(write, f"Shop\n{note}\n{LINES}", skip_rows=1)
+        error = refused(write("t.csv", f"{note}\n{LINES}".replace(",", ";")), definition_of(USER))
+        assert "line 1: it notes that ';' separates values, and ',' is declared. Declare delimiter=';'." in error
+
+    def test_a_file_without_a_header(self, write):
+        names = ["user", "timestamp", "amount"]
+        self.check(write, LINES.partition("\n")[2], column_names=names)
+        self.check(write, LINES.partition("\n")[2], column_names=["a", "b", "c"], timestamp_field="b",
+                   field_mapping={"a": "user", "c": "amount"})  # fmt: skip
+        path = write("t.csv", "7,2026-03-01,1,2\n7,2026-03-01,1,2\n")
+        assert "row #1 has 4 values, and column_names 3" in refused(path, definition_of(USER, column_names=names))
+
+    def test_headers_with_blanks_capitals_and_quotes(self, write):
+        content = '"User ID","Order ""Date""",Amount \n7,2026-03-01T12:00:00Z,10.5\n'
+        mapping = {"User ID": "user", 'Order "Date"': "timestamp", "Amount ": "amount"}
+        self.check(write, content, field_mapping=mapping)
+        self.check(write, content.replace('Order ""Date""', "when"), timestamp_field="when", field_mapping=mapping | {})
+
+    def test_a_column_that_is_renamed_counts_instead_of_one_that_has_the_name(self, write):
+        content = "user,id,timestamp,amount\n8,7,2026-03-01T12:00:00Z,10.5\n"
+        self.check(write, content, field_mapping={"id": "user"})
+        self.check(
+            write,
+            "amount,user,timestamp\n7,10.5,2026-03-01T12:00:00Z\n",
+            field_mapping={"amount": "user", "user": "amount"},
+        )
+
+    @pytest.mark.parametrize(
+        ("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)]
+    )
+    @pytest.mark.parametrize("name", ["t.csv", "t.txt", "t.CSV"])
+    def test_compressed_files(self, write, suffix, compress, name):
+        self.check(write, compress(LINES.encode()), name + suffix)
+        self.check(write, compress(LINES.encode()[:30]) + compress(LINES.encode()[30:]), name + suffix)
+        self.check(write, compress(LINES.encode("utf-16")), name + suffix, encoding="utf-16")
+        path = write(name + suffix, compress(LINES.encode() * 10_000)[:-20])
+        assert "it was cut off" in refused(path, definition_of(USER)) or "can't be unpacked" in refused(
+            path, definition_of(USER)
+        )
+        assert "can't be unpacked as its suffix says" in refused(write(name + suffix, LINES), definition_of(USER))
+
+    def test_files_of_zstandard(self, tmp_path):
+        path = tmp_path / "t.csv.zst"
+        with pa.CompressedOutputStream(str(path), "zstd") as file:
+            file.write(LINES.encode())
+        assert rows(path, definition_of(USER)) == READ
+        path.write_text(LINES)
+        assert "can't be unpacked as its suffix says" in refused(path, definition_of(USER))
+
+    @pytest.mark.parametrize(
+        ("name", "encoding", "options"),
+        [
+            ("t.csv", "utf-8", {}),
+            ("t.csv.gz", "utf-8", {}),
+            ("t.csv", "utf-16", {"encoding": "utf-16"}),
+            ("t.csv", "utf-8", {"skip_rows": 2}),
+            ("t.csv", "utf-8", {"comment": "#"}),
+            ("t.csv", "utf-8", {"skip_rows": 1, "comment": "#", "skip_footer": 1}),
+            ("t.txt", "utf-8", {"delimiter": "whitespace"}),
+            ("t.csv.gz", "cp1252", {"encoding": "cp1252", "delimiter": "§"}),
+        ],
+    )
+    def test_the_lines_of_what_is_refused_are_those_of_the_file(self, write, name, encoding, options):
+        above = "é\n" * options.get("skip_rows", 0)
+        comment = "# no row\n" if "comment" in options else ""
+        head = f"{above}{comment}user,timestamp,amount\n7,2026-03-01,1\n{comment}\n"
+        bad = f"x,2026-03-01,1\n{comment}7,2026-03-01,1\ny,2026-03-01,1\nz,2026-03-01,1\nw,2026-03-01,1\n"
+        content = head + bad + "Total\n" * options.get("skip_footer", 0)
+        if "delimiter" in options:
+            content = content.replace(",", " " if options["delimiter"] == "whitespace" else options["delimiter"])
+        data = content.encode(encoding)
+        path = write(name, gzip.compress(data) if name.endswith("gz") else data)
+        error = refused(path, definition_of(USER, **options))
+        lines = content.split("\n")
+        place = {user: next(n for n, line in enumerate(lines, 1) if line.startswith(user)) for user in "xyz"}
+        assert f"{path}, row 2 (line {place['x']}): user 'x' is not a whole number" in error
+        assert f"Nor is 'y' in row 4 (line {place['y']}) nor 'z' in row 5 (line {place['z']})." in error
+        assert "4 of 6 rows are refused. If these ids are texts, declare them so" in error
+
+    def test_the_lines_are_right_below_quoted_ends_of_lines_and_without_a_header(self, write):
+        path = write("t.csv", '#\n"a\n\n#",7,2026-03-01,1\n"b\n",x,2026-03-01,1\n')
+        definition = definition_of(USER, column_names=["n", "user", "timestamp", "amount"], skip_rows=1)
+        assert "row 2 (line 6): user 'x'" in refused(path, definition)
+
+    def test_a_quote_that_is_not_closed_is_named_by_its_line_in_any_dialect(self, write):
+        content = "é\nuser;timestamp;amount\n7;2026-03-01;1\n#\n7;2026-03-01;'1\n7;2026-03-01;1\n"
+        path = write("t.csv.gz", gzip.compress(content.encode("cp1252")))
+        options = {"delimiter": ";", "quote": "'", "encoding": "cp1252", "skip_rows": 1, "comment": "#"}
+        error = refused(path, definition_of(USER, **options))
+        assert "line 5: the quote that opens here" in error
+        assert "is not closed" in error
+
+    def test_a_name_without_a_known_suffix_is_refused_with_those_that_are(self, write):
+        for name in ("t.xlsx", "t", "t.csv.zip", "t.parquet.gz", "t.gz"):
+            assert "must be one of .csv, .tsv, .txt, .json" in refused(write(name, LINES), definition_of(USER))
+
+    def test_a_missing_column_names_the_mapping_to_write(self, write):
+        path = write("t.csv", LINES.replace("user", "User ID").replace("amount", "Total"))
+        error = refused(path, definition_of(USER))
+        assert "the column user is missing; the columns are 'User ID', 'timestamp', 'Total'" in error
+        assert 'field_mapping={"...": "user", "...": "amount"}' in error
+        path = write("t.csv", LINES.replace("timestamp", "Time Stamp"))
+        assert 'timestamp_field="Time Stamp"' in refused(path, definition_of(USER))
+
+
+OBJECT = {"user": 7, "timestamp": "2026-03-01T12:00:00Z", "amount": 10.5, "other": [1, {"a": None}]}
+
+
+class TestJson:
+    @pytest.mark.parametrize("name", ["t.json", "t.jsonl", "t.ndjson", "t.JSON"])
+    @pytest.mark.parametrize(
+        "content",
+        [
+            json.dumps(OBJECT),
+            json.dumps([OBJECT]),
+            json.dumps([OBJECT], indent=2),
+            json.dumps(OBJECT, indent=2) + "\n",
+            f"\ufeff{json.dumps(OBJECT)}\r\n\r\n",
+            json.dumps(OBJECT | {"amount": "10.5", "user": "7"}),
+        ],
+    )
+    def test_objects_and_arrays(self, write, name, content):
+        assert rows(write(name, content), definition_of(USER)) == READ
+
+    def test_several_objects(self, write):
+        for content in ("\n".join([json.dumps(OBJECT)] * 3), json.dumps([OBJECT] * 3)):
+            assert rows(write("t.json", content), definition_of(USER)) == READ * 3
+        path = write("t.jsonl.gz", gzip.compress(json.dumps(OBJECT).encode("utf-16")))
+        assert rows(path, definition_of(USER, encoding="utf-16")) == READ
+
+    def test_names_in_objects_have_dots(self, write):
+        content = json.dumps(
+            {"a": {"user": {"id": 7}}, "timestamp": "2026-03-01T12:00:00Z", "x.y": 10.5, "x": {"y": 1}}
+        )
+        definition = definition_of(USER, field_mapping={"a.user.id": "user", "x.y": "amount"})
+        assert rows(write("t.json", content), definition) == READ
+
+    def test_numbers_lose_no_digit(self, write):
+        content = '{"user": 12345678901234567890.10, "timestamp": 1700000000.25, "amount": 9007199254740993}'
+        columns = {"amount": Int64}
+        definition = definition_of(("user", "STRING"), columns=columns, timestamp_format="seconds", decimal=",")
+        instant = utc(2023, 11, 14, 22, 13, 20, 250000)
+        assert rows(write("t.json", content), definition) == [("12345678901234567890.10", instant, 9007199254740993)]
+
+    def test_booleans_and_texts(self, write):
+        content = json.dumps({"user": True, "timestamp": "2026-03-01", "amount": "1.234,5", "s": "", "b": "x"})
+        columns = {"amount": Float64, "s": String}
+        definition = definition_of(("user", "BOOL"), ("b", "BYTES"), columns=columns, decimal=",", thousands=".")
+        assert rows(write("t.json", content), definition) == [(True, b"x", utc(2026, 3, 1), 1234.5, "")]
+
+    def test_what_is_absent_or_null_is_null(self, write):
+        lines = [OBJECT, OBJECT | {"amount": None}, {"user": 7}, OBJECT | {"status": "paid"}]
+        path = write("t.jsonl", "\n".join(map(json.dumps, lines)))
+        assert rows(path, definition_of(USER, where="amount > 0")) == READ * 2
+        assert rows(path, definition_of(USER, where="status = 'paid'")) == READ
+        assert rows(path, definition_of(USER, where="amount > 0 AND refund IS NULL")) == READ * 2
+        error = refused(path, definition_of(USER))
+        assert "row 3 (line 3): timestamp is null" in error
+        assert "the column id is missing; the columns are 'user'" in refused(path, definition_of(("id", "INT64")))
+
+    @pytest.mark.parametrize(
+        ("content", "told"),
+        [
+            ("", "the file is empty"),
+            ('{"user": 7', "line 1: this is not JSON"),
+            ('{"user": 7}\n{"user" 7}\n', "line 2: this is not JSON"),
+            ('[{"user": 7}', "not closed at the end"),
+            ('[{"user": 7}] x', "not closed at the end"),
+            ("7\n", "is no object"),
+            (
+                '{"user": [7], "timestamp": "2026-03-01", "amount": 1}',
+                "user is a list, and only single values are read",
+            ),
+            ('{"user": {"id": 7}, "timestamp": "2026-03-01", "amount": 1}', 'field_mapping={"user.id": ...}'),
+            ('{"user": "x", "timestamp": "2026-03-01", "amount": 1}', "row 1 (line 1): user 'x' is not a whole number"),
+            ("[" * 100_000, "this is not JSON"),
+            ('{"user": "\\ud800", "timestamp": "2026-03-01", "amount": 1}', "half of a character"),
+            ("[]", "it has no rows"),
+        ],
+    )
+    def test_what_is_no_such_json(self, write, content, told):
+        assert told in refused(write("t.json", content), definition_of(USER))
+
+    def test_rows_that_are_refused_have_their_lines(self, write):
+        objects = [OBJECT, OBJECT | {"user": "x"}, OBJECT, OBJECT | {"user": 7.5}]
+        path = write("t.json", "[\n" + ",\n".join(map(json.dumps, objects)) + "\n]")
+        error = refused(path, definition_of(USER))
+        assert "row 2 (line 3): user 'x' is not a whole number" in error
+        assert "Nor is '7.5' in row 4 (line 5). 2 of 4 rows are refused." in error
+
+
+class TestFolders:
+    """Several files are read as one, in every mode; folders may be columns."""
+
+    def test_all_files_but_hidden_ones_of_any_kind(self, write, tmp_path):
+        write("in/a.csv", LINES)
+        write("in/b/c.jsonl.gz", gzip.compress(json.dumps(OBJECT).encode()))
+        write("in/b/d.tsv", LINES.replace(",", "\t"))
+        pq.write_table(pa.table({"user": [7], "timestamp": [NOON], "amount": [10.5]}), tmp_path / "in/e.parquet")
+        for hidden in ("in/_SUCCESS", "in/.a.csv.crc", "in/_temporary/x.csv", "in/.git/x.csv"):
+            write(hidden, "x")
+        assert rows(tmp_path / "in", definition_of(USER)) == READ * 4
+        out = tmp_path / "out.parquet"
+        assert compute_here(definition_of(USER), tmp_path / "in", out).startswith("1 feature rows of 1 users")
+        assert pq.read_table(out)["count_amount"].to_pylist() == [4]
+
+    def test_a_file_of_another_kind_is_named(self, write, tmp_path):
+        write("in/a.csv", LINES)
+        path = write("in/notes.docx", "x")
+        with pytest.raises(UserError, match="the suffix") as error:
+            read_transactions(tmp_path / "in", definition_of(USER))
+        assert str(path) in str(error.value)
+
+    def test_a_fault_is_named_by_its_file(self, write, tmp_path):
+        write("in/a.csv", LINES)
+        path = write("in/b.csv", LINES.replace("7,", "x,"))
+        with pytest.raises(UserError) as error:
+            read_transactions(tmp_path / "in", definition_of(USER))
+        assert f"{path}, row 1 (line 2)" in str(error.value)
+
+    def test_a_file_without_rows_is_one_of_several_and_not_the_only_one(self, write, tmp_path):
+        write("in/a.csv", LINES.partition("\n")[0])
+        assert "it has no rows" in refused(tmp_path / "in", definition_of(USER))
+        write("in/b.csv", LINES)
+        assert rows(tmp_path / "in", definition_of(USER)) == READ
+
+    @pytest.mark.parametrize("type", ["INT64", "STRING"])
+    def test_hive_partitions_are_columns(self, write, tmp_path, type):
+        table = pa.table({"timestamp": [NOON], "amount": [10.5]})
+        for name in ("user=7", "user=%C3%A9%2F" if type == "STRING" else "user=8"):
+            folder = tmp_path / "in" / "month=2026-03" / name
+            folder.mkdir(parents=True)
+            pq.write_table(table, folder / "part-0.parquet")
+            write(f"in/month=2026-03/{name}/part-1.csv", LINES.replace("user,", "").replace("7,", ""))
+            write(f"in/month=2026-03/{name}/part-2.jsonl", json.dumps({"timestamp": str(NOON), "amount": 10.5}))
+        definition = definition_of(("user", type), where="month = '2026-03'")
+        expected = [7] * 3 + [8] * 3 if type == "INT64" else ["é/"] * 3 + ["7"] * 3
+        assert sorted(row[0] for row in rows(tmp_path / "in", definition)) == sorted(expected)
+        file = tmp_path / "in" / "month=2026-03" / "user=7" / "part-0.parquet"
+        assert rows(file, definition) == [(7 if type == "INT64" else "7", NOON, 10.5)]
+
+    def test_a_column_of_the_file_counts_instead_of_a_folder_and_a_null_folder_is_null(self, write, tmp_path):
+        write("in/user=8/a.csv", LINES)
+        assert rows(tmp_path / "in", definition_of(USER)) == READ
+        write("in/user=__HIVE_DEFAULT_PARTITION__/a.csv", LINES.replace("user,", "").replace("7,", ""))
+        with pytest.raises(UserError, match=r"row 1 \(line 2\): user is null"):
+            read_transactions(tmp_path / "in", definition_of(USER))
+        assert rows(tmp_path / "in", definition_of(USER, where="user IS NOT NULL")) == READ
+
+    def test_a_wrong_partition_is_refused(self, write, tmp_path):
+        path = write("in/user=x/a.csv", LINES.replace("user,", "").replace("7,", ""))
+        with pytest.raises(UserError, match="user 'x' is not a whole number") as error:
+            read_transactions(tmp_path / "in", definition_of(USER))
+        assert str(path) in str(error.value)
+
+    def test_partitions_may_be_timestamps(self, write, tmp_path):
+        write("in/day=20260301/a.csv", "user,amount\n7,10.5\n")
+        definition = definition_of(USER, timestamp_field="day", timestamp_format="%Y%m%d")
+        assert rows(tmp_path / "in", definition) == [(7, utc(2026, 3, 1), 10.5)]
+
+    def test_partitions_in_a_bucket_are_columns_file_by_file(self, bucket, monkeypatch):
+        for name, value in bucket.items():
+            monkeypatch.setenv(name, value)
+        s3 = fs.S3FileSystem(endpoint_override=bucket["AWS_ENDPOINT_URL"])
+        with s3.open_output_stream("bucket/in/user=7/a.csv.gz", compression=None) as file:
+            file.write(gzip.compress(LINES.replace("user,", "").replace("7,", "").encode()))
+        for place in ("s3://bucket/in", "s3://bucket/in/user=7", "s3://bucket/in/user=7/a.csv.gz"):
+            with on_disk(location(place)) as path:
+                assert rows(path, definition_of(USER)) == READ
+
+
+class TestFaults:
+    """What is declared wrongly is refused where it is declared, in one line."""
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            ({"delimeter": ";"}, "a TransactionSource has no option 'delimeter'"),
+            ({"delimiter": ";;"}, "the delimiter ';;' is not one character"),
+            ({"delimiter": ""}, "the delimiter '' is not one character"),
+            ({"delimiter": "\n"}, "is not one character"),
+            ({"delimiter": 7}, "delimiter is 7, and has to be a text"),
+            ({"quote": "''"}, "the quote \"''\" is not one ASCII character"),
+            ({"quote": ","  , "delimiter": ","}, "the quote and the delimiter are both ','"),
+            ({"encoding": "latin1000"}, "the encoding 'latin1000' is not one that Python has"),
+            ({"encoding": "base64"}, "the encoding 'base64' is not one that Python has"),
+            ({"time_zone": "Berlin"}, "the time_zone 'Berlin' is not the IANA name of one"),
+            ({"time_zone": "../../etc/passwd"}, "is not the IANA name"),
+            ({"time_zone": "localtime"}, "is not the IANA name"),
+            ({"time_zone": ""}, "is not the IANA name"),
+            ({"timestamp_format": "fortnights"}, "is neither a strptime format, such as %d.%m.%Y %H:%M, nor"),
+            ({"timestamp_format": "%Y-%m-%d %Q"}, "has %Q, which is none of %Y"),
+            ({"timestamp_format": "%Y-%m-%d %"}, "has %, which is none of"),
+            ({"timestamp_format": "%Y-%m-%d %Y"}, "has %Y 2 times"),
+            ({"timestamp_format": "%Y %y"}, "has both %Y and %y"),
+            ({"timestamp_format": "%Y %m %b"}, "has both %m and %b"),
+            ({"timestamp_format": "%d.%m. %H:%M"}, "has no year"),
+            ({"timestamp_format": "%Y-%m-%d %I:%M"}, "has only one of %I, hours up to 12, and %p"),
+            ({"timestamp_format": "%Y-%m-%d %H:%M %p"}, "has only one of %I"),
+            ({"timestamp_format": "%c"}, "has %c, which is none of"),
+            ({"origin": "2020-01-01"}, "an origin is for timestamps that count"),
+            ({"origin": "new year", "timestamp_format": "hours"}, "the origin 'new year' is no ISO 8601 date"),
+            ({"origin": "2020-01-01T00Z", "timestamp_format": "days"}, "of days has an offset"),
+            ({"origin": "2026-03-29T02:30", "timestamp_format": "hours", "time_zone": "Europe/Rome"}, "does not exist"),
+            ({"decimal": ""}, "decimal is '', and has to be one character"),
+            ({"decimal": "5"}, "decimal is '5'"),
+            ({"thousands": "."}, "decimal and thousands are both '.'"),
+            ({"thousands": "--"}, "thousands is '--'"),
+            ({"currency": "5"}, "the currency '5' has digits"),
+            ({"negative": "red"}, "negative is 'red', and has to be one of leading, trailing, parentheses"),
+            ({"skip_rows": -1}, "skip_rows is -1, and has to be 0 or more"),
+            ({"skip_rows": "1"}, "skip_rows is '1', and has to be a whole number"),
+            ({"skip_footer": True}, "skip_footer is True, and has to be a whole number"),
+            ({"whole_with_point": 1}, "whole_with_point is 1, and has to be True or False"),
+            ({"null_values": "NA"}, "null_values is 'NA', and has to be a list of texts"),
+            ({"timestamp_columns": [1]}, "timestamp_columns is (1,), and has to be a list of texts"),
+            ({"column_names": ["a", "a"]}, "column_names has 'a' 2 times"),
+            ({"column_names": ["a"], "timestamp_columns": ["b"]}, "column_names has no 'b'"),
+            ({"field_mapping": {"a": "c", "b": "c"}}, "field_mapping calls 2 columns 'c'"),
+            ({"comment": "#\n"}, "has the end of a line in it"),
+            ({"schema": [Field(name="x", dtype=Float32)]}, "the column x is declared Float32"),
+            ({"schema": [Field(name="x", dtype=Bytes)]}, "the column x is declared Bytes"),
+            ({"schema": ["x"]}, "its schema has 'x', which is no Field"),
+            ({"schema": [Field(name="x", dtype=Int64)] * 2}, "2 Fields of its schema are called 'x'"),
+        ],
+    )  # fmt: skip
+    def test_one_clear_line(self, options, told):
+        with pytest.raises(DefinitionError) as error:
+            TransactionSource(name="raw", path="raw.csv", **options)
+        assert told in str(error.value)
+        assert "raw: " in str(error.value)
+        assert "test_formats.py, line" in str(error.value)
+        assert "\n" not in str(error.value)
+
+    def test_what_is_declared_rightly_has_none(self):
+        source = TransactionSource(
+            name="raw", path="raw.csv", timestamp_format="%d.%m.%Y", time_zone="Europe/Berlin", null_values=["NA"]
+        )
+        assert source.reading.null_values == ("NA",)
+        assert source.reading.timestamp_format == "%d.%m.%Y"
+
+
+def test_a_worker_reads_every_kind_of_file_without_feast(tmp_path):
+    for name, content in {
+        "a.csv": LINES,
+        "b.jsonl": json.dumps(OBJECT),
+        "c.csv.gz": gzip.compress(LINES.encode()),
+    }.items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    pacsv.write_csv(pa.table({"x": [1]}), tmp_path / "_x.csv")
+    code = f"""
+import sys
+from datetime import timedelta
+from pathlib import Path
+import pyarrow as pa
+from parity.definition.reading import Reading
+from parity.definition.table import Definition, Rule
+from parity.transactions.read import read_transactions
+keys = pa.schema([pa.field("user", pa.int64(), nullable=False)])
+rule = Rule("n", "count", "amount", timedelta(days=1))
+definition = Definition("v", keys, "event_timestamp", (rule,), Reading(time_zone="Europe/Berlin"))
+print(read_transactions(Path({str(tmp_path)!r}), definition).num_rows)
+print(sorted({{"feast", "sqlglot", "duckdb"}} & {{name.partition(".")[0] for name in sys.modules}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.split("\n")[:2]) == (0, ["3", "[]"]), done.stderr

@@ -123,9 +123,12 @@ def reading_of(source: FileSource, **options: Any) -> Reading:
 
 
 def _faults_of_source(source: TransactionSource) -> Iterator[str]:
+    names = [column.name for column in source.schema if isinstance(column, Field)]
     for column in source.schema:
         if not isinstance(column, Field):
             yield f"its schema has {column!r}, which is no Field."
+        elif names.count(column.name) > 1:
+            yield f"{names.count(column.name)} Fields of its schema are called {column.name!r}. Keep one."
         elif column_type(column.dtype) is None:
             names = ", ".join(str(type) for type in FEAST_TYPES.values())
             yield f"the column {column.name} is declared {column.dtype}; a column of transactions is one of {names}."
