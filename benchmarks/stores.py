@@ -1,7 +1,6 @@
 """The stores: materialization, online reads, training data, and a feature server under load."""
 
 import contextlib
-import copy
 import http.client
 import io
 import json
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,51 +18,70 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import redis
 import yaml
-from feast import FeatureStore, FeatureView, FileSource, RepoConfig
-from feast.infra.online_stores.helpers import _mmh3, _redis_key
+from feast import Entity, FeatureStore, RepoConfig, ValueType
+from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from benchmarks.measure import ROOT, Row, alternately, at_most, child, faster
-from feature_repo.features import user, user_features, user_purchase_features
+from parity.definition.checks import FeatureTable
+from parity.definition.keys import as_tuples
 from parity.edge.redis_server import free_port
 from parity.materialization import EVER, materialize
-from parity.offline.side import history_schema
-from parity.online.side import key_of
+from parity.online.rows import Fields
+from parity.online.side import online_store_of, redis_keys
+from tests.definition import AVERAGE, TOTAL, aggregation, table
+from tests.online import applied
 
-NAMES = [feature.name for feature in user_purchase_features.features]
-REFERENCES = [f"{user_purchase_features.name}:{name}" for name in NAMES]
+NAMES = [AVERAGE, TOTAL]
+KINDS = {"int64": [("user_id", ValueType.INT64)], "text": [("user_id", ValueType.STRING)]}
+KINDS["two"] = [("user_id", ValueType.STRING), ("store_id", ValueType.INT64)]
+"""The join keys of the tables that are compared."""
 OURS = yaml.safe_load((ROOT / "feature_repo" / "feature_store.yaml").read_text())
 STOCK = {"offline_store": {"type": "duckdb"}, "batch_engine": {"type": "local"}, "online_store": {"type": "redis"}}
 WAYS = {"ours": OURS, "stock Feast": STOCK}
 END = datetime(2026, 3, 8, tzinfo=UTC)
 
 
-def write_history(path: Path, users: int, rows_each: int, end: datetime) -> None:
+def table_of(kind: str, folder: Path) -> FeatureTable:
+    """A mean and a count, under join keys of this kind."""
+    entities = [Entity(name=f"{kind}_{name}", join_keys=[name], value_type=type) for name, type in KINDS[kind]]
+    features = [
+        aggregation("mean", "purchase_amount", 3, AVERAGE),
+        aggregation("count", "purchase_amount", name=TOTAL),
+    ]
+    return table(folder, f"by_{kind}", entities, features)
+
+
+def keys_of(kind: str, ids: np.ndarray) -> pa.Table:
+    """The keys of users who have these numbers, from 1 on."""
+    text = pc.binary_join_element_wise("customer-", pc.utf8_lpad(pa.array(ids).cast(pa.string()), 8, "0"), "")
+    columns = {"user_id": pa.array(ids) if kind == "int64" else text}
+    return pa.table(columns | ({"store_id": pa.array(ids % 100)} if kind == "two" else {}))
+
+
+def write_history(table: FeatureTable, kind: str, users: int, rows_each: int, end: datetime) -> None:
     """Write a random offline table of ``rows_each`` rows for each of ``users``, within the 20 days before ``end``."""
     draw, count = np.random.default_rng(1), users * rows_each
     ages = np.sort(draw.permuted(np.arange(count)).reshape(users, rows_each), axis=1)[:, ::-1].ravel()
     events = int(end.timestamp() * 1e6) - 1 - ages * (20 * 86_400_000_000 // count)
     ids = np.repeat(np.arange(1, users + 1), rows_each)
     columns = [
-        ids,
+        *keys_of(kind, ids).columns,
         pa.array(events).cast(pa.timestamp("us", "UTC")),
         draw.gamma(2, 25, count),
         draw.integers(1, 200, count),
     ]
-    pq.write_table(pa.table(columns, schema=history_schema(user_purchase_features)), path)
+    pq.write_table(pa.table(columns, schema=table.definition.schema), table.source.path)
 
 
-def store_of(way: str, folder: Path, port: int) -> tuple[FeatureStore, FeatureView]:
-    """Open and apply a store over ``folder``/features.parquet, with the parts of ``way``, online at ``port``."""
+def store_of(way: str, tables: list[FeatureTable], folder: Path, port: int) -> FeatureStore:
+    """Open and apply a store over ``tables``, with the parts of ``way``, online at ``port``."""
     parts = WAYS[way]
-    view = copy.copy(user_purchase_features)
-    view.batch_source = FileSource(
-        name="features", path=str(folder / "features.parquet"), timestamp_field=view.batch_source.timestamp_field
-    )
     store = FeatureStore(
         config=RepoConfig(
             project=way.replace(" ", "_"),
@@ -78,8 +95,8 @@ def store_of(way: str, folder: Path, port: int) -> tuple[FeatureStore, FeatureVi
         )
     )
     with quiet():
-        store.apply([user, view, user_features])
-    return store, view
+        store.apply(applied(tables))
+    return store
 
 
 @contextlib.contextmanager
@@ -88,44 +105,46 @@ def quiet():
         yield
 
 
-def stored(client: redis.Redis, store: FeatureStore, view: FeatureView, ids: range) -> list[dict]:
-    with client.pipeline(transaction=False) as pipeline:
-        for number in ids:
-            pipeline.hgetall(_redis_key(store.project, key_of(view, number), 3))
-        return pipeline.execute()
-
-
-def materialization(users: int, rows_each: int, repeats: int, folder: Path, port: int) -> list[Row]:
+def materialization(kind: str, users: int, rows_each: int, repeats: int, folder: Path, port: int) -> list[Row]:
     """Each run in a process of its own, into an empty Redis; ours with its retraction and its reading back."""
-    write_history(folder / "features.parquet", users, rows_each, END)
+    table = table_of(kind, folder)
+    write_history(table, kind, users, rows_each, END)
+    some = keys_of(kind, np.arange(1, users + 1, max(1, users // 10_000)))
     taken: dict[str, list[dict]] = {way: [] for way in WAYS}
     with redis.Redis(port=port) as client:
         for repeat in range(repeats):
             found = []
             for way in WAYS:
                 client.flushall()  # the benchmark's own Redis
-                taken[way].append(child("stores", way, folder, port))
+                taken[way].append(child("stores", way, kind, folder, port))
                 if repeat == 0:
-                    store, view = store_of(way, folder, port)
-                    found.append([stored(client, store, view, range(1, users + 1, max(1, users // 10_000)))])
+                    with client.pipeline(transaction=False) as pipeline:
+                        for key in redis_keys(store_of(way, [table], folder, port), table, some):
+                            pipeline.hgetall(key)
+                        found.append(pipeline.execute())
             assert repeat or (found[0] == found[1] and all(found[0])), "the bytes in Redis differ"
     seconds = {way: statistics.median(run["seconds"] for run in runs) for way, runs in taken.items()}
     peak = {way: statistics.median(run["peak_mb"] for run in runs) for way, runs in taken.items()}
-    work = f"materialize, {users:,} users x {rows_each}"
+    work = f"materialize, {users:,} users x {rows_each}" + (f", {_of(kind)}" if kind != "int64" else "")
     return [
-        faster(work, "4x", seconds),
+        faster(work, "4x" if kind == "int64" else "3x", seconds),
         at_most(f"{work}, peak memory", "at most 0.25x" if rows_each == 1 else "", "stock Feast", *peak.values(), "MB"),
     ]
 
 
-def materialize_once(way: str, folder: Path, port: int) -> None:
-    store, view = store_of(way, folder, port)
+def _of(kind: str) -> str:
+    return {"int64": "int64 keys", "text": "text keys", "two": "text and int64 keys"}[kind]
+
+
+def materialize_once(way: str, kind: str, folder: Path, port: int) -> None:
+    table = table_of(kind, folder)
+    store = store_of(way, [table], folder, port)
     start = time.perf_counter()
     with quiet():
         if way == "ours":
-            materialize(store, view, None, END, END)
+            materialize(store, table, None, END, END)
         else:
-            store.materialize(EVER, END, [view.name])
+            store.materialize(EVER, END, [table.name])
     seconds = time.perf_counter() - start
     print(json.dumps({"seconds": seconds, "peak_mb": _peak_mb()}))
 
@@ -137,70 +156,96 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
 
 
-def online_reads(calls: int, folder: Path, port: int) -> list[Row]:
-    """p50 of `get_online_features` against HMGET by redis-py, decoded into protobuf."""
-    users, now = 2000, datetime.now(UTC)
-    write_history(folder / "features.parquet", users, 1, now)
-    store, view = store_of("ours", folder, port)
-    with quiet():
-        materialize(store, view, None, now, now)
-    client = redis.Redis(port=port)
-    fields = [*(_mmh3(f"{view.name}:{name}") for name in NAMES), f"_ts:{view.name}"]
-    keys = [_redis_key(store.project, key_of(view, number), 3) for number in range(1, users + 1)]
+class Served:
+    """Some users of a table, materialized a moment ago."""
 
-    def decoded(reply: list) -> list:
+    def __init__(self, store: FeatureStore, table: FeatureTable, kind: str, port: int, users: int = 2000):
+        self.store, self.table, now = store, table, datetime.now(UTC)
+        write_history(self.table, kind, users, 1, now)
+        with quiet():
+            materialize(self.store, self.table, None, now, now)
+        self.keys, self._client = keys_of(kind, np.arange(1, users + 1)), redis.Redis(port=port)
+        names = self.table.definition.keys.names
+        self._rows = [dict(zip(names, key, strict=True)) for key in as_tuples(self.keys)]
+        timestamp, *fields = Fields(self.table.name).of(NAMES)
+        self._fields, self._stored = [*fields, timestamp], redis_keys(self.store, self.table, self.keys)
+
+    def feast(self, first: int, count: int):
+        return self.store.get_online_features(self.table.service, self._rows[first : first + count])
+
+    def without_fast_path(self, first: int, count: int):
+        """The same answer, by Feast's own way through our store."""
+        online, store = online_store_of(self.store), self.store
+        return RedisOnlineStore.get_online_features(
+            online, store.config, self.table.service, self._rows[first : first + count], store.registry, store.project
+        )
+
+    def raw(self, first: int, count: int) -> list:
+        """HMGET by redis-py, decoded into protobuf."""
+        if count == 1:
+            return [self._decoded(self._client.hmget(self._stored[first], self._fields))]
+        with self._client.pipeline(transaction=False) as pipeline:
+            for key in self._stored[first : first + count]:
+                pipeline.hmget(key, self._fields)
+            return [self._decoded(reply) for reply in pipeline.execute()]
+
+    @staticmethod
+    def _decoded(reply: list) -> list:
         *values, event = reply
         return [*map(Value.FromString, values), Timestamp.FromString(event)]
 
-    def raw(count: int) -> Callable[[int], list]:
-        def one(first: int) -> list:
-            return [decoded(client.hmget(keys[first], fields))]
+    def values(self, count: int) -> list[list]:
+        """What is answered of the first users."""
+        answer = self.feast(0, count).to_dict()
+        return [list(row) for row in zip(*(answer[name] for name in NAMES), strict=True)]
 
-        def many(first: int) -> list:
-            with client.pipeline(transaction=False) as pipeline:
-                for key in keys[first : first + count]:
-                    pipeline.hmget(key, fields)
-                return [decoded(reply) for reply in pipeline.execute()]
 
-        return one if count == 1 else many
-
+def online_reads(calls: int, folder: Path, port: int) -> list[Row]:
+    """p50 of `get_online_features` against HMGET by redis-py, and of other keys than int64 against int64."""
+    tables = {kind: table_of(kind, folder) for kind in KINDS}
+    store = store_of(
+        "ours", list(tables.values()), folder, port
+    )  # Feast keeps what it resolved of one
+    served = {kind: Served(store, table, kind, port) for kind, table in tables.items()}
     rows = []
-    for count, must, share in [(1, "at most 2x", 1), (100, "at most 2x", 5)]:
-
-        def feast(first: int, count: int = count) -> list:
-            rows = [{user.join_key: first + 1 + place} for place in range(count)]
-            return store.get_online_features(user_features, rows)
-
-        expected = [[getattr(v, v.WhichOneof("val")) for v in values] for *values, _ in raw(count)(0)]
-        answer = feast(0).to_dict()
-        assert [list(row) for row in zip(*(answer[name] for name in NAMES), strict=True)] == expected
-        taken: dict[str, list[float]] = {"raw": [], "ours": []}
+    for count, share in [(1, 1), (100, 5)]:
+        expected = [[getattr(v, v.WhichOneof("val")) for v in values] for *values, _ in served["int64"].raw(0, count)]
+        assert all(one.values(count) == expected for one in served.values()), "the answers differ"
+        assert served["int64"].without_fast_path(0, count).proto == served["int64"].feast(0, count).proto
+        ways = {kind: one.feast for kind, one in served.items()}
+        ways |= {"raw": served["int64"].raw, "slow": served["int64"].without_fast_path}
+        taken: dict[str, list[float]] = {way: [] for way in ways}
         for call in range(calls // share):
-            for name, way in (("raw", raw(count)), ("ours", feast)):
+            for way, ask in ways.items():
                 start = time.perf_counter()
-                way(call % (users - count))
-                taken[name].append((time.perf_counter() - start) * 1000)
+                ask(call % (2000 - count), count)
+                taken[way].append((time.perf_counter() - start) * 1000)
         p50 = {name: statistics.median(some[len(some) // 10 :]) for name, some in taken.items()}
         work = f"get_online_features, {count} user{'s' * (count > 1)}, p50"
-        rows.append(at_most(work, must, "raw redis-py", p50["ours"], p50["raw"], "ms"))
+        slow = f"without the fast path {p50['slow']:.3g} ms, {p50['slow'] / p50['raw']:.1f}x"
+        rows.append(at_most(work, "at most 2x", "raw redis-py", p50["int64"], p50["raw"], "ms", slow))
+        for kind in ("text", "two"):
+            must = "at most 1.5x" if kind == "text" else ""
+            rows.append(at_most(f"{work}, {_of(kind)}", must, "int64 keys", p50[kind], p50["int64"], "ms"))
     return rows
 
 
 def historical(entities: int, rows: int, repeats: int, folder: Path, port: int) -> Row:
     """`get_historical_features` against a hand-written AS OF join in DuckDB, both to Arrow."""
     users = max(1, rows // 50)
-    write_history(folder / "features.parquet", users, 50, END)
-    store, view = store_of("ours", folder, port)
+    table = table_of("int64", folder)
+    write_history(table, "int64", users, 50, END)
+    store = store_of("ours", [table], folder, port)
     draw = np.random.default_rng(2)
     ages = pd.to_timedelta(draw.integers(0, 40 * 86_400_000_000, entities), unit="us")
     frame = pd.DataFrame(
-        {user.join_key: draw.integers(1, users * 1.02, entities), "event_timestamp": pd.Timestamp(END) - ages}
+        {"user_id": draw.integers(1, users * 1.02, entities), "event_timestamp": pd.Timestamp(END) - ages}
     )
     frame["event_timestamp"] = frame["event_timestamp"].astype("datetime64[us, UTC]")
-    expired = f"e.event_timestamp - f.event_timestamp > INTERVAL {int(view.ttl.total_seconds())} SECOND"
+    expired = f"e.event_timestamp - f.event_timestamp > INTERVAL {int(table.view.ttl.total_seconds())} SECOND"
     columns = ", ".join(f"CASE WHEN NOT ({expired}) THEN f.{name} END AS {name}" for name in NAMES)
     sql = f"""
-        SELECT e.*, {columns} FROM frame e ASOF LEFT JOIN '{folder / "features.parquet"}' f
+        SELECT e.*, {columns} FROM frame e ASOF LEFT JOIN '{table.source.path}' f
         ON e.user_id = f.user_id AND e.event_timestamp >= f.event_timestamp
     """
 
@@ -211,9 +256,9 @@ def historical(entities: int, rows: int, repeats: int, folder: Path, port: int) 
             return connection.execute(sql).fetch_arrow_table()
 
     def ours() -> pa.Table:
-        return store.get_historical_features(frame, user_features).to_arrow()
+        return store.get_historical_features(frame, table.service).to_arrow()
 
-    order = [(name, "ascending") for name in (user.join_key, "event_timestamp")]
+    order = [(name, "ascending") for name in ("user_id", "event_timestamp")]
     one, other = ours().sort_by(order), by_hand().sort_by(order)
     assert one.num_rows == entities
     assert all(one[name].combine_chunks().equals(other[name].combine_chunks()) for name in NAMES), "the answers differ"
@@ -224,12 +269,10 @@ def historical(entities: int, rows: int, repeats: int, folder: Path, port: int) 
 
 def server(calls: int, folder: Path, port: int) -> list[Row]:
     """Latency of `feast serve` at one client and at eight, each with a connection of its own."""
-    now = datetime.now(UTC)
-    write_history(folder / "features.parquet", 2000, 1, now)
-    store, view = store_of("ours", folder, port)
-    with quiet():
-        materialize(store, view, None, now, now)
-    config = {"project": store.project, "provider": "local", "registry": str(folder / "ours.db")} | {
+    table = table_of("int64", folder)
+    store = store_of("ours", [table], folder, port)
+    Served(store, table, "int64", port)
+    config = {"project": store.project, "provider": "local", "registry": store.config.registry.path} | {
         name: WAYS["ours"][name] for name in ("offline_store", "batch_engine", "entity_key_serialization_version")
     }
     config["online_store"] = WAYS["ours"]["online_store"] | {"connection_string": f"localhost:{port}"}
@@ -272,7 +315,7 @@ def _load(port: int, clients: int, calls: int) -> list[float]:
 
 def _ask(port: int, calls: int, wait: float = 0) -> list[float]:
     deadline = time.monotonic() + wait
-    body = json.dumps({"feature_service": user_features.name, "entities": {user.join_key: [7]}})
+    body = json.dumps({"feature_service": "by_int64_service", "entities": {"user_id": [7]}})
     taken: list[float] = []
     start = time.perf_counter()
     while True:
@@ -317,4 +360,4 @@ def start(repeats: int) -> list[Row]:
 
 
 if __name__ == "__main__":
-    materialize_once(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    materialize_once(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
