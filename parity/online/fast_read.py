@@ -5,7 +5,9 @@ Python's int and str. The stored bytes of values and timestamps are parts of the
 together as bytes and parsed once, by protobuf. What this path can't take, or finds not readable, it leaves to Feast's
 own (`NotTaken`); the answer is the same.
 
-It stays for as long as stock's path takes more than twice as long as reading the hash with redis-py: SPEED.
+It stays for as long as Feast's own path, through the same store, takes more than twice as long as redis-py alone. Of one
+user it takes 0.134 ms, this one 0.066 ms, and redis-py 0.039 ms; of a hundred 1.97 ms, 0.68 ms and 0.58 ms (`make
+bench`, p50 of get_online_features).
 """
 
 from __future__ import annotations
@@ -54,50 +56,59 @@ class FastRead:
             raise NotTaken
         self.request = request
         self.types = feature_types(online, request)
-        self._views = [_View(config, view, names) for view, names in request.groups]
-        self._join_keys = {name for view in self._views for name in view.join_keys}
-        if not self._join_keys or any(request.types.get(name) not in _KINDS for name in self._join_keys):
+        self.views = [_View(config, view, names) for view, names in request.groups]
+        self.suffix = config.project.encode()
+        self.kinds = {name: _KINDS.get(request.types.get(name)) for view in self.views for name in view.join_keys}
+        if not self.kinds or not all(self.kinds.values()):
             raise NotTaken
-        self._suffix = config.project.encode()
-        names = []
+        self._features = b""
         for view, features in request.groups:
             prefix = f"{view.projection.name_to_use()}__" if full_feature_names else ""
-            names += [prefix + name for name in features]
-        self._names = b"".join(_sized(_VALUE, name.encode()) for name in names)
+            self._features += b"".join(_sized(_VALUE, f"{prefix}{name}".encode()) for name in features)
+        self._order = tuple(self.kinds)
+        self._metadata = self._named(self._order)
 
     def of(self, entity_rows: Any) -> Entities:
         """Take the entities out of ``entity_rows``, in either of the forms that Feast takes. Raises `NotTaken`."""
         columns = entity_rows
         if isinstance(entity_rows, list):
-            if not entity_rows or any(row.keys() != entity_rows[0].keys() for row in entity_rows):
+            names = list(entity_rows[0]) if entity_rows else []
+            if any(len(row) != len(names) for row in entity_rows):
                 raise NotTaken
-            columns = {name: [row[name] for row in entity_rows] for name in entity_rows[0]}
-        if columns.keys() != self._join_keys:
+            columns = {name: [row.get(name) for row in entity_rows] for name in names}
+        if columns.keys() != self.kinds.keys():
             raise NotTaken
         return Entities(self, columns)
+
+    def metadata(self, join_keys: Sequence[str]) -> bytes:
+        """The metadata of a response: first the join keys in the order in which they were given."""
+        return self._metadata if tuple(join_keys) == self._order else self._named(join_keys)
+
+    def _named(self, join_keys: Sequence[str]) -> bytes:
+        names = b"".join(_sized(_VALUE, name.encode()) for name in join_keys) + self._features
+        return _sized(_METADATA, _sized(_NAMES, names))
 
 
 class Entities:
     """The entities that a request asks for: what to ask Redis, and what its replies mean."""
 
     def __init__(self, read: FastRead, columns: dict[str, list]):
-        self._read, self._columns = read, columns
-        lengths = {len(values) for values in columns.values() if isinstance(values, list)}
-        if len(lengths) != 1 or 0 in lengths or not all(isinstance(values, list) for values in columns.values()):
+        self._read, self._columns, self._stored = read, columns, {}
+        counts = {len(values) if type(values) is list else 0 for values in columns.values()}
+        if len(counts) != 1 or 0 in counts:
             raise NotTaken
-        [self._count] = lengths
-        kinds = {name: _KINDS[read.request.types[name]] for name in columns}
+        [self._count] = counts
         try:
-            self._stored = {name: kinds[name].stored(values) for name, values in columns.items()}
+            for name, values in columns.items():
+                self._stored[name] = read.kinds[name].stored(values)
         except (struct.error, UnicodeEncodeError):  # an id that does not fit, or is no text
             raise NotTaken from None
-        self._given = {name: kinds[name].given(self._stored[name]) for name in columns}
 
     def commands(self) -> list[tuple[bytes, list]]:
         """What to ask Redis: key and fields, per view and entity."""
-        commands = []
-        for view in self._read._views:
-            prefix, suffix, fields = view.prefix, self._read._suffix, view.fields
+        commands, suffix = [], self._read.suffix
+        for view in self._read.views:
+            prefix, fields = view.prefix, view.fields
             if len(view.join_keys) == 1:
                 commands += [(prefix + value + suffix, fields) for value in self._stored[view.join_keys[0]]]
             else:
@@ -107,15 +118,15 @@ class Entities:
 
     def response(self, replies: Sequence[list], now: datetime) -> OnlineResponse:
         """Put the replies together, as they are to be answered at the instant ``now``. Raises `NotTaken`."""
-        present, count = (now - EPOCH) // MICROSECOND, self._count
-        names = b"".join(_sized(_VALUE, name.encode()) for name in self._columns) + self._read._names
-        parts = [_sized(_METADATA, _sized(_NAMES, names))]
-        parts += [_vector(self._given[name], _PRESENT * count, _EMPTY * count) for name in self._columns]
+        present, count, read = (now - EPOCH) // MICROSECOND, self._count, self._read
+        parts = [read.metadata(self._columns)]
+        for name, values in self._columns.items():
+            parts.append(_vector(read.kinds[name].given(values), _PRESENT * count, _EMPTY * count))
         rest = iter(replies)
-        for view in self._read._views:
+        for view in read.views:
             parts += _vectors(view, list(islice(rest, count)), present)
         try:
-            return OnlineResponse(GetOnlineFeaturesResponse.FromString(b"".join(parts)), self._read.types)
+            return OnlineResponse(GetOnlineFeaturesResponse.FromString(b"".join(parts)), read.types)
         except DecodeError:
             raise NotTaken from None
 
@@ -124,17 +135,17 @@ class _Whole:
     """Whole numbers as keys: how they are stored, behind their type and length, and how a response gives them back."""
 
     def __init__(self, number: ValueType, packed: str, tag: int):
-        self._pack = struct.Struct(f"<II{packed}").pack
-        self._header = number.value, struct.calcsize(f"<{packed}")
-        self._read, self._tag = struct.Struct(f"<{packed}").unpack_from, bytes([tag])
+        self._header = HEADER.pack(number.value, struct.calcsize(f"<{packed}"))
+        self._pack, self._tag = struct.Struct(f"<{packed}").pack, bytes([tag])
 
     def stored(self, values: list) -> list[bytes]:
         if not all(type(value) is int for value in values):
             raise NotTaken
-        return [self._pack(*self._header, value) for value in values]
+        header, pack = self._header, self._pack
+        return [header + pack(value) for value in values]
 
-    def given(self, stored: list[bytes]) -> list[bytes]:
-        return [self._tag + _varint(self._read(value, HEADER.size)[0] % 2**64) for value in stored]
+    def given(self, values: list) -> list[bytes]:
+        return [self._tag + _varint(value if value >= 0 else value + 2**64) for value in values]
 
 
 class _Text:
@@ -146,8 +157,8 @@ class _Text:
         encoded = [value.encode() for value in values]
         return [HEADER.pack(ValueType.STRING.value, len(value)) + value for value in encoded]
 
-    def given(self, stored: list[bytes]) -> list[bytes]:
-        return [_sized(b"\x12", value[HEADER.size :]) for value in stored]
+    def given(self, values: list) -> list[bytes]:
+        return [_sized(b"\x12", value.encode()) for value in values]
 
 
 # The field numbers of a Value: string_val 2, int32_val 3, int64_val 4.
@@ -197,7 +208,8 @@ def _vector(values: list[bytes], statuses: bytes, event_timestamps: bytes) -> by
         encoded = b"".join([part for value in values for part in (_VALUE, _LENGTH[len(value)], value)])
     except IndexError:  # a long value
         encoded = b"".join([_sized(_VALUE, value) for value in values])
-    return _sized(_RESULT, encoded + _sized(_STATUSES, statuses) + event_timestamps)
+    vector = encoded + _STATUSES + _varint(len(statuses)) + statuses + event_timestamps
+    return _RESULT + _varint(len(vector)) + vector
 
 
 def _sized(tag: bytes, content: bytes) -> bytes:
