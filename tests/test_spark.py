@@ -4,7 +4,7 @@ import os
 import random
 import shutil
 import sys
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import timedelta, timezone
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,11 +13,14 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.features import user_purchase_features
-from parity.offline.side import history_schema
+from parity.compute.windows import aggregate
+from parity.definition.functions import FUNCTIONS
+from parity.definition.keys import KEY_TYPES
+from parity.definition.table import Rule
+from parity.edge.errors import UserError
 from parity.transactions.read import read_transactions
+from tests.brute_force import DAYS_3, KEYS, MICROSECOND, TYPES, Row, T, bits, declared, table
 from tests.conftest import BIN
-from tests.test_continued import bits
 
 JAVA = Path(os.environ["JAVA_HOME"]) / "bin" / "java" if "JAVA_HOME" in os.environ else shutil.which("java")
 MISSING = [
@@ -32,9 +35,7 @@ pytestmark = [
 
 HEADER = "user_id,product_id,timestamp,purchase_amount"
 GOOD = "1,100,2026-03-01T12:00:00Z,10.50"
-T = datetime(2026, 3, 8, 12, tzinfo=UTC)
-DAYS_3, MICROSECOND = timedelta(days=3), timedelta(microseconds=1)
-SCHEMA = history_schema(user_purchase_features)
+AMOUNT = declared([Rule("sum", "sum", "purchase_amount", None)])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,17 +61,22 @@ def hard_rows(seed: int, count: int) -> list[str]:
     return [*rows, "5,1,0001-01-01,1.5", "5,1,9999-12-31T23:59:59.999999Z,2.5"]
 
 
-def assert_same(folder: Path, file: Path) -> None:
-    """Assert that a table of days, as Spark writes it, holds bit for bit what the laptop wrote to a file."""
+def assert_days(folder: Path, expected: pa.Table, keys: int = 1) -> None:
+    """Assert that a table of days, as Spark writes it, holds bit for bit the ``expected`` features."""
     parts = []
     for part in folder.rglob("*.parquet"):
         rows = pq.read_table(part, partitioning=None)
-        assert rows.schema.equals(SCHEMA)
+        assert rows.schema.equals(expected.schema)
         assert {str(day) for day in rows["event_timestamp"].cast(pa.date32()).to_pylist()} == {part.parent.name[-10:]}
         parts.append(rows)
     assert [path for path in folder.iterdir() if "event_date=" not in path.name] == []
-    together = pa.concat_tables(parts)
-    assert bits(together.sort_by([(name, "ascending") for name in SCHEMA.names[:2]])) == bits(pq.read_table(file))
+    found = bits(pa.concat_tables(parts))
+    assert sorted(found, key=lambda row: row[: keys + 1]) == bits(expected)
+
+
+def assert_same(folder: Path, file: Path) -> None:
+    """Assert that a table of days holds what the laptop wrote to a file."""
+    assert_days(folder, pq.read_table(file))
 
 
 def computed(project, source: Path) -> Path:
@@ -103,7 +109,7 @@ def test_a_folder_of_csv_and_partitioned_parquet_of_any_types_is_one_table(proje
     (folder / "_SUCCESS").write_text("")
     for number, some, unit, zone in [(1, rows[300:600], "us", "Asia/Tokyo"), (2, rows[600:], "us", None)]:
         project.write_transactions(*some)
-        typed = read_transactions(project.transactions, "user_id", ["purchase_amount"])
+        typed = read_transactions(project.transactions, AMOUNT)
         typed = typed.set_column(1, "timestamp", typed["timestamp"].cast(pa.timestamp(unit, zone)))
         (folder / f"day={number}").mkdir()
         pq.write_table(typed, folder / f"day={number}" / "part-0.parquet")
@@ -131,6 +137,61 @@ def test_a_user_with_half_of_all_rows_gives_the_same_bits(project):
     table = pa.table({"user_id": users, "timestamp": times, "purchase_amount": amounts})
     pacsv.write_csv(table, project.transactions)
     assert_same(computed(project, project.transactions), by_laptop(project))
+
+
+EVERY = [
+    Rule(f"{function} of {column} in {window}", function, column, window, TYPES[column])
+    for function in FUNCTIONS
+    for column in TYPES
+    for window in (None, DAYS_3)
+    if TYPES[column] in FUNCTIONS[function].takes
+]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"a.b": "STRING", "A": "INT32"}, {"id": "BYTES", "at": "UNIX_TIMESTAMP", "is": "BOOL"}, {"Id": "INT64"}],
+    ids=lambda keys: " and ".join(keys.values()),
+)
+def test_every_function_of_every_column_of_keys_of_any_types(tmp_path, keys):
+    """Half of all rows are of one key, and the files hold the rows in any order."""
+    from parity.compute.spark import compute
+
+    draw, names = random.Random(3), {"a", "b", "c", "d"}
+    assert names == TYPES.keys()
+    definition = declared(EVERY, {name: KEY_TYPES[type] for name, type in keys.items()})
+    any_key = [tuple(draw.choice(KEYS[type]) for type in keys.values()) for _ in range(20)]
+    rows = [
+        Row(
+            any_key[0] if i % 2 else draw.choice(any_key),
+            T + draw.randrange(20) * timedelta(hours=9) + draw.randrange(2) * MICROSECOND,
+            {
+                "a": draw.choice([-0.0, 0.0, 0.1, -19.99, 1e-9, 1e15 + 0.125, 5e-324, 1 / 3]),
+                "b": draw.choice([-(2**31), 2**31 - 1, 0, 7]),
+                "c": draw.choice([2**40, -(2**40), 2**53 + 1, 0, 7]),
+                "d": draw.choice(["", "a", "\U00010000", "\ud7ff", "e\u0301", "é"]),
+            },
+        )
+        for i in range(3000)
+    ]
+    (tmp_path / "transactions").mkdir()
+    for number in range(3):
+        pq.write_table(table(rows[number::3], definition), tmp_path / "transactions" / f"{number}.parquet")
+    compute(tmp_path / "transactions", tmp_path / "features", definition)
+    assert_days(tmp_path / "features", aggregate(table(rows, definition), definition), len(keys))
+
+
+def test_a_sum_that_int64_does_not_hold_is_refused_in_the_laptops_words(tmp_path):
+    from parity.compute.spark import compute
+
+    definition = declared([Rule("sum", "sum", "c", None, TYPES["c"])], {"name": pa.string()})
+    rows = table([Row(("é",), T + i * DAYS_3, {"c": 2**62}) for i in range(2)], definition)
+    pq.write_table(rows, tmp_path / "transactions.parquet")
+    with pytest.raises(UserError) as laptop:
+        aggregate(rows, definition)
+    with pytest.raises(UserError) as spark:
+        compute(tmp_path / "transactions.parquet", tmp_path / "features", definition)
+    assert str(spark.value) == str(laptop.value)
 
 
 def test_feast_trains_serves_and_proves_from_what_spark_wrote(project):
