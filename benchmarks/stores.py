@@ -203,9 +203,7 @@ class Served:
 def online_reads(calls: int, folder: Path, port: int) -> list[Row]:
     """p50 of `get_online_features` against HMGET by redis-py, and of other keys than int64 against int64."""
     tables = {kind: table_of(kind, folder) for kind in KINDS}
-    store = store_of(
-        "ours", list(tables.values()), folder, port
-    )  # Feast keeps what it resolved of one
+    store = store_of("ours", list(tables.values()), folder, port)  # Feast keeps what it resolved of one
     served = {kind: Served(store, table, kind, port) for kind, table in tables.items()}
     rows = []
     for count, share in [(1, 1), (100, 5)]:
