@@ -32,7 +32,7 @@ def main() -> None:
     for table in declared(REPOSITORY).of(args.view):
         source, output = args.input or table.transactions, args.output or location(table.source.path)
         require_apart(source, output)
-        print(f"{compute(table.definition, source, output)} -> {shown(output)}")
+        print(f"{compute(table, source, output)} -> {shown(output)}")
         note_origin(table, output, source)
 
 

@@ -33,6 +33,7 @@ from parity.proof.raw import raw_transactions
 from parity.transactions.read import read_part, read_transactions
 from parity.transactions.times import localized
 from parity.transactions.values import INSTANTS, to_type
+from tests.definition import aggregation, table
 from tests.conftest import ROOT
 
 
@@ -1195,9 +1196,10 @@ class TestFolders:
         for hidden in ("in/_SUCCESS", "in/.a.csv.crc", "in/_temporary/x.csv", "in/.git/x.csv"):
             write(hidden, "x")
         assert rows(tmp_path / "in", definition_of(USER)) == READ * 4
-        out = tmp_path / "out.parquet"
-        assert compute_here(definition_of(USER), tmp_path / "in", out).startswith("1 feature rows of 1 users")
-        assert pq.read_table(out)["count_amount"].to_pylist() == [4]
+        out, user = tmp_path / "out.parquet", Entity(name="user", value_type=ValueType.INT64)
+        counted = table(tmp_path, "counted", [user], [aggregation("count", "amount")])
+        assert compute_here(counted, tmp_path / "in", out) == "1 feature rows of 1 user"
+        assert pq.read_table(out)["count_amount_ever"].to_pylist() == [4]
 
     def test_a_file_of_another_kind_is_named(self, write, tmp_path):
         write("in/a.csv", LINES)

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from parity.compute.days import Staged
 from parity.compute.incremental import update
 from parity.compute.windows import aggregate
-from parity.definition.table import Definition
+from parity.definition.checks import FeatureTable
 from parity.edge.errors import UserError
 from parity.edge.files import Location, absolute, on_disk, write_table
 from parity.transactions.read import read_transactions
@@ -23,18 +23,15 @@ def require_apart(source: Location, output: Location) -> None:
         raise UserError("--output lies in the folder that is --input, and would be read with it; name another.")
 
 
-def compute_here(definition: Definition, source: Location, output: Location) -> str:
+def compute_here(table: FeatureTable, source: Location, output: Location) -> str:
     """Compute all of it on this machine, into one file; say in words what was written."""
+    definition = table.definition
     with on_disk(source) as file:
         transactions = read_transactions(file, definition)
     history = aggregate(transactions, definition)
     write_table(history, output)
-    keys = history.select(definition.keys.names)
-    return f"{history.num_rows:,} feature rows of {_distinct(keys):,} {_what_keys_are(keys.column_names)}"
-
-
-def _what_keys_are(names: list[str]) -> str:
-    return "users" if names == ["user_id"] else f"keys of {', '.join(names)}"
+    keys = _distinct(history.select(definition.keys.names))
+    return f"{history.num_rows:,} feature rows of {keys:,} {table.noun(keys)}"
 
 
 def _distinct(keys: pa.Table) -> int:
@@ -43,19 +40,19 @@ def _distinct(keys: pa.Table) -> int:
     return keys.group_by(keys.column_names).aggregate([]).num_rows
 
 
-def update_here(definition: Definition, source: Location, output: Location) -> str:
+def update_here(table: FeatureTable, source: Location, output: Location) -> str:
     """Compute what can have changed since the last time, into a folder with a file a day."""
-    days = update(source, output, definition)
+    days = update(source, output, table.definition)
     return "nothing has changed" if days is None else _by_day(days)
 
 
-def compute_on_spark(definition: Definition, source: Location, output: Location) -> str:
+def compute_on_spark(table: FeatureTable, source: Location, output: Location) -> str:
     """Compute all of it on Spark, into a folder with a file a day."""
     try:
         from parity.compute.spark import compute  # an extra, and slow to import
     except ModuleNotFoundError:
         raise UserError("PySpark is not installed. Run: pip install -r requirements-spark.txt") from None
-    return _by_day(compute(source, output, definition))
+    return _by_day(compute(source, output, table.definition))
 
 
 def _by_day(days: list[Staged]) -> str:
