@@ -33,8 +33,8 @@ from parity.proof.raw import raw_transactions
 from parity.transactions.read import read_part, read_transactions
 from parity.transactions.times import localized
 from parity.transactions.values import INSTANTS, to_type
-from tests.definition import aggregation, table
 from tests.conftest import ROOT
+from tests.definition import aggregation, table
 
 
 def definition_of(
