@@ -1,0 +1,56 @@
+"""How the library is laid out: each room imports from those before it, and nothing imports against the flow."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import parity
+from tests.conftest import ROOT
+
+ROOMS = ["edge", "definition", "transactions", "compute", "offline", "online", "proof", "report"]
+FLOW = [*ROOMS[:6], "registry_store", "repository", "materialization", *ROOMS[6:], "__main__"]
+"""The rooms and the modules beside them: each may import what stands before it."""
+
+
+def imports() -> Iterator[tuple[str, str]]:
+    """Every (module, module that it imports) of the library."""
+    for file in sorted((ROOT / "parity").rglob("*.py")):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("parity"):
+                for alias in node.names:
+                    name = f"{node.module}.{alias.name}"
+                    yield module, name if (ROOT / f"{name.replace('.', '/')}.py").exists() else node.module
+            elif isinstance(node, ast.Import):
+                yield from ((module, alias.name) for alias in node.names if alias.name.startswith("parity"))
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_nothing_imports_against_the_flow():
+    found = list(imports())
+    assert len(found) > 100
+    against = [(a, b) for a, b in found if FLOW.index(room(b)) > FLOW.index(room(a))]
+    assert against == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph: dict[str, set[str]] = {}
+    for module, imported in imports():
+        graph.setdefault(module, set()).add(imported)
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_every_room_is_named_where_a_reader_looks():
+    there = {path.name for path in (ROOT / "parity").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert there == set(ROOMS)
+    assert all(name in parity.__doc__ for name in [*ROOMS, "registry_store", "repository", "materialization"])
+
+
+def test_the_library_never_imports_the_project():
+    for file in Path(ROOT / "parity").rglob("*.py"):
+        assert "import feature_repo" not in file.read_text()
+        assert "from feature_repo" not in file.read_text()
