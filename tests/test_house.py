@@ -17,13 +17,21 @@ def imports() -> Iterator[tuple[str, str]]:
     """Every (module, module that it imports) of the library."""
     for file in sorted((ROOT / "parity").rglob("*.py")):
         module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in _run(ast.parse(file.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("parity"):
                 for alias in node.names:
                     name = f"{node.module}.{alias.name}"
                     yield module, name if (ROOT / f"{name.replace('.', '/')}.py").exists() else node.module
             elif isinstance(node, ast.Import):
                 yield from ((module, alias.name) for alias in node.names if alias.name.startswith("parity"))
+
+
+def _run(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a module but for those that only a type checker looks at."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            yield from _run(node)
 
 
 def room(module: str) -> str:
