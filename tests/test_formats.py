@@ -1,9 +1,11 @@
 """Files as people have them: each is read as it is, with a declaration in features.py and nothing else."""
 
+import ast
 import bz2
 import gzip
 import json
 import lzma
+import re
 import subprocess
 import sys
 from datetime import UTC, date, datetime, time, timedelta
@@ -650,6 +652,14 @@ class TestNulls:
         path = write("n.csv", "user,timestamp,amount\n7,2026-03-01,5\nx,2026-03-01,-5\n")
         assert "row 2 (line 3): user 'x'" in refused(path, definition_of(USER, where="amount > 0"))
 
+    def test_of_the_timestamp_and_of_bytes_it_can_be_asked_whether_they_are_null_and_no_more(self, write):
+        path = write("n.csv", "user,timestamp,amount\n7,,5\n,2026-03-01,5\n7,2026-03-01,5\n")
+        definition = definition_of(("user", "BYTES"), where="timestamp IS NOT NULL AND user IS NOT NULL")
+        assert rows(path, definition) == [(b"7", utc(2026, 3, 1), 5.0)]
+        for where in ("timestamp > '2026-01-01'", "timestamp", "timestamp = 5", "user = '7'"):
+            with pytest.raises(DefinitionError, match="which can't be compared"):
+                definition_of(("user", "BYTES"), where=where)
+
     def test_only_rows_that_meet_the_condition_are_read(self, write):
         path = write(
             "n.csv", "user,timestamp,amount,status\n1,2026-03-01,5,paid\n2,2026-03-01,5,open\n3,2026-03-01,5,\n"
@@ -990,13 +1000,22 @@ class TestText:
             encoding="utf-16",
         )
 
-    @pytest.mark.parametrize("note", ["sep=,", "SEP=,", '"sep=,"'])
+    @pytest.mark.parametrize("note", ["sep=,", "SEP=,"])
     def test_a_note_of_the_delimiter(self, write, note):
         self.check(write, f"\ufeff{note}\r\n{LINES}")
         self.check(write, f"{note}\n{LINES}".replace(",", ";"), delimiter=";")
         self.check(write, f"Shop\n{note}\n{LINES}", skip_rows=1)
         error = refused(write("t.csv", f"{note}\n{LINES}".replace(",", ";")), definition_of(USER))
         assert "line 1: it notes that ';' separates values, and ',' is declared. Declare delimiter=';'." in error
+
+    def test_a_footer_that_looks_like_rows_is_named_as_what_it_may_be(self, write):
+        content = "user,timestamp,amount\n7,2026-03-01T12:00:00Z,10.5\n"
+        error = refused(write("t.csv", f"{content}Total,,10.5\n"), definition_of(("user", "INT64")))
+        assert error.endswith("If the last line is no row, declare skip_footer=1.")
+        error = refused(write("t.csv", f"{content},,10.5\n,,\n"), definition_of(("user", "INT64")))
+        assert error.endswith("If the last 2 lines are no rows, declare skip_footer=2.")
+        self.check(write, f"{content},,10.5\n,,\n", skip_footer=2)
+        assert "skip_footer" not in refused(write("t.csv", f"{content}x,,\n{content[22:]}"), definition_of(USER))
 
     def test_a_file_without_a_header(self, write):
         names = ["user", "timestamp", "amount"]
@@ -1102,6 +1121,77 @@ class TestText:
 OBJECT = {"user": 7, "timestamp": "2026-03-01T12:00:00Z", "amount": 10.5, "other": [1, {"a": None}]}
 
 
+class TestAdvice:
+    """What a refusal names is what makes the file readable: each is declared as told, and the file is read."""
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            *["$134.09", "134.09 EUR", "R$ 5", "kr 1,50", "0,25", "1,234.56", "1.234,56", "1 234,56", "1\u202f234"],
+            *["1'234.50", "12,34,567.8", "(5.00)", "($5)", "5.00-", "1.234.567", "\u20ac\u00a01.234,56", "n/a"],
+            *["NULL", "-1,5", "1_234.5"],
+        ],
+    )
+    def test_of_amounts(self, write, value):
+        row = f"7\t2026-03-01\t{value}\n"
+        path = write("a.tsv", f"user\ttimestamp\tamount\n{row}{row}")
+        declared = options_in(refused(path, definition_of(USER)))
+        assert declared
+        where = {"where": "amount IS NULL"} if "null_values" in declared else {}
+        if where:
+            assert "row 1 (line 2): amount is null" in refused(path, definition_of(USER, **declared))
+        else:
+            assert len(rows(path, definition_of(USER, **declared))) == 2
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            *["12/13/2010 8:26", "13/12/2010", "13.12.2010 08:26", "13.12.10", "2010/12/13", "20101213"],
+            *["20101213082600", "2010-12-13 8:26:00", "2010-12-13 08:26:00 UTC", "2010-12-13 08:26:00 +0100"],
+            *["13-Dec-10", "Dec 13, 2010", "13 December 2010 08:26", "12/13/2010 8:26 PM", "12/13/2010 8:26:05 am"],
+            *["13/Dec/2010:08:26:00 +0100", "Mon Dec 13 08:26:00 UTC 2010", "2010-12-13 08:26:00,123"],
+            *["13.12.2010, 08:26", "1700000000", "1700000000.5", "1700000000000", "1700000000000000"],
+            *["1700000000000000000", "40525.35", "40525"],
+        ],
+    )
+    def test_of_timestamps(self, write, value):
+        path = write("a.tsv", f"user\ttimestamp\tamount\n7\t{value}\t1\n")
+        declared = options_in(refused(path, definition_of(USER)))
+        assert len(rows(path, definition_of(USER, **declared))) == 1
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            LINES.replace(",", ";"),
+            LINES.replace(",", "\t"),
+            LINES.replace(",", "|"),
+            "user timestamp amount\n7   2026-03-01 10.5\n",
+            f"# made by hand\n{LINES}",
+            f"Shop\n\n{LINES}",
+            f"Shop;x\n{LINES}".replace(",", ";"),
+            LINES.replace("7,", "7.0,"),
+            LINES.encode("utf-16"),
+            LINES.replace("user", "\xe9,user").replace("7,", "\xe9,7,").encode("latin-1"),
+            LINES.replace("user", "\u20ac,user").replace("7,", "\u20ac,7,").encode("cp1252"),
+            LINES.replace("user", "User ").replace("amount", "AMOUNT"),
+            LINES.replace("timestamp", "Time-Stamp"),
+        ],
+        ids=range(13),
+    )
+    def test_of_files(self, write, content):
+        path = write("a.csv", content)
+        declared = options_in(refused(path, definition_of(USER)))
+        assert len(rows(path, definition_of(USER, **declared))) == 1
+
+
+def options_in(error: str) -> dict:
+    """The options that a refusal names."""
+    value = r'"(?:[^"\\]|\\.)*"|True|\d+|\[[^\]]*\]|\{[^}]*\}'
+    found = re.findall(rf"\b([a-z_]+)=({value})", error)
+    own = [(name, text) for name, text in found if name not in ("where", "name", "join_keys") and "..." not in text]
+    return {name: ast.literal_eval(text) for name, text in own}
+
+
 class TestJson:
     @pytest.mark.parametrize("name", ["t.json", "t.jsonl", "t.ndjson", "t.JSON"])
     @pytest.mark.parametrize(
@@ -1157,7 +1247,8 @@ class TestJson:
     @pytest.mark.parametrize(
         ("content", "told"),
         [
-            ("", "the file is empty"),
+            ("", "it has no rows"),
+            (" \n", "it has no rows"),
             ('{"user": 7', "line 1: this is not JSON"),
             ('{"user": 7}\n{"user" 7}\n', "line 2: this is not JSON"),
             ('[{"user": 7}', "not closed at the end"),
@@ -1200,6 +1291,9 @@ class TestFolders:
         counted = table(tmp_path, "counted", [user], [aggregation("count", "amount")])
         assert compute_here(counted, tmp_path / "in", out) == "1 feature rows of 1 user"
         assert pq.read_table(out)["count_amount_ever"].to_pylist() == [4]
+        out = tmp_path / "out.parquet"
+        assert compute_here(definition_of(USER), tmp_path / "in", out).startswith("1 feature rows of 1 ")
+        assert pq.read_table(out)["count_amount"].to_pylist() == [4]
 
     def test_a_file_of_another_kind_is_named(self, write, tmp_path):
         write("in/a.csv", LINES)

@@ -75,7 +75,7 @@ class _Reader:
             case exp.Not():
                 return ("not", self.boolean(node.this))
             case exp.Is() if isinstance(node.expression, exp.Null):
-                return ("null", self.column(node.this, pa.string()))
+                return ("null", self.column(node.this, pa.string(), is_compared=False))
             case exp.Is() if isinstance(node.expression, exp.Boolean):
                 return ("is", self.column(node.this, pa.bool_()), bool(node.expression.this))
             case exp.Between():
@@ -117,13 +117,13 @@ class _Reader:
             return pa.bool_()
         return pa.string() if isinstance(node, exp.Literal) and node.is_string else pa.float64()
 
-    def column(self, node: Any, otherwise: pa.DataType) -> tuple:
+    def column(self, node: Any, otherwise: pa.DataType, is_compared: bool = True) -> tuple:
         node = _bare(self.exp, node)
         if not isinstance(node, self.exp.Column) or node.table:
             raise ValueError(f"the condition {self.text!r}: {node.sql()!r} is not the name of a column")
         name = node.name
         found = self.declared.get(name) or self.types.get(name, otherwise)
-        if found not in COLUMN_TYPES:
+        if is_compared and found not in COLUMN_TYPES:
             raise ValueError(f"the condition {self.text!r}: {name} is {found}, which can't be compared")
         self.types[name] = found
         return ("column", name)

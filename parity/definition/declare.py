@@ -34,6 +34,7 @@ from feast.types import Bool, FeastType, Float64, Int32, Int64, String, from_fea
 
 from parity.definition.conditions import Condition, parse_condition
 from parity.definition.functions import COLUMN_TYPES, FUNCTIONS
+from parity.definition.instants import UTC_MICROSECONDS
 from parity.definition.keys import KEY_TYPES, key_schema
 from parity.definition.reading import Reading
 from parity.definition.table import Definition, Rule
@@ -172,7 +173,8 @@ class AggregatedFeatureView(FeatureView):
             raise refuse(f"{name}: {fault}")
         types = {column.name: column_type(column.dtype) for column in getattr(transactions, "schema", ())}
         keys = {entity.join_key: KEY_TYPES[_key_type(entity)] for entity in entities}
-        condition = _condition(name, where, types | keys)
+        instant = {reading_of(transactions).timestamp: UTC_MICROSECONDS}  # which IS NULL alone can be asked of
+        condition = _condition(name, where, types | keys | instant)
         looked_at = dict(condition.columns) if condition else {}
         for fault in _faults_of_aggregations(aggregations, types | looked_at):
             raise refuse(f"{name}: {fault}")

@@ -5,9 +5,11 @@ and the text of the condition, which SQLite evaluates.
 """
 
 import csv
+import lzma
 import pickle
 import sqlite3
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
@@ -24,7 +26,10 @@ from parity.edge.files import Location, on_disk
 from parity.proof.raw_files import blocks, is_text, raw_files, weight
 from parity.proof.raw_values import Parsers, digits
 
-READING_ERRORS = (ValueError, TypeError, KeyError, OSError, OverflowError, EOFError, csv.Error, pa.ArrowException)
+READING_ERRORS = (
+    *(ValueError, TypeError, KeyError, OSError, OverflowError, EOFError),
+    *(csv.Error, pa.ArrowException, lzma.LZMAError, zlib.error),
+)
 BYTES_PER_PART = 8 << 20
 MOST_PARTS = 200
 

@@ -74,10 +74,7 @@ def lines_of_objects(path: Path, reading: Reading, rows: Sequence[int]) -> list[
 def _text(path: Path, reading: Reading) -> str:
     require_text(path, reading)
     with refusing_damage(path), refusing_undecodable(path, reading), decoded(path, reading) as file:
-        text = file.read().removeprefix(BYTE_ORDER_MARK)
-    if not text.strip():
-        raise UserError(f"{path}: the file is empty.")
-    return text
+        return file.read().removeprefix(BYTE_ORDER_MARK)
 
 
 def _objects(path: Path, text: str) -> Iterator[tuple[int, Any]]:

@@ -31,6 +31,7 @@ from parity.transactions.refusals import (
     Failures,
     brief,
     expected,
+    footer_advice,
     header_advice,
     null_refusal,
     refusal,
@@ -222,6 +223,8 @@ def _refuse(refused: _Refused, wanted: _Wanted, places: Callable[[list[int]], li
         told = null_refusal(column, failures, shown, wanted.definition)
     else:
         told = refusal(column, failures, shown, expected(column, wanted.reading), list(looked_at), wanted.reading)
+    if kind_of(wanted.path) == "text":
+        told += footer_advice(rows[: ROWS_LOOKED_AT + 1].tolist(), len(raw))
     raise UserError(f"{wanted.path}, {told}") from None
 
 

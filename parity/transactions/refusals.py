@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import product
+from itertools import chain, product
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -26,6 +26,7 @@ MOST_COLUMNS_SHOWN = 20
 ROWS_SHOWN = 3
 ROWS_LOOKED_AT = 1000
 VALUES_TRIED = 20
+MOST_LINES_OF_A_FOOTER = 10
 BYTES_LOOKED_AT = 4096
 
 
@@ -99,6 +100,15 @@ def null_refusal(column: Column, failures: Failures, places: Sequence[str], defi
         f"{places[0]}: {name} is null{also}. {_counted(failures)} A key, a timestamp and what features are made of "
         f'can\'t be null: fill it, or leave such rows out: where="{where}" in {definition.name}.'
     )
+
+
+def footer_advice(rows: Sequence[int], total: int) -> str:
+    """Say what to declare if no others than the last rows of a text are refused, such as a total."""
+    count = len(rows)
+    if not count or count == total or count > MOST_LINES_OF_A_FOOTER or list(rows) != list(range(total - count, total)):
+        return ""
+    lines = "line is no row" if count == 1 else f"{count} lines are no rows"
+    return f" If the last {lines}, declare skip_footer={count}."
 
 
 def _counted(failures: Failures) -> str:
@@ -209,7 +219,7 @@ def _helps_with_amount(column: Column, text: str, reading: Reading) -> list[str]
     number = text.strip()
     if sign := _currency(number):
         if sign != reading.currency:
-            helps.append(f"If {sign} is a currency, declare currency={_literal(sign)}.")
+            helps.append(f"If {sign} is a currency or a unit, declare currency={_literal(sign)}.")
         number = number.replace(sign, "").strip()
     if "%" in number:
         helps.append("Write amounts without a percent sign.")
@@ -235,7 +245,8 @@ def _currency(text: str) -> str | None:
     sign = r"([^\d\s()+.,'\u2019%\u2212_-]{1,5})"
     before = re.fullmatch(rf"[(+-]*\s*{sign}\s*[(+-]*[\d.,].*", text)
     after = re.fullmatch(rf"[(+-]*[\d.,].*?\s*{sign}[)-]*", text)
-    return before[1] if before else after and after[1]
+    found = before or after
+    return found[1] if found and found[1].isprintable() and not re.fullmatch(r"(?i)e|0?x.*", found[1]) else None
 
 
 def _separators(number: str, reading: Reading) -> str | None:
@@ -282,6 +293,7 @@ _DATES = [
 _CLOCKS = ["", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %H:%M:%S,%f", " %I:%M %p", " %I:%M:%S %p", " %I:%M%p"]
 _CLOCKS += ["T%H:%M", "T%H:%M:%S", "T%H:%M:%S.%f", ":%H:%M:%S", ", %H:%M", ", %H:%M:%S", " %H.%M", " %H%M%S", "%H%M%S"]
 _ENDS = ["", " %Z", " %z", "%z"]
+_OTHERS = ["%a %b %d %H:%M:%S %Z %Y", "%a %b %d %H:%M:%S %Y", "%a %b %d %H:%M:%S %z %Y", "%H:%M:%S %d.%m.%Y", "%B %Y"]
 
 
 def _advice_on_times(texts: Sequence[str], reading: Reading) -> str:
@@ -317,9 +329,9 @@ def _formats(texts: pa.Array) -> list[str]:
     """The formats that take all of some texts; of those with the day before the month, after those without."""
     shape = re.sub(r"\d", "0", texts[0].as_py())
     found = []
-    for date, clock, end in product(_DATES, _CLOCKS, _ENDS):
-        form = f"{date}{clock}{end}" if clock or not end else ""
-        if form and _may_fit(form, shape) and not to_instants(texts, Reading(timestamp_format=form)).null_count:
+    usual = (f"{date}{clock}{end}" for date, clock, end in product(_DATES, _CLOCKS, _ENDS) if clock or not end)
+    for form in chain(usual, _OTHERS):
+        if _may_fit(form, shape) and not to_instants(texts, Reading(timestamp_format=form)).null_count:
             found.append(form)
     return found
 

@@ -117,7 +117,7 @@ def _first_line(path: Path, reading: Reading) -> list[tuple[int, str]]:
 
 def _is_note(line: str) -> bool:
     """Whether a line is a note of the delimiter for a spreadsheet."""
-    return line[:5].lstrip('"')[:4].lower() == "sep="
+    return line[:4].lower() == "sep="
 
 
 def parse(
@@ -332,7 +332,7 @@ def _by_tabs(line: str) -> str:
 
 
 def _require_noted(path: Path, number: int, line: str, delimiter: str) -> None:
-    noted = line.strip('"\r\n')[4:]
+    noted = line[4:].rstrip("\r\n")
     if noted != delimiter:
         raise UserError(
             f"{path}, line {number}: it notes that {noted!r} separates values, and {delimiter!r} is declared. "
