@@ -3,15 +3,22 @@
 import asyncio
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast import FeatureStore
 
-from parity.online.side import key_of, online_store_of, stored_events
+from parity.definition.checks import FeatureTable, declared
+from parity.definition.keys import as_table, as_tuples
+from parity.materialization import Materialized, materialize_all
+from parity.online.side import online_store_of, redis_keys, serving_values, stored_events, stored_rows
 from tests import deployments
+from tests.definition import customers, customers_in_stores, purchases
 from tests.deployments import Deployment, wait_until
+from tests.online import NOW, opened, require_in_step, write_history
 
 VIEW, SERVICE = "user_purchase_features", "user_features"
 AVERAGE, TOTAL = "user_avg_3day_purchase_amount", "user_total_transactions"
@@ -28,6 +35,11 @@ class Production:
         monkeypatch.setenv("FEATURE_STORE_REGISTRY", str(project.root / "data" / "production.db"))
         for name, value in deployment.environment.items():
             monkeypatch.setenv(name, value)
+
+    @property
+    def table(self) -> FeatureTable:
+        [table] = declared(self.project.root / "feature_repo")
+        return table
 
     def open(self) -> FeatureStore:
         return FeatureStore(repo_path=str(self.project.root / "feature_repo"))
@@ -103,16 +115,16 @@ def test_the_pipeline_and_the_proof_on(production, caplog):
     at = pq.read_table(project.features)["event_timestamp"].to_pylist()[50]
     assert "Training equals serving equals the oracle" in production.succeed("demo_fixed.py", "--at", at.isoformat())
 
-    online, view = online_store_of(store), store.get_feature_view(VIEW)
-    found = stored_events(store, view)
-    assert sorted(found.ids.tolist()) == users, "nothing of the replay is left, and all of the present"
-    assert online.retract(store.config, view, found.found[:5]) == 5
+    online, table = online_store_of(store), production.table
+    found = stored_events(store, table)
+    assert sorted(found.keys["user_id"].to_pylist()) == users, "nothing of the replay is left, and all of the present"
+    assert online.retract(store.config, table.view, found.found[:5]) == 5
     skewed = project.run("demo_fixed.py")
     assert skewed.status == 1
     assert "missing online 10" in production.discreet(skewed.out)
     assert "Repaired, and compared again" in production.succeed("demo_fixed.py", "--repair")
     online.delete_entity_values(store.config, ["user_id"])
-    assert len(stored_events(store, view).ids) == 0
+    assert stored_events(store, table).found == []
     production.discreet(caplog.text)
 
 
@@ -138,10 +150,45 @@ def test_the_asynchronous_write_keeps_the_order_and_survives_scripts_that_are_go
     service = store.get_feature_service(SERVICE)
     answer = served(store.get_online_features(service, {"user_id": users}), users)
     assert answer == latest(production.project.features)
-    rows = online.inspect(store.config, store.get_feature_view(VIEW), [key_of(store.get_feature_view(VIEW), users[0])])
-    assert rows[0][1][TOTAL].int64_val == answer[users[0]][1]
+    table = production.table
+    [(_, row)] = stored_rows(store, table, as_table([(users[0],)], table.definition.keys))
+    assert row[TOTAL] == answer[users[0]][1]
 
 
+@pytest.mark.parametrize("kind", ["acl", "cluster", "sentinel"])
+def test_keys_of_any_type_are_written_replaced_and_retracted_on(kind, tmp_path):
+    """By columns on each: in a Cluster every key goes to its own master."""
+    tables = [purchases(tmp_path), customers(tmp_path), customers_in_stores(tmp_path)]
+    ids = {
+        1: [(n,) for n in range(300)],
+        2: [(f"{n:04}",) for n in range(300)],
+        3: [(f"{n:04}", n) for n in range(300)],
+    }
+    folder = tmp_path / "servers"
+    folder.mkdir()
+
+    def write(hours: int, but: int = 0) -> None:
+        for number, table in enumerate(tables, 1):
+            values = [VALUES[rule.type] for rule in table.definition.rules]
+            write_history(table, *((*key, NOW - timedelta(hours=hours), *values) for key in ids[number][but:]))
+
+    with getattr(deployments, kind)(folder) as deployment:
+        options = {"connection_string": deployment.connection_string, "redis_type": deployment.redis_type}
+        store = opened(tmp_path, 0, tables, **options)
+        write(1)
+        assert materialize_all(store, tables, None, NOW, NOW) == [Materialized(300, 0)] * 3
+        write(2, but=100)
+        assert materialize_all(store, tables, None, NOW, NOW, any_share=True) == [Materialized(200, 300)] * 3
+        for number, table in enumerate(tables, 1):
+            require_in_step(store, table, NOW)
+            found = stored_events(store, table)
+            assert sorted(as_tuples(found.keys)) == ids[number][100:]
+            assert sorted(key for key, _ in found.found) == sorted(redis_keys(store, table, found.keys))
+            first, *_ = serving_values(store, table, found.keys).values()
+            assert first == [VALUES[table.definition.rules[0].type]] * 200
+
+
+VALUES = {pa.float64(): 1.5, pa.int64(): 7, pa.int32(): 3, pa.string(): "x"}
 SECONDS_TO_RESUME = 15
 """Reads of a Redis whose master died are bound to be answered again after this, and are after a fraction of it."""
 
