@@ -160,13 +160,14 @@ class _History:
         store, table = self.store, self.table
         with redirect_stdout(io.StringIO()):  # Feast reports progress there
             store.materialize(self.start or EVER, self.end, [table.name])
-        leftovers, retracted = Leftovers(), 0
+        online, retracted = online_store_of(store), 0
+        leftovers = Leftovers(known=online.known_fields(store.config, _views(store)))
         stored = stored_events(store, table, leftovers)
         if not self.start:
             retracted = self.bring_in_step(stored, now)
             if retracted:
                 stored = stored_events(store, table, Leftovers())
-            _delete_unknown_fields(store, leftovers.fuller)
+            online.delete_unknown_fields(store.config, leftovers.fuller, lambda: _views(store))
         if leftovers.foreign:
             raise _Refused(str(foreign_keys(store, table, leftovers.foreign)))
         arrived = np.zeros(self.latest.num_rows, bool)
@@ -215,20 +216,16 @@ def _size(stored: Stored) -> int:
     return len(stored.found) + stored.others.count
 
 
-def _delete_unknown_fields(store: FeatureStore, keys: list[bytes]) -> None:
-    """Delete what features that were renamed or dropped have left in ``keys``."""
-
-    def views() -> list:
-        registry, project = store.registry, store.project
-        written = [view for view in registry.list_on_demand_feature_views(project) if view.write_to_online_store]
-        return [
-            *registry.list_feature_views(project),
-            *registry.list_stream_feature_views(project),
-            *registry.list_label_views(project),
-            *written,
-        ]
-
-    online_store_of(store).delete_unknown_fields(store.config, keys, views)
+def _views(store: FeatureStore) -> list:
+    """Every view of the project that may have rows online."""
+    registry, project = store.registry, store.project
+    written = [view for view in registry.list_on_demand_feature_views(project) if view.write_to_online_store]
+    return [
+        *registry.list_feature_views(project),
+        *registry.list_stream_feature_views(project),
+        *registry.list_label_views(project),
+        *written,
+    ]
 
 
 def _numpy(instant: datetime) -> np.datetime64:

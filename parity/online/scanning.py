@@ -1,7 +1,7 @@
 """Looking through what is stored, fit to be served or not, and taking out what is not wanted any more."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from feast import FeatureView, RepoConfig
@@ -24,7 +24,9 @@ class Leftovers:
     foreign: list[bytes] = field(default_factory=list)
     """Keys of this project that hold something else than a hash."""
     fuller: list[bytes] = field(default_factory=list)
-    """Keys with fields that are not of the view's row: of other views, or of none any more."""
+    """Keys with fields that are not of the view's row, and not known: of other views, or of none any more."""
+    known: Sequence[bytes | str] = ()
+    """All fields that may be there, those of the view among them. In a Cluster they are not looked at."""
 
 
 class Scans(Writes):
@@ -39,7 +41,8 @@ class Scans(Writes):
         """
         timestamp, own = Fields(stored_name(config, table)).timestamp, 1 + len(table.features)
         keys = KeyNames(table.join_keys, config.project)
-        for some, events, fuller in self._pages(config, keys, timestamp, own):
+        known = leftovers.known if leftovers is not None else ()
+        for some, events, fuller in self._pages(config, keys, timestamp, own, known):
             if leftovers is not None and (fuller or 0 in events):
                 leftovers.fuller += [some[place] for place in fuller if some[place] in keys]
                 leftovers.foreign += [
@@ -48,14 +51,15 @@ class Scans(Writes):
             rows = zip(some, events, strict=True)
             yield from (row for row in rows if row[1] not in (None, 0)) if None in events or 0 in events else rows
 
-    def _pages(self, config: RepoConfig, keys: KeyNames, timestamp: str, own: int) -> Iterator[tuple]:
+    def _pages(self, config: RepoConfig, keys: KeyNames, timestamp: str, own: int, known: Sequence) -> Iterator[tuple]:
         """A page of keys at a time: the keys, their event timestamps, and the places of those with more fields."""
         if config.online_store.redis_type == RedisType.redis_cluster:
             yield from self._pages_of_cluster(config, keys, timestamp, own)
             return
         scan, cursor = self._get_client(config.online_store).register_script(SCAN), None
+        arguments = [_pattern(keys), KEYS_PER_ROUND_TRIP, timestamp, own, *known]
         while cursor != b"0":
-            cursor, some, events, fuller = scan([], [cursor or 0, _pattern(keys), KEYS_PER_ROUND_TRIP, timestamp, own])
+            cursor, some, events, fuller = scan([], [cursor or 0, *arguments])
             yield some, events, [place - 1 for place in fuller]
 
     def _pages_of_cluster(self, config: RepoConfig, keys: KeyNames, timestamp: str, own: int) -> Iterator[tuple]:
@@ -85,6 +89,10 @@ class Scans(Writes):
             calls = [(key, [doomed[0], timestamp, *doomed]) for key, timestamp in batch]
             deleted += sum(self.run_script(config, COMPARE_AND_DELETE, calls))
         return deleted
+
+    def known_fields(self, config: RepoConfig, views: Iterable[FeatureView]) -> list[bytes]:
+        """The fields that the rows of these views have."""
+        return [field for fields in _known_fields(config, views) for field in fields]
 
     def delete_unknown_fields(
         self, config: RepoConfig, keys: Iterable[bytes], views: Callable[[], Iterable[FeatureView]]

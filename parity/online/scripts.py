@@ -122,19 +122,29 @@ return 1
 """
 )
 
-# ARGV: a cursor, a pattern, a count, a field, and how many fields the view has. Returns the next cursor, the keys, that
-# field of each, and the places, from 1, of the keys that have more fields than the view, or none of it. Of a key that
-# holds something else than a hash the field is 0.
+# ARGV: a cursor, a pattern, a count, a field, how many fields the view has, and known fields, if any. Returns the next
+# cursor, the keys, that field of each, and the places, from 1, of the keys that have more fields than the view, or none
+# of it, and others than those that are known. Of a key that holds something else than a hash the field is 0.
 SCAN = """
 local cursor, keys = unpack(redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3]))
 local fields, fuller, own = {}, {}, tonumber(ARGV[5])
+local function has_others(key, size)
+  local known = 0
+  for first = 6, #ARGV, 4000 do
+    for _, value in ipairs(redis.call('HMGET', key, unpack(ARGV, first, math.min(first + 3999, #ARGV)))) do
+      if value then known = known + 1 end
+    end
+  end
+  return size > known
+end
 for i, key in ipairs(keys) do
   local field = redis.pcall('HGET', key, ARGV[4])
   if type(field) == 'table' then
     fields[i] = 0
   else
     fields[i] = field
-    if not field or redis.call('HLEN', key) > own then
+    local size = redis.call('HLEN', key)
+    if (not field or size > own) and has_others(key, size) then
       fuller[#fuller + 1] = i
     end
   end
