@@ -151,7 +151,7 @@ def materialize_once(way: str, kind: str, folder: Path, port: int) -> None:
 
 def _peak_mb() -> float:
     status = Path("/proc/self/status")
-    if status.exists():  # what getrusage tells on Linux takes in the process that started this one
+    if status.exists():  # on Linux, getrusage counts in the process that started this one
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
 

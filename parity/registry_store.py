@@ -86,7 +86,7 @@ class ParityRegistryStore(RegistryStore):
         """Read the registry. Raises `FileNotFoundError` if there is none.
 
         Feast reads anew whenever the file has changed, also halfway through `feast apply`. What this process has
-        changed and not yet committed is then kept. It is dropped where Feast is told to read anew, as after an apply
+        changed and not yet committed is then kept. It is dropped where Feast is asked to read anew, as after an apply
         that failed.
         """
         stored = Registry.FromString(self._read()[0])

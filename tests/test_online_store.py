@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from parity.definition.instants import EPOCH
 from parity.definition.keys import KEY_TYPES, as_table, as_tuples, key_schema
 from parity.online.encoding import KeyEncoding, entity_keys, redis_key
+from parity.online.requests import InvalidRequest
 from parity.online.scanning import Leftovers
 from parity.online.scripts import ForeignKeys
 from parity.online.side import key_of, online_store_of, redis_keys, serving_values, stored_events, stored_rows
@@ -619,6 +620,35 @@ class TestKeysOfAnyType:
         assert found.found == [(key, event)]
         assert found.others.count == 1
         assert f"of type {other.lower()}" in str(found.others)
+
+
+WRONG = {
+    "INT32": [2**31, "x", 1.5, True, None],
+    "INT64": [2**63, "007", 1.5, True, None],
+    "STRING": [42, b"42", None],
+    "BOOL": [1, "true", None],
+    "BYTES": ["a", 1, None],
+    "UNIX_TIMESTAMP": ["2026-03-08", 1.5, True, 2**62, NOW, None],
+}
+
+
+@pytest.mark.parametrize(("type", "value"), [(type, value) for type, values in WRONG.items() for value in values])
+def test_a_key_that_feast_would_make_another_of_is_refused(tmp_path, redis_port, type, value):
+    entity = Entity(name="thing", join_keys=["id"], value_type=ValueType[type])
+    table = table_of(tmp_path, "things", [entity], [aggregation("count", "x")])
+    store, good = opened(tmp_path, redis_port, [table]), SOME[type][0][0]
+    for asked in ({"id": [value]}, {"id": [good, value]}):
+        with pytest.raises(InvalidRequest, match=r"^id "):
+            store.get_online_features(table.service, asked)
+
+
+def test_seconds_are_as_good_as_the_instant(tmp_path, redis_port):
+    entity = Entity(name="thing", join_keys=["id"], value_type=ValueType.UNIX_TIMESTAMP)
+    table = table_of(tmp_path, "things", [entity], [aggregation("count", "x")])
+    store, instant = opened(tmp_path, redis_port, [table]), NOW.replace(microsecond=0)
+    store.write_to_online_store("things", rows_of(table, [(instant, NOW, 5)]).to_pandas())
+    asked = {"id": [instant, int(instant.timestamp()), np.int64(instant.timestamp()), instant + timedelta(hours=1)]}
+    assert store.get_online_features(table.service, asked).to_dict()["count_x_ever"] == [5, 5, 5, None]
 
 
 class TestTwoViewsOfOneEntity:
