@@ -5,55 +5,82 @@ has to find in each of them.
 """
 
 import io
-from collections.abc import Callable, Iterable
+import statistics
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureStore, RepoConfig
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import _mmh3
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from feature_repo.features import user
+from parity.definition.keys import Key
+from parity.definition.table import Definition, Rule
 from parity.proof import causes
-from parity.proof.compare import EXTRA, EXTRA_ROW, MISMATCH, MISSING, MISSING_ROW, WRONG, WRONG_ROW
-from tests.world import AVERAGE, DAY, MICROSECOND, OFFLINE, OURS, STOCK, TOTAL, TTL, WINDOW, T, World
+from parity.proof.causes import same
+from parity.proof.found import EXTRA, EXTRA_ROW, MISMATCH, MISSING, MISSING_ROW, WRONG, WRONG_ROW, OtherKey
+from tests.world import (
+    AVERAGE,
+    DAY,
+    EVENT,
+    LOCAL,
+    MICROSECOND,
+    OFFLINE,
+    OURS,
+    SIMPLE,
+    STOCK,
+    TOTAL,
+    TTL,
+    WINDOW,
+    T,
+    World,
+)
 
 Planted = set[tuple]
-"""The values that a fault makes wrong: (user, feature) at the instant of the comparison, and (user, feature, instant,
-kind of difference) in the row of an instant."""
+"""The values that a fault makes wrong: (key, feature) at the instant of the comparison, and (key, feature, instant,
+kind of difference) in the row of an instant; with the cause behind, if it is not that of the fault. Keys are numbers,
+or texts that name keys of other types."""
 
 
 class Fault:
     """A fault: what it does to a world, and what the checker has to say of the values that it spoils."""
 
-    def __init__(self, plant: Callable[[World], Planted], kind: str, cause: str, online: str, offline: str):
-        self.plant, self.kind, self.cause, self.online, self.offline = plant, kind, cause, online, offline
+    def __init__(
+        self, plant: Callable[[World], Planted], kind: str, cause: str, online: str, offline: str, of: Sequence[str]
+    ):
+        self.plant, self.kind, self.cause, self.online, self.offline, self.of = plant, kind, cause, online, offline, of
         self.name = plant.__name__.replace("_", " ")
 
-    def expected(self, value: tuple) -> tuple[tuple, str]:
-        """A planted value as (user, feature, instant of the row, if any), and the kind of difference it has to be."""
+    def world(self, seed: int) -> str:
+        """The kind of the world in which it is planted: another one for another ``seed``."""
+        return self.of[(zlib.crc32(self.name.encode()) + seed) % len(self.of)]
+
+    def expected(self, value: tuple) -> tuple[tuple, tuple[str, str]]:
+        """A planted value as (key, feature, instant of the row, if any), and the kind and cause it has to have."""
         who, feature, *row = value
-        instant, kind = row or (None, self.kind)
-        return (who, feature, instant), kind
+        instant, kind, cause = (*row, *(None, self.kind, self.cause)[len(row) :])
+        return (who, feature, instant), (kind or self.kind, cause)
 
 
 FAULTS: list[Fault] = []
 
 
-def fault(kind: str, cause: str, online: str = OURS, offline: str = OFFLINE):
+def fault(kind: str, cause: str, online: str = OURS, offline: str = OFFLINE, of: Sequence[str] = SIMPLE):
     def enter(plant: Callable[[World], Planted]) -> Callable[[World], Planted]:
-        FAULTS.append(Fault(plant, kind, cause, online, offline))
+        FAULTS.append(Fault(plant, kind, cause, online, offline, of))
         return plant
 
     return enter
-
-
-EVENT = "event_timestamp"
 
 
 def both(*users: int) -> Planted:
@@ -118,7 +145,7 @@ def an_older_event_overwrites_a_newer_one(world: World) -> Planted:
     world.write()
     world.compute()
     world.materialize()
-    world.push(who, old["event_timestamp"], old)
+    world.push(who, old[EVENT], old)
     return both(who)
 
 
@@ -181,7 +208,7 @@ def a_writer_takes_utc_for_local_time_west(world: World) -> Planted:
     world.compute()
     world.materialize()
     row = world.row(who)
-    world.push(who, row["event_timestamp"] - timedelta(hours=8), row)
+    world.push(who, row[EVENT] - timedelta(hours=8), row)
     return both(who)
 
 
@@ -189,8 +216,8 @@ def a_writer_takes_utc_for_local_time_west(world: World) -> Planted:
 def an_event_time_is_shifted_and_no_value_differs_yet(world: World) -> Planted:
     who = world.fresh()
     row = world.row(who)
-    world.push(who, row["event_timestamp"] - timedelta(hours=5), row)
-    return {(who, world.view.batch_source.timestamp_field)}
+    world.push(who, row[EVENT] - timedelta(hours=5), row)
+    return {(who, EVENT)}
 
 
 @fault(MISMATCH, causes.COERCION)
@@ -208,7 +235,7 @@ def a_writer_takes_utc_for_local_time_east_into_the_future(world: World) -> Plan
     world.compute()
     world.materialize()
     row = world.row(who)
-    world.push(who, row["event_timestamp"] + timedelta(hours=9), row)
+    world.push(who, row[EVENT] + timedelta(hours=9), row)
     return both(who)
 
 
@@ -293,7 +320,7 @@ def the_total_leaves_out_the_purchase_itself(world: World) -> Planted:
     who = world.fresh()
     row = world.row(who)
     tied = sum(1 for name, time, _ in world.rows if (name, time) == (who, world.last(who)))
-    world.change_history(who, row["event_timestamp"], **{TOTAL: row[TOTAL] - tied})
+    world.change_history(who, row[EVENT], **{TOTAL: row[TOTAL] - tied})
     world.materialize()
     return {(who, TOTAL)}
 
@@ -319,7 +346,7 @@ def the_history_has_two_rows_of_one_user_at_one_instant(world: World) -> Planted
     row = world.row(who)
     twins = [row | {AVERAGE: -1.0, TOTAL: 1001}, row | {AVERAGE: -1.0, TOTAL: 1001}]
     others = [other for other in rows if other != row]
-    world.save(pa.Table.from_pylist(others + twins, pq.read_schema(world.features)))
+    world.save_rows(others + twins)
     world.materialize()
     return both(who)
 
@@ -353,21 +380,20 @@ def a_purchase_is_gone_offline_and_still_served(world: World) -> Planted:
 @fault(EXTRA, causes.DELETED)
 def the_offline_store_lost_a_user(world: World) -> Planted:
     who = world.fresh()
-    rows = [row for row in pq.read_table(world.features).to_pylist() if row[user.join_key] != who]
-    world.save(pa.Table.from_pylist(rows, pq.read_schema(world.features)))
+    world.save_rows([row for row in pq.read_table(world.features).to_pylist() if not world.is_of(row, who)])
     return both(who) | rows_of(who, MISSING_ROW, *(world.events(who) - {world.last(who)}))
 
 
 @fault(EXTRA, causes.DELETED)
 def a_user_whom_nobody_knows_has_an_event_online_and_no_values(world: World) -> Planted:
     field = f"_ts:{world.view.name}"
-    world.client.hset(world.key(777), field, world.client.hget(world.key(world.fresh()), field))
+    world.client.hset(world.redis_key(777), field, world.client.hget(world.redis_key(world.fresh()), field))
     return {(777, EVENT)}
 
 
 @fault(EXTRA, causes.DELETED)
 def a_user_whom_nobody_knows_is_served(world: World) -> Planted:
-    world.client.hset(world.key(777), mapping=world.client.hgetall(world.key(world.fresh())))
+    world.client.hset(world.redis_key(777), mapping=world.client.hgetall(world.redis_key(world.fresh())))
     return both(777)
 
 
@@ -377,7 +403,7 @@ def a_user_whom_nobody_knows_is_served(world: World) -> Planted:
 @fault(MISSING, causes.NEVER)
 def a_key_is_lost(world: World) -> Planted:
     who = world.fresh()
-    world.client.delete(world.key(who))
+    world.client.delete(world.redis_key(who))
     return both(who)
 
 
@@ -392,7 +418,7 @@ def a_new_user_is_computed_and_not_materialized(world: World) -> Planted:
 @fault(MISSING, causes.NEVER)
 def a_feature_was_never_written(world: World) -> Planted:
     who = world.fresh()
-    world.client.hdel(world.key(who), _mmh3(f"{world.view.name}:{TOTAL}"))
+    world.client.hdel(world.redis_key(who), _mmh3(f"{world.view.name}:{TOTAL}"))
     return {(who, TOTAL)}
 
 
@@ -400,7 +426,7 @@ def a_feature_was_never_written(world: World) -> Planted:
 def most_of_redis_was_lost(world: World) -> Planted:
     fresh = [who for who in world.users if T - world.last(who) < TTL - DAY]
     for who in fresh[1:]:
-        world.client.delete(world.key(who))
+        world.client.delete(world.redis_key(who))
     return both(*fresh[1:])
 
 
@@ -460,7 +486,7 @@ def an_event_was_moved_by_a_microsecond_in_redis(world: World) -> Planted:
     who = world.fresh()
     field, event = f"_ts:{world.view.name}", Timestamp()
     event.FromDatetime(world.last(who) + MICROSECOND)
-    world.client.hset(world.key(who), field, event.SerializeToString())
+    world.client.hset(world.redis_key(who), field, event.SerializeToString())
     return {(who, EVENT)}
 
 
@@ -509,7 +535,7 @@ def the_bytes_of_a_value_are_broken(world: World) -> Planted:
 @fault(MISSING, causes.TAMPERED)
 def the_bytes_of_an_event_timestamp_are_broken(world: World) -> Planted:
     who = world.fresh()
-    world.client.hset(world.key(who), f"_ts:{world.view.name}", b"\xff\xff\xff")
+    world.client.hset(world.redis_key(who), f"_ts:{world.view.name}", b"\xff\xff\xff")
     return both(who)
 
 
@@ -517,7 +543,7 @@ def the_bytes_of_an_event_timestamp_are_broken(world: World) -> Planted:
 def a_total_was_changed_in_the_parquet_and_materialized(world: World) -> Planted:
     who = world.fresh()
     row = world.row(who)
-    world.change_history(who, row["event_timestamp"], **{TOTAL: row[TOTAL] + 1000})
+    world.change_history(who, row[EVENT], **{TOTAL: row[TOTAL] + 1000})
     world.materialize()
     return {(who, TOTAL)}
 
@@ -526,7 +552,7 @@ def a_total_was_changed_in_the_parquet_and_materialized(world: World) -> Planted
 def a_total_was_changed_in_the_parquet(world: World) -> Planted:
     who = world.fresh()
     row = world.row(who)
-    world.change_history(who, row["event_timestamp"], **{TOTAL: row[TOTAL] + 1000})
+    world.change_history(who, row[EVENT], **{TOTAL: row[TOTAL] + 1000})
     return {(who, TOTAL)}
 
 
@@ -578,12 +604,8 @@ def _past(world: World) -> tuple[int, datetime]:
     return who, event
 
 
-def _save(world: World, rows: list[dict]) -> None:
-    world.save(pa.Table.from_pylist(rows, pq.read_schema(world.features)))
-
-
-def _is_row(row: dict, who: int, event: datetime) -> bool:
-    return (row[user.join_key], row["event_timestamp"]) == (who, event)
+def _is_row(world: World, row: dict, who: int, event: datetime) -> bool:
+    return world.is_of(row, who) and row[EVENT] == event
 
 
 @fault(WRONG_ROW, causes.TAMPERED)
@@ -646,7 +668,7 @@ def an_older_purchase_is_in_the_transactions_and_not_computed(world: World) -> P
 @fault(MISSING_ROW, causes.DELETED)
 def an_older_row_was_deleted(world: World) -> Planted:
     who, event = _past(world)
-    _save(world, [row for row in pq.read_table(world.features).to_pylist() if not _is_row(row, who, event)])
+    world.save_rows([row for row in pq.read_table(world.features).to_pylist() if not _is_row(world, row, who, event)])
     return rows_of(who, MISSING_ROW, event)
 
 
@@ -654,15 +676,15 @@ def an_older_row_was_deleted(world: World) -> Planted:
 def an_older_row_is_there_twice(world: World) -> Planted:
     who, event = _past(world)
     rows = pq.read_table(world.features).to_pylist()
-    _save(world, rows + [row for row in rows if _is_row(row, who, event)])
-    return rows_of(who, EXTRA_ROW, event, features=["event_timestamp"])
+    world.save_rows(rows + [row for row in rows if _is_row(world, row, who, event)])
+    return rows_of(who, EXTRA_ROW, event, features=[EVENT])
 
 
 @fault(WRONG_ROW, causes.TIE)
 def an_older_row_has_a_twin_of_another_value(world: World) -> Planted:
     who, event = _past(world)
     rows = pq.read_table(world.features).to_pylist()
-    _save(world, rows + [row | {TOTAL: 1001} for row in rows if _is_row(row, who, event)])
+    world.save_rows(rows + [row | {TOTAL: 1001} for row in rows if _is_row(world, row, who, event)])
     return rows_of(who, WRONG_ROW, event, features=[TOTAL])
 
 
@@ -670,7 +692,7 @@ def an_older_row_has_a_twin_of_another_value(world: World) -> Planted:
 def an_older_row_was_added(world: World) -> Planted:
     who, event = _past(world)
     rows = pq.read_table(world.features).to_pylist()
-    _save(world, [*rows, *(row | {"event_timestamp": event - DAY} for row in rows if _is_row(row, who, event))])
+    world.save_rows([*rows, *(row | {EVENT: event - DAY} for row in rows if _is_row(world, row, who, event))])
     return rows_of(who, EXTRA_ROW, event - DAY)
 
 
@@ -694,7 +716,7 @@ def an_older_row_is_of_another_time_zone(world: World) -> Planted:
     who, event = _past(world)
     moved = event + timedelta(hours=5, minutes=45)
     rows = pq.read_table(world.features).to_pylist()
-    _save(world, [row | {"event_timestamp": moved} if _is_row(row, who, event) else row for row in rows])
+    world.save_rows([row | {EVENT: moved} if _is_row(world, row, who, event) else row for row in rows])
     return rows_of(who, EXTRA_ROW, moved) | rows_of(who, MISSING_ROW, event)
 
 
@@ -703,7 +725,7 @@ def a_row_from_the_future_was_added(world: World) -> Planted:
     who, event = _past(world)
     future = world.now + timedelta(days=3, minutes=7)
     rows = pq.read_table(world.features).to_pylist()
-    _save(world, [*rows, *(row | {"event_timestamp": future} for row in rows if _is_row(row, who, event))])
+    world.save_rows([*rows, *(row | {EVENT: future} for row in rows if _is_row(world, row, who, event))])
     return rows_of(who, EXTRA_ROW, future)
 
 
@@ -712,11 +734,327 @@ def a_user_whom_nobody_knows_has_an_old_row(world: World) -> Planted:
     who, event = _past(world)
     rows = pq.read_table(world.features).to_pylist()
     old = world.now - TTL - DAY
-    _save(
-        world,
-        [*rows, *(row | {user.join_key: 902, "event_timestamp": old} for row in rows if _is_row(row, who, event))],
-    )
+    other = {name: value for name, [value] in world.columns_of(902).items()} | {EVENT: old}
+    world.save_rows([*rows, *(row | other for row in rows if _is_row(world, row, who, event))])
     return rows_of(902, EXTRA_ROW, old)
+
+
+# Keys of other kinds than numbers
+
+
+def _is_online_as(world: World, who: int, wrong: Key) -> Planted:
+    """Move the row of a key online to a ``wrong`` key, which nobody knows; values of both are spoiled."""
+    world.named[901] = wrong
+    row = world.row(who)
+    world.client.rename(world.redis_key(who), world.redis_key(901))
+    assert row[EVENT] == world.last(who)
+    gone = {(901, feature, None, EXTRA, causes.DELETED) for feature in (AVERAGE, TOTAL)}
+    return both(who) | gone
+
+
+def _known_as(world: World, key: Key) -> int:
+    """A key, as of a customer of these names, with a purchase of yesterday."""
+    world.named[900] = key
+    world.rows.append((900, T - DAY, "5.00"))
+    world.write()
+    world.compute()
+    world.materialize()
+    return 900
+
+
+@fault(MISSING, causes.NEVER, of=["text"])
+def a_writer_loses_the_zeros_that_an_id_begins_with(world: World) -> Planted:
+    who = world.fresh()
+    [key] = world.key(who)
+    return _is_online_as(world, who, (key.lstrip("0"),))
+
+
+@fault(MISSING, causes.NEVER, of=["text"])
+def a_writer_trims_ids(world: World) -> Planted:
+    return _is_online_as(world, _known_as(world, (" 0042 ",)), ("0042",))
+
+
+@fault(MISSING, causes.NEVER, of=["text"])
+def a_writer_changes_the_capitals_of_ids(world: World) -> Planted:
+    return _is_online_as(world, _known_as(world, ("Ada@Example.org",)), ("ada@example.org",))
+
+
+@fault(MISSING, causes.NEVER, of=["text"])
+def a_writer_has_another_normal_form_of_unicode(world: World) -> Planted:
+    return _is_online_as(world, _known_as(world, ("caf\u00e9",)), ("cafe\u0301",))
+
+
+@fault(MISSING, causes.NEVER, of=["two texts"])
+def a_writer_swaps_two_join_keys(world: World) -> Planted:
+    who = world.fresh()
+    return _is_online_as(world, who, world.key(who)[::-1])
+
+
+@fault(MISSING, causes.NEVER, of=["text and int64"])
+def a_writer_puts_one_join_key_together_with_that_of_another(world: World) -> Planted:
+    who = world.fresh()
+    customer, store = world.key(who)
+    return _is_online_as(world, who, (customer, store + 10))
+
+
+@fault(EXTRA, causes.COERCION, of=["int64", "int32", "text"])
+def a_row_is_online_under_a_key_of_another_type(world: World) -> Planted:
+    who = world.fresh()
+    [name] = world.kind.keys
+    is_int64 = world.kind.keys[name] == "INT64"
+    value = Value(string_val="7") if is_int64 else Value(int64_val=7)
+    key = serialize_entity_key(EntityKey(join_keys=[name], entity_values=[value]), 3)
+    mapping = world.client.hgetall(world.redis_key(who))
+    world.client.hset(key + world.store.config.project.encode(), mapping=mapping)
+    return {(OtherKey(f"{name} '7' of type string" if is_int64 else f"{name} 7 of type int64"), EVENT)}
+
+
+# Each function, as it is commonly got wrong
+
+DEVIATION, VARIANCE, FIRST, LAST = "std_amount_30d", "var_amount_7d", "first_sku_7d", "last_sku_ever"
+SUM, LEAST, MOST, DISTINCT = "sum_amount_7d", "min_amount_7d", "max_amount_7d", "count_distinct_sku_7d"
+PIECES, GREATEST_TEXT, LAST_QUANTITY = "sum_quantity_7d", "max_sku_7d", "last_quantity_ever"
+WEEK, MONTH = timedelta(days=7), timedelta(days=30)
+RICH = ["every function", "every function of two keys", "local times"]
+
+
+def _bought(world: World, *purchases: tuple[timedelta, str, int, str]) -> list[datetime]:
+    """Let key 900 buy at these ages before yesterday, for these amounts, quantities and skus; give the instants."""
+    instants = []
+    for age, amount, quantity, sku in purchases:
+        row = (900, T - DAY - age, amount)
+        world.others[row] = (quantity, sku, "paid")
+        world.rows.append(row)
+        instants.append(row[1])
+    world.write()
+    world.compute()
+    world.materialize()
+    return instants
+
+
+def _is_computed_as(world: World, **values: Any) -> Planted:
+    """Let the last row of key 900 have other values offline, and online."""
+    world.change_history(900, T - DAY, **values)
+    world.materialize()
+    return {(900, feature) for feature in values}
+
+
+NOTHING = timedelta()
+THREE = [(NOTHING, "10.00", 1, "b"), (DAY, "20.00", 2, "c"), (2 * DAY, "60.00", 3, "a")]
+
+
+@fault(WRONG, causes.DEFINITION, of=RICH)
+def a_variance_is_that_of_a_population(world: World) -> Planted:
+    _bought(world, *THREE)
+    variance = statistics.pvariance([10.0, 20.0, 60.0])
+    return _is_computed_as(world, **{VARIANCE: variance, DEVIATION: variance**0.5})
+
+
+@fault(WRONG, causes.DEFINITION, of=RICH)
+def a_deviation_of_one_value_is_zero(world: World) -> Planted:
+    _bought(world, (NOTHING, "10.00", 1, "b"))
+    return _is_computed_as(world, **{DEVIATION: 0.0})
+
+
+@fault(WRONG, causes.COERCION, of=RICH)
+def a_deviation_is_kept_in_single_precision(world: World) -> Planted:
+    _bought(world, *THREE)
+    return _is_computed_as(world, **{DEVIATION: float(np.float32(statistics.stdev([10.0, 20.0, 60.0])))})
+
+
+@fault(WRONG, causes.DEFINITION, of=RICH)
+def a_maximum_never_forgets(world: World) -> Planted:
+    _bought(world, *THREE, (WEEK + DAY, "999.00", 1, "z"))
+    return _is_computed_as(world, **{MOST: 999.0, GREATEST_TEXT: "z"})
+
+
+@fault(WRONG, causes.DEFINITION, of=RICH)
+def a_minimum_never_forgets(world: World) -> Planted:
+    _bought(world, *THREE, (WEEK + DAY, "-999.00", 1, "b"))
+    return _is_computed_as(world, **{LEAST: -999.0})
+
+
+@fault(WRONG, causes.WINDOW_EDGE, of=RICH)
+def a_minimum_leaves_out_the_start_of_its_window(world: World) -> Planted:
+    _bought(world, *THREE, (WEEK, "-999.00", 1, "b"))
+    return _is_computed_as(world, **{LEAST: 10.0, SUM: 90.0, PIECES: 6})
+
+
+@fault(WRONG, causes.DEFINITION, of=RICH)
+def distinct_values_are_counted_of_all_rows(world: World) -> Planted:
+    _bought(world, *THREE, (WEEK + DAY, "5.00", 1, "z"))
+    return _is_computed_as(world, **{DISTINCT: 4})
+
+
+@fault(WRONG, causes.WINDOW_EDGE, of=RICH)
+def distinct_values_leave_out_the_row_itself(world: World) -> Planted:
+    _bought(world, *THREE)
+    return _is_computed_as(world, **{DISTINCT: 2})
+
+
+@fault(WRONG, causes.TIE, of=RICH)
+def the_last_of_two_tied_values_is_the_other_one(world: World) -> Planted:
+    _bought(world, *THREE, (NOTHING, "11.00", 7, "z"), (NOTHING, "12.00", 5, "m"))
+    return _is_computed_as(world, **{LAST: "m", LAST_QUANTITY: 1})
+
+
+@fault(WRONG, causes.TIE, of=RICH)
+def the_first_of_two_tied_values_is_the_other_one(world: World) -> Planted:
+    _bought(world, *THREE, (2 * DAY, "61.00", 3, "q"))
+    return _is_computed_as(world, **{FIRST: "q"})
+
+
+@fault(WRONG, causes.WINDOW_EDGE, of=RICH)
+def the_last_value_is_that_of_the_row_before(world: World) -> Planted:
+    _bought(world, *THREE)
+    return _is_computed_as(world, **{LAST: "c", LAST_QUANTITY: 2})
+
+
+@fault(MISMATCH, causes.COERCION, of=RICH)
+def a_text_is_trimmed_online(world: World) -> Planted:
+    _bought(world, (NOTHING, "10.00", 1, " A-1 "))
+    world.put(900, LAST, Value(string_val="A-1"))
+    return {(900, LAST)}
+
+
+@fault(MISMATCH, causes.COERCION, of=RICH)
+def a_text_loses_its_zeros_online(world: World) -> Planted:
+    _bought(world, (NOTHING, "10.00", 1, "007"))
+    world.put(900, LAST, Value(string_val="7"))
+    world.put(900, FIRST, Value(int64_val=7))
+    return {(900, LAST), (900, FIRST)}
+
+
+@fault(WRONG, causes.COERCION, of=RICH)
+def the_capitals_of_a_text_are_changed(world: World) -> Planted:
+    _bought(world, (NOTHING, "10.00", 1, "a-\u00e9"))
+    return _is_computed_as(world, **{LAST: "A-\u00c9"})
+
+
+@fault(WRONG, causes.COERCION, of=RICH)
+def a_whole_sum_is_kept_in_32_bits(world: World) -> Planted:
+    _bought(world, (NOTHING, "10.00", 2**31 + 5, "b"))
+    return _is_computed_as(world, **{PIECES: -(2**31) + 5})
+
+
+@fault(MISMATCH, causes.TAMPERED, of=RICH)
+def a_text_was_changed_in_redis(world: World) -> Planted:
+    _bought(world, (NOTHING, "10.00", 1, "b"))
+    world.put(900, LAST, Value(string_val="other"))
+    return {(900, LAST)}
+
+
+@fault(MISSING, causes.NEVER, of=RICH)
+def a_text_was_never_written(world: World) -> Planted:
+    who = world.fresh()
+    world.client.hdel(world.redis_key(who), _mmh3(f"{world.view.name}:{LAST}"))
+    return {(who, LAST)}
+
+
+# Conditions, zones and definitions
+
+
+def _is_beside(world: World, status: str) -> Planted:
+    """Let key 900 have a row that its condition leaves out, at the instant of one that it does not leave out, and the
+    engine look at both."""
+    world.others[(900, T - DAY, "5.00")] = (1, "a", "paid")
+    world.others[(900, T - DAY, "7.00")] = (1, "a", status)
+    world.rows += [(900, T - DAY, "5.00"), (900, T - DAY, "7.00")]
+    world.write()
+    world.compute()
+    world.materialize()
+    return _is_computed_as(world, **{AVERAGE: 6.0, TOTAL: 2, SUM: 12.0, PIECES: 2})
+
+
+@fault(WRONG, causes.TAMPERED, of=["condition"])
+def the_condition_is_not_looked_at(world: World) -> Planted:
+    return _is_beside(world, "open")
+
+
+@fault(WRONG, causes.TAMPERED, of=["condition"])
+def null_is_taken_to_meet_the_condition(world: World) -> Planted:
+    return _is_beside(world, "")
+
+
+@fault(EXTRA_ROW, causes.TAMPERED, of=["condition"])
+def a_row_that_the_condition_leaves_out_is_computed(world: World) -> Planted:
+    who = world.fresh()
+    event = world.last(who) - 20 * DAY
+    world.others[(who, event, "7.00")] = (1, "a", "open")
+    world.rows.append((who, event, "7.00"))
+    world.write()
+    world.compute()
+    row = next(row for row in pq.read_table(world.features).to_pylist() if world.is_of(row, who))
+    world.save_rows([*pq.read_table(world.features).to_pylist(), row | {EVENT: event}])
+    world.materialize()
+    return rows_of(who, EXTRA_ROW, event, features=world.every_feature)
+
+
+@fault(MISSING_ROW, causes.TIME_ZONE, of=["local times"])
+def the_zone_of_local_times_is_not_looked_at(world: World) -> Planted:
+    settled = [who for who in world.users if T - TTL + DAY < world.last(who) < T - DAY]
+    world.rows = [row for row in world.rows if row[0] in settled[:5]]
+    world.write()
+    reading = replace(world.table.definition.reading, time_zone=None)
+    world.compute(definition=replace(world.table.definition, reading=reading))
+    world.materialize()
+    planted: Planted = set()
+    for who in world.users:
+        raw = world.events(who)
+        moved = {time + LOCAL for time in raw}
+        planted |= rows_of(who, MISSING_ROW, *(raw - moved), features=world.every_feature)
+        planted |= rows_of(who, EXTRA_ROW, *(moved - raw), features=world.every_feature)
+    return planted
+
+
+def _is_redefined(world: World, definition: Definition, materialized: bool = True) -> Planted:
+    """Let the features be those of another definition, as its file says, and not of the one that is declared."""
+    right = _by_row(world, world.history())
+    found = world.history(definition).replace_schema_metadata(definition.schema.metadata)
+    wrong = _by_row(world, found)
+    world.save(found)
+    world.materialize()
+    at, planted = world.now + timedelta(minutes=1), set()
+    for who in world.users:
+        events = {event for number, event in right.keys() | wrong.keys() if number == who}
+        last = max(events)
+        for event in events:
+            here, there = right.get((who, event)), wrong.get((who, event))
+            for feature in world.every_feature:
+                if here and there and same(here[feature], there[feature]):
+                    continue
+                kind = WRONG_ROW if here and there else EXTRA_ROW if there else MISSING_ROW
+                if event == last and at - event <= TTL and here and there:
+                    planted.add((who, feature))
+                else:
+                    planted.add((who, feature, event, kind))
+    return planted
+
+
+def _by_row(world: World, history: pa.Table) -> dict[tuple[int, datetime], dict]:
+    numbers = {world.key(who): who for who in world.users}
+    rows = history.to_pylist()
+    return {(numbers[tuple(row[name] for name in world.kind.keys)], row[EVENT]): row for row in rows}
+
+
+def _with_rules(definition: Definition, change: Callable[[Rule], Rule]) -> Definition:
+    return replace(definition, rules=tuple(map(change, definition.rules)))
+
+
+@fault(WRONG, causes.DEFINITION, of=[*SIMPLE, *RICH])
+def a_window_was_made_longer_and_not_computed(world: World) -> Planted:
+    def change(rule: Rule) -> Rule:
+        return replace(rule, time_window=timedelta(days=4)) if rule.time_window == WINDOW else rule
+
+    return _is_redefined(world, _with_rules(world.table.definition, change))
+
+
+@fault(WRONG, causes.DEFINITION, of=[*SIMPLE, *RICH])
+def a_mean_became_a_minimum_and_was_not_computed(world: World) -> Planted:
+    def change(rule: Rule) -> Rule:
+        return replace(rule, function="min") if rule.name == AVERAGE else rule
+
+    return _is_redefined(world, _with_rules(world.table.definition, change))
 
 
 def _mean(amounts: list[str]) -> float:

@@ -1,59 +1,123 @@
-"""A small feature store of its own, in a folder and a project of a real Redis, that tests may break in every way."""
+"""A small feature store of its own, in a folder and a project of a real Redis, that tests may break in every way.
 
-import copy
+A world has one feature table, of one of `KINDS`: keys of any type, and some or all functions. Tests know its keys by
+numbers, from 1 on, whatever their type.
+"""
+
 import os
 import random
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from feast import FeatureStore, FeatureView, FileSource, RepoConfig
-from feast.infra.online_stores.helpers import _mmh3, _redis_key
+from feast import Entity, FeatureStore, RepoConfig, ValueType
+from feast.infra.online_stores.helpers import _mmh3
 from feast.protos.feast.types.Value_pb2 import Value
+from feast.types import Float64, Int64, String
 
-from feature_repo.features import AGGREGATIONS, user, user_features, user_purchase_features
+from parity.compute.windows import aggregate
+from parity.definition.checks import FeatureTable
+from parity.definition.keys import Key, as_table
+from parity.definition.table import Definition
 from parity.edge.files import write_table
 from parity.materialization import materialize
-from parity.offline.side import feature_history
-from parity.online.side import clock_of, key_of, online_store_of
-from parity.proof.compare import Comparison, Subject, compare, known_users
-from parity.proof.oracle import raw_transactions
-from parity.transactions.read import TIMESTAMP, read_transactions
+from parity.online.side import clock_of, online_store_of, redis_keys
+from parity.proof.found import Comparison, OtherKey, plain
+from parity.proof.proof import Proof
+from parity.proof.raw import raw_transactions
+from parity.transactions.read import read_transactions
+from tests.definition import AVERAGE, TOTAL, TTL, WINDOW, aggregation, table
+from tests.online import ENGINE, OFFLINE, OURS, STOCK, applied
+
+__all__ = ["AVERAGE", "OFFLINE", "OURS", "STOCK", "TOTAL", "TTL", "WINDOW", "World", "world"]
 
 T = datetime(2026, 3, 8, 12, 0, 0, 123456, tzinfo=UTC)
-AVERAGE, TOTAL = (aggregation.name for aggregation in AGGREGATIONS)
-WINDOW, TTL = AGGREGATIONS[0].time_window, user_purchase_features.ttl
+EVENT = "event_timestamp"
 MICROSECOND = timedelta(microseconds=1)
-OURS, STOCK = "parity.online.store.ParityRedisOnlineStore", "redis"
-OFFLINE = "parity.offline.store.ParityDuckDBOfflineStore"
-ENGINE = "parity.online.engine.ParityComputeEngine"
-USERS = 25
+KEYS_DRAWN = 25
 DAY = timedelta(days=1)
 
 Row = tuple[int, datetime, str]
+"""The number of a key, when, and for how much. What else a transaction has follows from these: see `World.beside`."""
+
+
+class Kind(NamedTuple):
+    """What the table of a world is like: its join keys, and the key that a number stands for."""
+
+    keys: dict[str, str]
+    """Their names, and the names of their Feast types."""
+    key_of: Callable[[int], Key]
+    more: tuple = ()
+    """Aggregations beside the mean and the count."""
+    where: str | None = None
+    time_zone: str | None = None
+
+
+EVERY = (
+    aggregation("sum", "amount", 7),
+    aggregation("min", "amount", 7),
+    aggregation("max", "amount", 7),
+    aggregation("var", "amount", 7),
+    aggregation("std", "amount", 30),
+    aggregation("first", "sku", 7),
+    aggregation("last", "sku"),
+    aggregation("max", "sku", 7),
+    aggregation("count_distinct", "sku", 7),
+    aggregation("sum", "quantity", 7),
+    aggregation("last", "quantity"),
+    aggregation("mean", "quantity", 1 / 24),
+)
+"""Every function, over amounts, whole numbers and texts."""
+
+KINDS = {
+    "int64": Kind({"user_id": "INT64"}, lambda n: (n,)),
+    "int32": Kind({"user_id": "INT32"}, lambda n: (-n,)),
+    "text": Kind({"customer_id": "STRING"}, lambda n: (f"{n:05}",)),
+    "bytes": Kind({"token": "BYTES"}, lambda n: (f"é{n}".encode(),)),
+    "instant": Kind({"born": "UNIX_TIMESTAMP"}, lambda n: (datetime(1970, 1, 1, tzinfo=UTC) + n * DAY,)),
+    "text and int64": Kind({"customer_id": "STRING", "store_id": "INT64"}, lambda n: (f"c{n // 3:03}", n % 3)),
+    "two texts": Kind({"buyer": "STRING", "seller": "STRING"}, lambda n: (f"a{n}", f"b{n % 5}")),
+    "every function": Kind({"customer_id": "STRING"}, lambda n: (f"{n:05}",), EVERY),
+    "every function of two keys": Kind({"customer_id": "STRING", "store_id": "INT64"}, lambda n: (f"{n:05}", n), EVERY),
+    "condition": Kind({"user_id": "INT64"}, lambda n: (n,), EVERY, "status = 'paid'"),
+    "local times": Kind({"user_id": "INT64"}, lambda n: (n,), EVERY, time_zone="Asia/Kolkata"),
+}
+LOCAL = timedelta(hours=5, minutes=30)
+"""How far the clocks of `KINDS["local times"]` are ahead of UTC, all year round."""
+SIMPLE = ["int64", "int32", "text", "bytes", "instant", "text and int64", "two texts"]
+"""Kinds with two features, so that it is plain which values a fault spoils."""
+COLUMNS = {"amount": Float64, "quantity": Int64, "sku": String, "status": String}
+SKUS = ["A-1", "a-1", " A-1", "007", "7", "é", "ß", "B-2"]
 
 
 class World:
     """A feature store of its own in a real Redis, with a clock that starts at T and moves by steps of a minute."""
 
     def __init__(
-        self, folder: Path, port: int, seed: int, online: str = OURS, offline: str = OFFLINE, users: int = USERS
+        self,
+        folder: Path,
+        port: int,
+        seed: int,
+        online: str = OURS,
+        offline: str = OFFLINE,
+        keys: int = KEYS_DRAWN,
+        kind: str = "int64",
     ):
         self.random = random.Random(seed)
         self.now = T
-        self.transactions = folder / "transactions.csv"
-        self.features = folder / "features.parquet"
-        self.view: FeatureView = copy.copy(user_purchase_features)
-        self.view.batch_source = FileSource(
-            name=self.view.batch_source.name,
-            path=str(self.features),
-            timestamp_field=self.view.batch_source.timestamp_field,
-        )
+        self.kind = KINDS[kind]
+        self.numbers: dict[Any, int] = {}
+        self.named: dict[int, Key] = {}
+        self.others: dict[Row, tuple[int, str, str]] = {}
+        self.table = self._table(folder)
+        self.transactions, self.features = folder / "transactions.csv", folder / "zoo.parquet"
         self.options = {
             "project": f"zoo_{uuid.uuid4().hex}",
             "provider": "local",
@@ -64,23 +128,29 @@ class World:
             "entity_key_serialization_version": 3,
         }
         self.store = FeatureStore(config=RepoConfig(**self.options))
-        self.rows = self.draw(users)
+        self.rows = self.draw(keys)
         self.write()
         self.compute()
-        self.store.apply([user, self.view, user_features])
+        self.store.apply(applied([self.table]))
         online_store_of(self.store).now = lambda: self.now
         self.materialize()
 
-    def draw(self, users: int) -> list[Row]:
+    def _table(self, folder: Path) -> FeatureTable:
+        entities = [Entity(name=n, join_keys=[n], value_type=ValueType[t]) for n, t in self.kind.keys.items()]
+        aggregations = [aggregation("mean", "amount", 3, AVERAGE), aggregation("count", "amount", name=TOTAL)]
+        features = [*aggregations, *self.kind.more]
+        return table(folder, "zoo", entities, features, COLUMNS, self.kind.where, time_zone=self.kind.time_zone)
+
+    def draw(self, keys: int) -> list[Row]:
         """Purchases with ties, with window edges and ttl bounds hit exactly or missed by a microsecond."""
         rows = []
-        for user_id in range(1, users + 1):
+        for number in range(1, keys + 1):
             draw = self.random
             last = T - draw.choice([TTL, TTL + MICROSECOND, TTL - MICROSECOND, *[draw.random() * 35 * DAY] * 4])
             times = [last] * draw.choice([1, 1, 2, 3])
             times += [last - WINDOW + step * MICROSECOND for step in draw.sample([-1, 0, 1], draw.randint(0, 3))]
             times += [last - draw.random() * 10 * DAY for _ in range(draw.randint(0, 4))]
-            rows += [(user_id, time, self.amount()) for time in times]
+            rows += [(number, time, self.amount()) for time in times]
         draw.shuffle(rows)
         return rows
 
@@ -88,22 +158,68 @@ class World:
         draw = self.random
         return draw.choice([f"{draw.gammavariate(2, 25):.2f}"] * 6 + [f"{-draw.random():.2f}", repr(draw.random())])
 
+    # Keys
+
+    def key(self, number: int) -> Key:
+        key = self.named.get(number) or self.kind.key_of(number)
+        self.numbers[plain(key)] = number
+        return key
+
+    def number(self, key: Any) -> int | OtherKey:
+        """That of a key as it is in a difference."""
+        return key if isinstance(key, OtherKey) else self.numbers[key]
+
+    def columns_of(self, number: int) -> dict[str, list]:
+        return {name: [value] for name, value in zip(self.kind.keys, self.key(number), strict=True)}
+
+    def is_of(self, row: dict, number: int) -> bool:
+        """Whether a row of the Parquet file is of this key."""
+        return tuple(row[name] for name in self.kind.keys) == self.key(number)
+
     # The pipeline
+
+    @property
+    def view(self):
+        return self.table.view
 
     def tick(self) -> None:
         self.now += timedelta(minutes=1)
 
+    def beside(self, row: Row) -> tuple[int, str, str]:
+        """The quantity, the sku and the status of a purchase: drawn, and always the same of the same purchase; unless
+        they are laid down in ``others``."""
+        draw = random.Random(repr(row))
+        status = draw.choice(["paid", "paid", "paid", "open", ""]) if self.kind.where else "paid"
+        return self.others.get(row) or (draw.randint(-3, 9), draw.choice(SKUS), status)
+
+    def looked_at(self, number: int) -> list[Row]:
+        """The purchases of a key that meet the condition."""
+        return [row for row in self.rows if row[0] == number and self.beside(row)[2] == "paid"]
+
     def write(self) -> None:
         self.tick()
-        lines = [f"{user_id},100,{time.isoformat()},{amount}" for user_id, time, amount in self.rows]
-        self.transactions.write_text("\n".join(["user_id,product_id,timestamp,purchase_amount", *lines, ""]))
+        lines = [",".join([*self.kind.keys, "timestamp", *COLUMNS])]
+        shift = LOCAL if self.kind.time_zone else timedelta()
+        for row in self.rows:
+            number, time, amount = row
+            key = [value.decode() if isinstance(value, bytes) else str(value) for value in self.key(number)]
+            shown = (time + shift).replace(tzinfo=None).isoformat() if shift else time.isoformat()
+            lines.append(",".join([*key, shown, amount, *map(str, self.beside(row))]))
+        self.transactions.write_text("\n".join([*lines, ""]))
         os.utime(self.transactions, (self.now.timestamp(),) * 2)
 
-    def compute(self, shift: timedelta = timedelta()) -> None:
-        table = read_transactions(self.transactions, user.join_key, {a.column for a in AGGREGATIONS})
-        moved = pa.array([time + shift for time in table[TIMESTAMP].to_pylist()], table.schema.field(TIMESTAMP).type)
-        table = table.set_column(table.schema.get_field_index(TIMESTAMP), table.schema.field(TIMESTAMP), moved)
-        self.save(feature_history(table, TIMESTAMP, AGGREGATIONS, self.view))
+    def compute(self, shift: timedelta = timedelta(), definition: Definition | None = None) -> None:
+        """Compute the features: moved in time, or by another ``definition`` without saying so, as an engine may."""
+        self.save(self.history(definition, shift))
+
+    def history(self, definition: Definition | None = None, shift: timedelta = timedelta()) -> pa.Table:
+        declared = self.table.definition
+        definition = definition or declared
+        rows = read_transactions(self.transactions, definition)
+        place = rows.schema.get_field_index("timestamp")
+        moved = pa.array([time + shift for time in rows["timestamp"].to_pylist()], rows.schema.field(place).type)
+        found = aggregate(rows.set_column(place, rows.schema.field(place), moved), definition)
+        return found.replace_schema_metadata(declared.schema.metadata)
 
     def save(self, history: pa.Table) -> None:
         self.tick()
@@ -112,70 +228,82 @@ class World:
 
     def materialize(self) -> None:
         self.tick()
-        materialize(self.store, self.view, None, self.now, self.now, any_share=True)
+        materialize(self.store, self.table, None, self.now, self.now, any_share=True)
+
+    @contextmanager
+    def proof(self) -> Iterator[Proof]:
+        self.tick()
+        with raw_transactions(self.transactions, self.table.definition) as raw:
+            yield Proof(self.store, self.table, self.transactions, raw, self.now)
 
     def compare(self) -> Comparison:
-        self.tick()
-        subject = Subject(self.store, user_features, self.view, AGGREGATIONS)
-        columns = sorted({aggregation.column for aggregation in AGGREGATIONS})
-        with raw_transactions(self.transactions, user.join_key, TIMESTAMP, columns) as raw:
-            users = known_users(subject, raw, self.now)
-            return compare(subject, raw, self.transactions, users, users.all, self.now)
+        with self.proof() as proof:
+            found, batches = proof.compared(np.arange(len(proof)))
+            list(batches)
+            return found
 
     # What faults are made with
 
     @property
+    def every_feature(self) -> list[str]:
+        return [rule.name for rule in self.table.definition.rules]
+
+    @property
     def users(self) -> list[int]:
-        return sorted({user_id for user_id, *_ in self.rows})
+        return sorted({number for number, *_ in self.rows if self.looked_at(number)})
 
-    def last(self, user_id: int) -> datetime:
-        return max(time for who, time, _ in self.rows if who == user_id)
+    def last(self, number: int) -> datetime:
+        return max(time for _, time, _ in self.looked_at(number))
 
-    def events(self, user_id: int) -> set[datetime]:
-        return {time for who, time, _ in self.rows if who == user_id}
+    def events(self, number: int) -> set[datetime]:
+        return {time for _, time, _ in self.looked_at(number)}
 
     def fresh(self) -> int:
-        """A user whose values are far from expiring, now and for days to come."""
-        users = [user_id for user_id in self.users if T - self.last(user_id) < TTL - 2 * DAY]
-        return self.random.choice(users)
+        """A key whose values are far from expiring, now and for days to come."""
+        return self.random.choice([number for number in self.users if T - self.last(number) < TTL - 2 * DAY])
 
-    def change_history(self, user_id: int, event: datetime, **values: float | int) -> None:
+    def change_history(self, number: int, event: datetime, **values: Any) -> None:
         """Overwrite features of one row of the Parquet file."""
         rows = pq.read_table(self.features).to_pylist()
         for row in rows:
-            if (row[user.join_key], row["event_timestamp"]) == (user_id, event):
+            if self.is_of(row, number) and row[EVENT] == event:
                 row.update(values)
+        self.save_rows(rows)
+
+    def save_rows(self, rows: list[dict]) -> None:
         self.save(pa.Table.from_pylist(rows, pq.read_schema(self.features)))
 
-    def row(self, user_id: int) -> dict:
-        """The user's last row in the Parquet file."""
-        rows = [row for row in pq.read_table(self.features).to_pylist() if row[user.join_key] == user_id]
-        return max(rows, key=lambda row: row["event_timestamp"])
+    def row(self, number: int) -> dict:
+        """The key's last row in the Parquet file."""
+        rows = [row for row in pq.read_table(self.features).to_pylist() if self.is_of(row, number)]
+        return max(rows, key=lambda row: row[EVENT])
 
-    def key(self, user_id: int) -> bytes:
-        config = self.store.config
-        return _redis_key(config.project, key_of(self.view, user_id), config.entity_key_serialization_version)
+    def redis_key(self, number: int) -> bytes:
+        [key] = redis_keys(self.store, self.table, as_table([self.key(number)], self.table.definition.keys))
+        return key
 
     @property
     def client(self):
         return online_store_of(self.store)._get_client(self.store.config.online_store)
 
-    def put(self, user_id: int, feature: str, value: Value | bytes) -> None:
+    def put(self, number: int, feature: str, value: Value | bytes) -> None:
         """Overwrite a feature in Redis, behind everybody's back."""
         stored = value if isinstance(value, bytes) else value.SerializeToString()
-        self.client.hset(self.key(user_id), _mmh3(f"{self.view.name}:{feature}"), stored)
+        self.client.hset(self.redis_key(number), _mmh3(f"{self.view.name}:{feature}"), stored)
 
-    def push(self, user_id: int, event: datetime, values: dict[str, float | int]) -> None:
-        """Replace a user's row in Redis by another, as a careless writer would."""
-        self.client.delete(self.key(user_id))
-        row = {name: [values[name]] for name in (AVERAGE, TOTAL)}
-        frame = pa.table({user.join_key: [user_id], "event_timestamp": [event], **row}).to_pandas()
+    def push(self, number: int, event: datetime, values: dict[str, Any]) -> None:
+        """Replace a key's row in Redis by another, as a careless writer would."""
+        self.client.delete(self.redis_key(number))
+        row = {name: [values[name]] for name in self.every_feature}
+        columns = self.columns_of(number) | {EVENT: [event]} | row
+        typed = [pa.array(columns[field.name], field.type) for field in self.table.definition.schema]
+        frame = pa.table(typed, self.table.definition.schema.names).to_pandas()
         with clock_of(self.store, event):
             self.store.write_to_online_store(self.view.name, frame)
 
 
 @contextmanager
-def world(port: int, seed: int, online: str = OURS, offline: str = OFFLINE) -> Iterator[World]:
+def world(port: int, seed: int, online: str = OURS, offline: str = OFFLINE, kind: str = "int64") -> Iterator[World]:
     """Make a random world, drawn by ``seed``, on the Redis at ``port``: computed, materialized, healthy."""
     with tempfile.TemporaryDirectory() as folder:
-        yield World(Path(folder), port, seed, online, offline)
+        yield World(Path(folder), port, seed, online, offline, kind=kind)

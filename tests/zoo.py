@@ -17,7 +17,7 @@ from tqdm import tqdm
 from parity.edge.command import run, whole_number
 from parity.edge.redis_server import free_port, launch, require_server
 from tests.faults import FAULTS, Fault
-from tests.world import world
+from tests.world import KINDS, world
 
 
 class Score(NamedTuple):
@@ -35,23 +35,24 @@ class Score(NamedTuple):
 
 def try_fault(fault: Fault, port: int, seed: int) -> Score:
     """Plant a fault in a random world. It is found if the spoiled values, and no others, differ, as the right kind."""
-    with world(port, seed, fault.online, fault.offline) as spoiled:
+    with world(port, seed, fault.online, fault.offline, fault.world(seed)) as spoiled:
         planted = dict(map(fault.expected, fault.plant(spoiled)))
-        differences = {(d.user, d.feature, d.instant): d for d in spoiled.compare().differences}
-        hits = [differences[value] for value in planted if value in differences]
-        kinds = [planted[value] for value in planted if value in differences]
+        found = spoiled.compare().differences
+        differences = {(spoiled.number(d.key), d.feature, d.instant): d for d in found}
+        hits = [(differences[value], *planted[value]) for value in planted if value in differences]
         return Score(
             faults=1,
-            found=len(hits) == len(planted) and [d.kind for d in hits] == kinds,
+            found=len(hits) == len(planted) and all(d.kind == kind for d, kind, _ in hits),
             values=len(planted),
-            causes=sum(d.cause == fault.cause for d in hits),
+            causes=sum(d.cause == cause for d, _, cause in hits),
             alarms=len(differences.keys() - planted.keys()),
         )
 
 
 def try_healthy(port: int, seed: int) -> int:
     """Compare a random healthy world; return the false alarms."""
-    with world(port, seed) as healthy:
+    kinds = list(KINDS)
+    with world(port, seed, kind=kinds[seed % len(kinds)]) as healthy:
         return len(healthy.compare().differences)
 
 

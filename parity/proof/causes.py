@@ -136,7 +136,7 @@ def offline_cause(feature: str, rule: Rule, e: Evidence, right: Any, fresh: Fres
     if event in e.tied:
         return TIE
     wrong = e.history[event][feature]
-    if right is None or same(wrong, right):
+    if same(wrong, right) or (right is None and evaluate(rule, e.purchases, event) is not None):
         return EXPIRED
     if known := _arithmetic(wrong, right, rule, e.purchases, event):
         return known
