@@ -1291,9 +1291,6 @@ class TestFolders:
         counted = table(tmp_path, "counted", [user], [aggregation("count", "amount")])
         assert compute_here(counted, tmp_path / "in", out) == "1 feature rows of 1 user"
         assert pq.read_table(out)["count_amount_ever"].to_pylist() == [4]
-        out = tmp_path / "out.parquet"
-        assert compute_here(definition_of(USER), tmp_path / "in", out).startswith("1 feature rows of 1 ")
-        assert pq.read_table(out)["count_amount"].to_pylist() == [4]
 
     def test_a_file_of_another_kind_is_named(self, write, tmp_path):
         write("in/a.csv", LINES)
