@@ -27,8 +27,9 @@ def commands(block: str) -> list[str]:
 
 
 def normalised(output: str) -> str:
-    """Write instants and durations, which differ from run to run, as what they are."""
-    return re.sub(MILLISECONDS, "<ms>", re.sub(INSTANT, "<instant>", output))
+    """Write instants and durations, which differ from run to run, as what they are, and in one order what has none."""
+    output = re.sub(MILLISECONDS, "<ms>", re.sub(INSTANT, "<instant>", output))
+    return re.sub(r"(^Deploying .*\n)+", lambda lines: "".join(sorted(lines[0].splitlines(True))), output, flags=re.M)
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_it_names_every_kind_and_cause_and_option():
 @pytest.mark.parametrize("name", DOCS)
 def test_every_file_that_is_named_is_there(name):
     for file in re.findall(r"`((?:feature_repo/|tests/|parity/|examples/)[\w./]*|\w+_\w+\.py|Makefile)`", DOCS[name]):
-        assert (ROOT / file).exists(), file
+        assert (ROOT / file).exists() or (ROOT / "tests" / file).exists(), file
     folder = ROOT if name == "README.md" else ROOT / "docs"
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", DOCS[name]):
         assert (folder / link).exists(), link
