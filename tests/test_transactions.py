@@ -27,7 +27,9 @@ from parity.definition.table import Definition, Rule
 from parity.edge.command import fail
 from parity.edge.errors import UserError
 from parity.edge.files import progress
-from parity.proof import oracle
+from parity.proof import raw, raw_files
+from parity.proof.raw import raw_transactions
+from parity.proof.raw_values import Parsers
 from parity.transactions import memory
 from parity.transactions.read import read_part
 from parity.transactions.texts import without_nulls
@@ -42,6 +44,14 @@ PURCHASES = Definition(
     "event_timestamp",
     (Rule("average", "mean", "purchase_amount", timedelta(days=3)), Rule("total", "count", "purchase_amount", None)),
 )
+
+
+def read_by_oracle(path: Path) -> list[int]:
+    """The users of all purchases that the oracle reads in a file."""
+    with raw_transactions(path, PURCHASES) as read:
+        users = read.keys()["user_id"].to_pylist()
+        rows = [(users[n], some) for part in range(len(read)) for n, some in read.part(part).items()]
+    return [user for user, some in rows for _ in some]
 
 
 def computed(project) -> list[tuple]:
@@ -328,8 +338,7 @@ class TestQuotes:
         """Read purchases, and hold that the oracle reads as many."""
         project.transactions.write_bytes((self.HEAD + rows).encode())
         table = read_part(project.transactions, PURCHASES)
-        with oracle.raw_transactions(project.transactions, "user_id", "timestamp", ["purchase_amount"]) as raw:
-            assert sum(len(raw.of(user)) for user in raw.users) == table.num_rows
+        assert len(read_by_oracle(project.transactions)) == table.num_rows
         return table
 
     @pytest.mark.parametrize(
@@ -363,7 +372,7 @@ class TestQuotes:
         assert "Close it" in error
         with (
             pytest.raises(UserError, match="the row that starts in line"),
-            oracle.raw_transactions(project.transactions, "user_id", "timestamp", ["purchase_amount"]),
+            raw_transactions(project.transactions, PURCHASES),
         ):
             pass
 
@@ -389,7 +398,7 @@ class TestQuotes:
             read_part(project.transactions, PURCHASES)
         with (
             pytest.raises(UserError, match="the row that starts in line 2 can't be read"),
-            oracle.raw_transactions(project.transactions, "user_id", "timestamp", ["purchase_amount"]),
+            raw_transactions(project.transactions, PURCHASES),
         ):
             pass
 
@@ -432,8 +441,7 @@ class TestQuotes:
             except UserError:
                 found = None
             try:
-                with oracle.raw_transactions(path, "user_id", "timestamp", ["purchase_amount"]) as raw:
-                    expected = sum(len(raw.of(user)) for user in raw.users)
+                expected = len(read_by_oracle(path))
             except UserError:
                 expected = None
         assert found == expected
@@ -531,7 +539,7 @@ class TestIds:
         project.write_transactions(GOOD, f"{value},100,2026-03-01T12:00:00Z,10.50")
         with (
             pytest.raises(UserError, match="the oracle can't read it"),
-            oracle.raw_transactions(project.transactions, "user_id", "timestamp", ["purchase_amount"]),
+            raw_transactions(project.transactions, PURCHASES),
         ):
             pass
 
@@ -542,18 +550,14 @@ class TestIds:
         [_, path] = write_parquet(project, **{column: values})
         with (
             pytest.raises(UserError, match="the oracle can't read it"),
-            oracle.raw_transactions(path, "user_id", "timestamp", ["purchase_amount"]),
+            raw_transactions(path, PURCHASES),
         ):
             pass
 
 
 def accepted_by_oracle(text: str, to: pa.DataType) -> bool:
     try:
-        if to == pa.int64():
-            return -(2**63) <= oracle._number(int, text) < 2**63
-        if to == pa.float64():
-            return abs(oracle._number(float, text)) < float("inf")
-        return bool(oracle._utc(text))
+        return Parsers(Reading()).of(UTC_MICROSECONDS if to == INSTANTS else to, to == pa.int64())(text) is not None
     except (ValueError, OverflowError):
         return False
 
@@ -609,7 +613,7 @@ class TestAdvice:
         error = refused(purchase_amount=["1", "$2", "3"])
         assert error.endswith(
             "row 2 (line 3): purchase_amount '$2' is not a finite number that a float64 can hold. "
-            '1 of 3 rows is refused. If $ is a currency, declare currency="$".\n'
+            '1 of 3 rows is refused. If $ is a currency or a unit, declare currency="$".\n'
         )
         assert error.replace("$2", "1e999") != refused(purchase_amount=["1", "1e999", "3"])
         assert refused(purchase_amount=["1", "1e999", "3"]).endswith("Correct or remove those rows.\n")
@@ -930,8 +934,8 @@ def test_the_oracle_takes_a_packed_parquet_file_in_parts(project):
     }
     path = project.root / "packed.parquet"
     pq.write_table(pa.table(columns), path, compression="zstd")
-    assert path.stat().st_size < oracle.BYTES_PER_PART
-    assert oracle._weight(path) > 4 * oracle.BYTES_PER_PART
+    assert path.stat().st_size < raw.BYTES_PER_PART
+    assert raw_files.weight(path) > 4 * raw.BYTES_PER_PART
 
 
 def without_privileges() -> str:
@@ -972,7 +976,7 @@ def test_a_full_disk_below_the_oracle_is_named(project):
             raise OSError(28, "No space left on device")
 
     with pytest.raises(UserError, match=r"No space left on device.*TMPDIR") as refusal:
-        oracle._read(project.transactions, "user_id", "timestamp", ["purchase_amount"], [Full()])
+        raw.RawTransactions(PURCHASES, 1, Full()).add([(1, NOON, "10.50")])
     assert "can't read" not in str(refusal.value)
 
 
@@ -987,8 +991,7 @@ def test_a_name_that_could_be_a_pattern_is_the_name_of_one_file(project, name, s
         path = project.root / f"{stem}{suffix}"
         pq.write_table(table, path) if suffix == ".parquet" else pacsv.write_csv(table, path)
     assert read_part(path, PURCHASES)["user_id"].to_pylist() == [5]
-    with oracle.raw_transactions(path, "user_id", "timestamp", ["purchase_amount"]) as raw:
-        assert raw.users.tolist() == [5]
+    assert read_by_oracle(path) == [5]
 
 
 @pytest.mark.parametrize("name", NAMES[:4])
