@@ -2,6 +2,7 @@
 
 import ast
 import bz2
+import dataclasses
 import gzip
 import json
 import lzma
@@ -1452,3 +1453,43 @@ print(sorted({{"feast", "sqlglot", "duckdb"}} & {{name.partition(".")[0] for nam
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.split("\n")[:2]) == (0, ["3", "[]"]), done.stderr
+
+
+FILES_MD = (ROOT / "docs" / "files.md").read_text()
+EXAMPLES = re.findall(
+    r"^`([^`\n]+)`[^\n]*\n\n```text\n(.*?)```\n\n```python\n(.*?)```", FILES_MD, re.MULTILINE | re.DOTALL
+)
+
+
+@pytest.mark.parametrize(("name", "content", "code"), EXAMPLES, ids=[name for name, *_ in EXAMPLES])
+def test_each_example_of_the_docs_is_read_as_it_stands(tmp_path, name, content, code):
+    declared = {}
+    exec(code, {**globals()}, declared)
+    [source] = [value for value in declared.values() if isinstance(value, TransactionSource)]
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content.encode(source.reading.encoding))
+    entities = [value for value in declared.values() if isinstance(value, Entity)]
+    where = re.search(rf"^`{name}`.*`where=\"(.*)\"`", FILES_MD, re.MULTILINE)
+    view = AggregatedFeatureView(
+        name="seen",
+        entities=entities,
+        transactions=source,
+        aggregations=[
+            Aggregation(name=f"n_{field.name}", function="count", column=field.name) for field in source.schema
+        ],
+        source=FileSource(name="features", path="/nowhere/features.parquet", timestamp_field="event_timestamp"),
+        where=where and where[1],
+    )
+    read = rows(tmp_path / source.path, view.definition)
+    no_rows = source.reading.skip_rows + source.reading.skip_footer + content.count("#") + content.count("sep=")
+    left_out = 1 if where else 0
+    header = 0 if source.reading.column_names or name.endswith("jsonl") else 1
+    assert len(read) == content.count("\n") - no_rows - header - left_out
+
+
+def test_the_docs_have_every_option_and_no_other():
+    assert len(EXAMPLES) == FILES_MD.count("```python")
+    told = set(re.findall(r"^\| `(\w+)` \|", FILES_MD, re.MULTILINE))
+    options = {field.name for field in dataclasses.fields(Reading)} - {"name", "timestamp", "renamed"}
+    assert told == options | {"path", "timestamp_field", "field_mapping", "schema"}
