@@ -371,9 +371,10 @@ class Rows:
 
 
 def _all_lines(path: Path, reading: Reading) -> Iterator[str]:
-    """The lines of a file in which all of them are rows: without a step of Python for each."""
-    file = decoded(path, reading)
-    return itertools.chain((line.removeprefix(BYTE_ORDER_MARK) for line in itertools.islice(file, 1)), file)
+    """The lines of a file in which all of them are rows."""
+    with decoded(path, reading) as file:
+        yield from (line.removeprefix(BYTE_ORDER_MARK) for line in itertools.islice(file, 1))
+        yield from file
 
 
 def _header(path: Path, reading: Reading) -> list[str]:
