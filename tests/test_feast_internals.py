@@ -64,7 +64,7 @@ class TestOfRequests:
         require(request.types["user_id"] == ValueType.INT64, f"{name}: the part types", self.USED_BY)
         [(view, features)] = request.groups
         require(
-            (view.name, features) == ("purchases", [rule.name for rule in table.definition.rules]),
+            (view.name, sorted(features)) == ("purchases", sorted(rule.name for rule in table.definition.rules)),
             f"{name}: the part groups",
             self.USED_BY,
         )
