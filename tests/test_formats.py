@@ -73,7 +73,7 @@ def read_by_oracle(path: Path, definition: Definition) -> list[str]:
     """What the oracle reads in a file, sorted."""
     is_float = [type == pa.float64() for type in definition.columns.values()]
     with raw_transactions(path, definition) as raw:
-        keys = raw.keys().to_pylist()
+        keys = raw.keys.to_pylist()
         purchases = [(keys[n], p) for part in range(len(raw)) for n, some in raw.part(part).items() for p in some]
     values = [
         (*key.values(), p.time, *(float(v) if f else v for v, f in zip(p.values.values(), is_float, strict=True)))

@@ -207,7 +207,7 @@ def known_keys(store: FeatureStore, table: FeatureTable, raw: RawTransactions, a
     if not stored.keys.num_rows:
         but = f" but {stored.others}, which nothing reads" if stored.others.count else ""
         raise UserError(f"Redis holds nothing of {table.name}{but}. {MATERIALIZE}")
-    of_raw = raw.keys()
+    of_raw = raw.keys
     book = _in_order([latest.select(names), stored.keys, of_raw], table.definition.keys)
     raw_numbers = np.full(len(book), -1)
     raw_numbers[book.find(of_raw)] = np.arange(of_raw.num_rows)

@@ -10,7 +10,7 @@ import pickle
 import sqlite3
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from itertools import chain
@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 
-from parity.definition.keys import Key
+from parity.definition.keys import Key, as_tuples
 from parity.definition.table import Definition
 from parity.edge.errors import UserError
 from parity.edge.files import Location, on_disk
@@ -27,8 +27,17 @@ from parity.proof.raw_files import blocks, is_text, raw_files, weight
 from parity.proof.raw_values import Parsers, digits
 
 READING_ERRORS = (
-    *(ValueError, TypeError, KeyError, OSError, OverflowError, EOFError),
-    *(csv.Error, pa.ArrowException, lzma.LZMAError, zlib.error),
+    ValueError,
+    TypeError,
+    KeyError,
+    OSError,
+    OverflowError,
+    EOFError,
+    RecursionError,
+    csv.Error,
+    lzma.LZMAError,
+    zlib.error,
+    pa.ArrowException,
 )
 BYTES_PER_PART = 8 << 20
 MOST_PARTS = 200
@@ -51,18 +60,28 @@ class RawTransactions:
     """
 
     def __init__(self, definition: Definition, parts: int, file: IO[bytes]):
-        self._numbers: dict[Any, int] = {}
         self._schema, self._columns = definition.keys, tuple(definition.columns)
         self._file, self._places = file, [[] for _ in range(parts)]
+        self.keys = self._schema.empty_table()
+        """In the order of their numbers."""
 
     def __len__(self) -> int:
         """The number of parts. That of a key is its number, modulo this."""
         return len(self._places)
 
-    def add(self, rows: Iterable[tuple]) -> None:
-        """Sort some rows away: keys, instant, and the columns that features are made of."""
+    def sort_away(self, blocks: Iterable[Iterable[tuple]]) -> None:
+        """Take up rows, some at a time: keys, instant, and the columns that features are made of."""
+        numbers: dict[Any, int] = {}
+        for rows in blocks:
+            self._sort_away(rows, numbers)
+        keys = numbers if len(self._schema) > 1 else zip(numbers, strict=True)
+        columns = list(zip(*keys, strict=True)) or [()] * len(self._schema)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
+        self.keys = pa.table(arrays, self._schema)
+
+    def _sort_away(self, rows: Iterable[tuple], numbers: dict[Any, int]) -> None:
         by_part: list[list] = [[] for _ in self._places]
-        numbers, joins, size = self._numbers, len(self._schema), len(self._schema) + 1 + len(self._columns)
+        joins, size = len(self._schema), len(self._schema) + 1 + len(self._columns)
         for row in rows:
             number = numbers.setdefault(row[0] if joins == 1 else row[:joins], len(numbers))
             by_part[number % len(by_part)].append((number, *row[joins:size]))
@@ -78,18 +97,10 @@ class RawTransactions:
                 "name another folder in TMPDIR."
             ) from None
 
-    def keys(self) -> pa.Table:
-        """The keys, in the order of their numbers."""
-        keys = self._numbers if len(self._schema) > 1 else zip(self._numbers, strict=True)
-        columns = list(zip(*keys, strict=True)) or [()] * len(self._schema)
-        return pa.table([pa.array(c, f.type) for c, f in zip(columns, self._schema, strict=True)], self._schema)
-
-    def number(self, key: Key) -> int | None:
-        return self._numbers.get(key if len(key) > 1 else key[0])
-
     def of(self, *key: Any) -> list[Purchase]:
         """The purchases of one key, in the order of the file."""
-        number = self.number(key)
+        keys = as_tuples(self.keys)
+        number = keys.index(key) if key in keys else None
         return [] if number is None else self.part(number % len(self))[number]
 
     def part(self, part: int) -> dict[int, list[Purchase]]:
@@ -111,10 +122,7 @@ def raw_transactions(place: Location, definition: Definition) -> Iterator[RawTra
             file = stack.enter_context(tempfile.TemporaryFile())
             raw = RawTransactions(definition, min(MOST_PARTS, 1 + size // BYTES_PER_PART), file)
             condition = stack.enter_context(closing(_Condition(definition))) if definition.condition else None
-            for rows in _typed(path, definition):
-                looked_at = rows if condition is None else list(filter(condition.holds, rows))
-                _require_no_nulls(path, definition, looked_at)
-                raw.add(looked_at)
+            raw.sort_away(_looked_at(rows, path, definition, condition) for rows in _typed(path, definition))
         yield raw
 
 
@@ -149,12 +157,14 @@ class _Condition:
         self._connection.close()
 
 
-def _require_no_nulls(path: Path, definition: Definition, rows: Sequence[tuple]) -> None:
+def _looked_at(rows: list[tuple], path: Path, definition: Definition, condition: _Condition | None) -> list[tuple]:
+    """The rows that meet the condition. They have to have a key, an instant, and what features are made of."""
     needed = len(definition.transactions)
-    for row in rows:
+    kept = rows if condition is None else list(filter(condition.holds, rows))
+    for row in kept:
         if None in row and None in row[:needed]:
-            name = definition.transactions.names[row.index(None)]
-            raise _unreadable(path, f"a row has no {name}")
+            raise _unreadable(path, f"a row has no {definition.transactions.names[row.index(None)]}")
+    return kept
 
 
 def _typed(path: Path, definition: Definition) -> Iterator[list[tuple]]:

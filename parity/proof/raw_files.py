@@ -22,7 +22,7 @@ from parity.definition.reading import WHITESPACE, Reading
 from parity.edge.files import progress
 from parity.proof.raw_values import NumberOfJson
 
-ROWS_PER_BLOCK = 100_000
+ROWS_PER_BLOCK = 30_000
 LONGEST_OBJECT = 1 << 25
 """Characters of one object in a JSON file."""
 BYTES_PER_ROW = 40
@@ -149,7 +149,7 @@ class _Lines:
             lines = _without_last(lines, reading.skip_footer)
         if reading.comment:
             lines = (line for line in lines if not line.startswith(reading.comment))
-        self._lines = self._without_separator(lines, delimiter)
+        self._lines = self._without_separator(lines, delimiter, reading.quote)
 
     def __iter__(self) -> Iterator[str]:
         return self._lines
@@ -163,12 +163,13 @@ class _Lines:
         for self._read, line in enumerate(text, 1):
             yield line.removeprefix("\ufeff") if self._read == 1 else line
 
-    def _without_separator(self, lines: Iterator[str], delimiter: str) -> Iterator[str]:
-        """The same, but for a first line that names the delimiter for Excel."""
+    def _without_separator(self, lines: Iterator[str], delimiter: str, quote: str) -> Iterator[str]:
+        """The same, but for a first line that names the delimiter for Excel, in quotes or not."""
         first = next((line for line in lines if line.strip("\r\n")), "")
-        if first[:4].lower() != "sep=":
+        note = first.strip("\r\n").removeprefix(quote)
+        if note[:4].lower() != "sep=":
             return chain([first], lines)
-        if first[4:].strip("\r\n") != delimiter:
+        if note[4:].removesuffix(quote if first.startswith(quote) else "") != delimiter:
             raise ValueError(f"line {self.number} says {first.strip()!r:.80}, and declared is {delimiter!r}")
         return lines
 
@@ -218,6 +219,8 @@ def _objects(text: IO[str]) -> Iterator[dict]:
         parse_float=NumberOfJson, parse_int=NumberOfJson, parse_constant=lambda name: None if name == "NaN" else name
     )
     buffer, place, in_array, ended = text.read(1 << 20).removeprefix("\ufeff"), 0, False, False
+    if not buffer:
+        raise ValueError("the file is empty")
     begin = len(buffer) - len(buffer.lstrip())
     if buffer[begin : begin + 1] == "[":
         in_array, place = True, begin + 1

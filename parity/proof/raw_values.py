@@ -193,7 +193,10 @@ def _number(value: Any) -> int | float | Decimal:
 def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode()
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+    if isinstance(value, str):
+        value.encode()  # or it has half of a character, as a text of JSON may
+        return str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     raise ValueError(f"{value!r:.80} is not a text")
 
