@@ -38,6 +38,7 @@ def start_redis(project) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=project.root, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.smoke
 def test_production_differs_from_the_laptop_in_where_things_live_and_in_nothing_else():
     laptop, production = (
         yaml.safe_load((ROOT / "feature_repo" / name).read_text())

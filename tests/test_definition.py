@@ -93,6 +93,7 @@ def names(named) -> list[str]:
 
 
 class TestWhatItMayLookLike:
+    @pytest.mark.smoke
     def test_as_it_is(self):
         [table] = check_definitions(vars(ours))
         assert table.view is ours.user_purchase_features
@@ -102,6 +103,7 @@ class TestWhatItMayLookLike:
         assert table.view.features[0].tags == {"unit": "$"}
         assert table.view.join_keys == ["user_id"]
 
+    @pytest.mark.smoke
     def test_the_features_that_ship_are_sound(self):
         assert list(declared(ROOT / "feature_repo"))
 

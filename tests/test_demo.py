@@ -39,6 +39,7 @@ def plant(project, user: int, feature_value: Value) -> None:
             project.client.hset(key, field, feature_value.SerializeToString())
 
 
+@pytest.mark.smoke
 def test_the_headline(ready):
     out = ready.succeed("demo_fixed.py")
     assert re.search(rf"{AVERAGE} +\$95\.32 +\$95\.32 +0\.0 +\$95\.32\n", out)

@@ -23,6 +23,7 @@ CONFIGURATION = "\n".join(
 NAMED = {name for names in re.findall(r"\$\{(\w+)\}|\benv:(\w+)", CONFIGURATION) for name in names if name}
 
 
+@pytest.mark.smoke
 def test_compose_sets_every_variable_for_every_container_of_ours():
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     for name in ("server", "pipeline"):

@@ -66,6 +66,7 @@ def test_a_row_of_the_past_arrives_though_the_end_and_a_newer_row_lie_in_the_fut
     assert shop.served(1) == [1.0]
 
 
+@pytest.mark.smoke
 def test_an_end_in_the_future_is_noted_as_the_present(shop):
     shop.materialize(NOW - DAY, datetime(2099, 1, 1, tzinfo=UTC))
     assert shop.intervals() == [(NOW - DAY, NOW)]

@@ -120,6 +120,7 @@ def write(tmp_path):
 class TestKnownFormats:
     """Well-known data sets and exports, each in the very format that it is published in."""
 
+    @pytest.mark.smoke
     def test_uci_online_retail(self, write):
         path = write(
             "Online Retail.csv",

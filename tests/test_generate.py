@@ -12,6 +12,7 @@ def read(path):
     return pd.read_csv(path, parse_dates=["timestamp"])
 
 
+@pytest.mark.smoke
 def test_by_default_100_purchases_of_20_users_over_the_30_days_before_now(project):
     project.succeed("generate_synthetic_data.py")
     purchases = read(project.transactions)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 import parity
 from tests.conftest import ROOT
 
@@ -38,6 +40,7 @@ def room(module: str) -> str:
     return module.split(".")[1]
 
 
+@pytest.mark.smoke
 def test_nothing_imports_against_the_flow():
     found = list(imports())
     assert len(found) > 100

@@ -73,6 +73,7 @@ def materialized(project):
     return project
 
 
+@pytest.mark.smoke
 def test_a_correction_of_an_amount_arrives(materialized):
     compute(materialized, purchase(1, 30, 10), purchase(1, 20, 21), purchase(2, 20, 30), purchase(3, 20, 40))
     bring_in_step(materialized)

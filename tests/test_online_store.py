@@ -77,6 +77,7 @@ def statuses(response) -> list[str]:
 
 
 class TestAge:
+    @pytest.mark.smoke
     def test_a_value_whose_age_is_exactly_the_ttl_is_served(self, store):
         write(store, 1, NOW - TTL, 5.0)
         assert read(store) == (5.0, 1)

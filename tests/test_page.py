@@ -34,6 +34,7 @@ def points(chart: ET.Element, kind: str) -> int:
     return sum(circle.get("class") == kind for circle in chart.iter("circle"))
 
 
+@pytest.mark.smoke
 def test_a_healthy_store(ready):
     html = page(ready, 0)
     assert '<h1 class="good">Equal</h1>' in html

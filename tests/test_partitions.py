@@ -15,15 +15,15 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.features import user_purchase_features
-from parity.compute.days import Partitions, split_by_day, transaction_files
+from parity.compute.days import Partitions, split_by_day
 from parity.definition.instants import day_of
 from parity.edge.errors import UserError
 from parity.edge.files import filesystem_of, on_disk
-from parity.offline.side import history_schema
+from parity.transactions.listing import transaction_files
+from tests.brute_force import MEAN_AND_COUNT
 from tests.conftest import ROOT
 
-SCHEMA = history_schema(user_purchase_features)
+SCHEMA = MEAN_AND_COUNT.schema
 TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=1)
 
 
@@ -37,7 +37,7 @@ def number(day: datetime) -> int:
 
 def read(folder: Path) -> dict[str, list]:
     return {
-        file.parent.name: pq.read_table(file, partitioning=None)["user_total_transactions"].to_pylist()
+        file.parent.name: pq.read_table(file, partitioning=None)["count"].to_pylist()
         for file in folder.rglob("*.parquet")
     }
 
@@ -52,6 +52,7 @@ def table(tmp_path):
     return table
 
 
+@pytest.mark.smoke
 def test_each_day_is_a_file_of_the_strict_schema(table):
     assert read(table.place) == {"event_date=2026-01-01": [1], "event_date=2026-01-02": [1]}
     for file in table.place.rglob("*.parquet"):
@@ -296,7 +297,7 @@ def folders(project):
     order = np.argsort(times)
     table = Partitions(project.features)
     days = split_by_day(history.take(order), day_of(times[order]))
-    table.replace([table.stage([rows], day, SCHEMA) for day, rows in days], [])
+    table.replace([table.stage([rows], day, history.schema) for day, rows in days], [])
     lines = project.transactions.read_text().splitlines()
     folder = project.root / "transactions"
     folder.mkdir()

@@ -62,6 +62,7 @@ def purchases(project) -> list[tuple[int, datetime, str]]:
 
 
 class TestTimeTravel:
+    @pytest.mark.smoke
     def test_at_any_instant_the_three_sides_agree(self, ready):
         events = [time for _, time, _ in purchases(ready)]
         for at in (events[5], events[40] - timedelta(microseconds=1), events[70] + timedelta(days=1, seconds=1)):

@@ -106,6 +106,7 @@ def test_every_file_that_is_named_is_there(name):
         assert (folder / link).exists(), link
 
 
+@pytest.mark.smoke
 def test_the_code_that_it_shows_is_the_code_that_runs():
     first, whole = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     assert first.removesuffix(")\n") in (ROOT / "tests" / "repository" / "features.py").read_text()

@@ -91,6 +91,7 @@ class TestAccepted:
         )
         assert computed(project) == [(1, NOON, 2.0, 3)]
 
+    @pytest.mark.smoke
     def test_a_date_alone_is_its_midnight(self, project):
         project.write_transactions("1,100,2026-03-01,10.50", "1,100,2026-03-01T00:00:00Z,10.50")
         assert computed(project) == [(1, NOON.replace(hour=0), 10.5, 2)]

@@ -74,6 +74,7 @@ def test_every_function_has_a_kernel_and_those_that_continue_say_how():
         assert (KERNELS[name].continued is not None) == any(map(function.continues, function.takes)), name
 
 
+@pytest.mark.smoke
 def test_a_purchase_exactly_three_days_old_is_in_the_window():
     assert of_user_1((NOW, 10.0), (DAYS_3, 20.0)) == (15.0, 2)
 
