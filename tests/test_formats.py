@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from pyarrow import fs
 
 from parity.compute.history import compute_here
+from parity.compute.incremental import update
 from parity.definition.declare import AggregatedFeatureView, DefinitionError, TransactionSource
 from parity.definition.reading import Reading
 from parity.definition.table import Definition
@@ -1116,6 +1117,10 @@ class TestText:
         error = refused(path, definition_of(USER))
         assert "the column user is missing; the columns are 'User ID', 'timestamp', 'Total'" in error
         assert 'field_mapping={"...": "user", "...": "amount"}' in error
+        path = write("t.csv", LINES.replace("user", "Client"))
+        error = refused(path, definition_of(USER, field_mapping={"CLIENT": "user"}))
+        assert "the column CLIENT is missing" in error
+        assert 'field_mapping={"Client": "user"}' in error
         path = write("t.csv", LINES.replace("timestamp", "Time Stamp"))
         assert 'timestamp_field="Time Stamp"' in refused(path, definition_of(USER))
 
@@ -1293,6 +1298,16 @@ class TestFolders:
         counted = table(tmp_path, "counted", [user], [aggregation("count", "amount")])
         assert compute_here(counted, tmp_path / "in", out) == "1 feature rows of 1 user"
         assert pq.read_table(out)["count_amount_ever"].to_pylist() == [4]
+
+    def test_incrementally_a_new_file_of_any_kind_is_taken_up(self, write, tmp_path):
+        definition = definition_of(USER)
+        without_user = LINES.replace("user,", "").replace("7,", "")
+        write("in/user=7/a.csv.gz", gzip.compress(without_user.encode()))
+        assert [day.rows for day in update(tmp_path / "in", tmp_path / "out", definition)] == [1]
+        write("in/user=8/b.jsonl", json.dumps(OBJECT).replace('"user"', '"other_user"'))
+        assert [day.rows for day in update(tmp_path / "in", tmp_path / "out", definition)] == [2]
+        assert update(tmp_path / "in", tmp_path / "out", definition) is None
+        assert pq.read_table(tmp_path / "out", partitioning=None)["user"].to_pylist() == [7, 8]
 
     def test_a_file_of_another_kind_is_named(self, write, tmp_path):
         write("in/a.csv", LINES)

@@ -518,8 +518,9 @@ def _misplaced(number: int, separator: str, first: Sequence[str]) -> str:
 def _mapping(missing: Sequence[str], alike: dict[str, str], columns: Sequence[Column]) -> str:
     """What to write so that columns are found under the names that the file has for them."""
     times = {source for column in columns if column.to == INSTANTS for source in column.sources}
+    called = {column.sources[0]: column.name for column in columns if column.to != INSTANTS}
     renamed = ", ".join(
-        f"{_literal(brief(alike.get(name, '...')))}: {_literal(name)}" for name in missing if name not in times
+        f"{_literal(brief(alike.get(name, '...')))}: {_literal(called[name])}" for name in missing if name not in times
     )
     told = []
     if renamed:
