@@ -92,7 +92,8 @@ def repair(store: FeatureStore, table: FeatureTable, keys: pa.Table, at: datetim
     history = _History(store, table, None, at).of(keys)
     stored, wanted = stored_events(store, table), KeyBook(table.definition.keys)
     wanted.number(keys)
-    history.bring_in_step(stored[wanted.find(stored.keys) >= 0]._replace(others=stored.others), now)
+    given = stored[wanted.find(stored.keys) >= 0]._replace(others=stored.others)
+    history.bring_in_step(given, history.place(given), now)
     online = online_store_of(store)
     for rows in history.rows(keys).to_batches(max_chunksize=ROWS_PER_BATCH):
         if foreign := online.write_columns(store.config, table.view, rows)():
@@ -154,7 +155,7 @@ class _History:
             )
 
     def _retracted(self, stored: Stored, now: datetime) -> int:
-        return int(np.count_nonzero(self._outdated(stored, now).gone)) + stored.others.count
+        return int(np.count_nonzero(self._outdated(stored, self.place(stored), now).gone)) + stored.others.count
 
     def bring_online(self, now: datetime) -> Materialized:
         store, table = self.store, self.table
@@ -163,16 +164,17 @@ class _History:
         online, retracted = online_store_of(store), 0
         leftovers = Leftovers(known=online.known_fields(store.config, _views(store)))
         stored = stored_events(store, table, leftovers)
+        place = self.place(stored)
         if not self.start:
-            retracted = self.bring_in_step(stored, now)
+            retracted = self.bring_in_step(stored, place, now)
             if retracted:
                 stored = stored_events(store, table, Leftovers())
+                place = self.place(stored)
             online.delete_unknown_fields(store.config, leftovers.fuller, lambda: _views(store))
         if leftovers.foreign:
             raise _Refused(str(foreign_keys(store, table, leftovers.foreign)))
         arrived = np.zeros(self.latest.num_rows, bool)
-        found = self._book.find(stored.keys)
-        arrived[found[found >= 0]] = True
+        arrived[place[place >= 0]] = True
         if not arrived.all():
             missing = as_tuples(self.latest.select(table.definition.keys.names).filter(pa.array(~arrived)))
             some = shown_keys(missing, table.definition.keys, SHOWN)
@@ -180,23 +182,26 @@ class _History:
             raise UserError(f"{len(missing):,} {noun} did not arrive in the online store: {some}.")
         return Materialized(len(stored.found), retracted)
 
-    def bring_in_step(self, stored: Stored, now: datetime) -> int:
+    def place(self, stored: Stored) -> np.ndarray:
+        """The places of keys that are stored in `latest`; -1 for one that is not there."""
+        return self._book.find(stored.keys)
+
+    def bring_in_step(self, stored: Stored, place: np.ndarray, now: datetime) -> int:
         """Retract what is outdated, or put the key's latest row in its place. Return how many rows were outdated."""
-        gone, known = self._outdated(stored, now)
+        gone, known = self._outdated(stored, place, now)
         if gone.any() or stored.others.count:
             retract(self.store, self.table, [*stored[gone & ~known].found, *stored.others.found])
             newer = stored[gone & known]
             replace(self.store, self.table, newer, self.rows(newer.keys))
         return int(np.count_nonzero(gone)) + stored.others.count
 
-    def _outdated(self, stored: Stored, now: datetime) -> _Outdated:
-        """Find, of ``stored``, what the history up to the end does not have, and what lies in the future, where nothing
-        is known: keys that are gone, and rows newer than their key's latest."""
+    def _outdated(self, stored: Stored, place: np.ndarray, now: datetime) -> _Outdated:
+        """Find, of what is ``stored`` and has its `place`, what the history up to the end does not have, and what lies
+        in the future, where nothing is known: keys that are gone, and rows newer than their key's latest."""
         events = self.latest[self.table.definition.event].to_numpy().astype("datetime64[us]")
-        found = self._book.find(stored.keys)
-        known = found >= 0
+        known = place >= 0
         newer = known.copy()
-        newer[known] = stored.events[known] > events[found[known]]
+        newer[known] = stored.events[known] > events[place[known]]
         settled = (stored.events <= _numpy(self.end)) | (stored.events > _numpy(now))
         return _Outdated(settled & (newer | ~known), known)
 

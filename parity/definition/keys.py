@@ -108,6 +108,9 @@ class KeyBook:
         if found.null_count:
             new = pc.is_null(found)
             distinct = packed.filter(new).unique()
+            if len(distinct) == len(packed) and not len(self):  # which is cheaper
+                self._keys, self._packed = [keys], packed
+                return np.arange(len(packed))
             first = pc.index_in(distinct, packed)
             self._keys.append(keys.take(first))
             self._packed = pa.concat_arrays([self._packed, distinct])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from itertools import repeat
+from operator import methodcaller
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,7 +156,8 @@ class KeyEncoding(KeyNames):
         ends = np.cumsum(lengths)
         at, ends = ends - lengths + len(self.prefix), ends - len(self.suffix)
         flat = np.frombuffer(b"".join(stored) + bytes(8), np.uint8)
-        fine = np.fromiter((key.startswith(self.prefix) and key.endswith(self.suffix) for key in stored), bool)
+        begins, ends_so = methodcaller("startswith", self.prefix), methodcaller("endswith", self.suffix)
+        fine = np.fromiter(map(begins, stored), bool) & np.fromiter(map(ends_so, stored), bool)
         columns = {}
         for field in self._sorted:
             kind = KINDS[field.type]
