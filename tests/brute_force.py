@@ -134,7 +134,9 @@ KEYS = {
 cents = st.integers(-(10**5), 10**5).map(lambda n: n / 100) | st.integers(-(10**15), 10**15).map(lambda n: n / 100)
 VALUES = {
     "a": cents
-    | st.sampled_from([0.0, -0.0, 0.1, 0.2, 0.3, 5e-324, -5e-324, 1e15, 1e15 + 0.125, 1e-9, 1e308, -1e308])
+    | st.sampled_from(
+        [0.0, -0.0, 0.1, 0.2, 0.3, 5e-324, -5e-324, 1e15, 1e15 + 0.125, 0.0125, 1.000001, 1e-9, 1e308, -1e308]
+    )
     | st.floats(allow_nan=False, allow_infinity=False),
     "b": st.integers(-5, 5) | st.integers(-(2**31), 2**31 - 1) | st.sampled_from([-(2**31), 2**31 - 1]),
     "c": st.integers(-5, 5) | st.integers(-(2**63), 2**63 - 1) | st.sampled_from([-(2**63), 2**63 - 1, 2**53 + 1]),

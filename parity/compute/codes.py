@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property, reduce
 
 import numpy as np
 import pyarrow as pa
@@ -13,21 +13,26 @@ import pyarrow.compute as pc
 MOST = 2**62
 
 
-class Codes(NamedTuple):
+@dataclass(frozen=True)
+class Codes:
     """A column, or several, as numbers: equal where the values are, and in their order. A float is its own code."""
 
     values: np.ndarray
     decode: Callable[[np.ndarray], list[pa.Array]]
     """Give the values of codes again, a list of columns."""
 
-    @property
-    def low(self) -> int:
-        return int(self.values.min(initial=2**63 - 1))
+    def only(self, rows: np.ndarray | None) -> Codes:
+        """Those of some rows; None are all."""
+        return self if rows is None else Codes(self.values[rows], self.decode)
 
-    @property
+    @cached_property
+    def low(self) -> int:
+        return int(self.values.min()) if len(self.values) else 0
+
+    @cached_property
     def span(self) -> int:
         """How many codes lie between the lowest and the highest, both included."""
-        return max(int(self.values.max(initial=-(2**63))) - self.low + 1, 1)
+        return int(self.values.max()) - self.low + 1 if len(self.values) else 1
 
     def dense(self) -> Codes:
         """The same with codes from 0 on, none of them unused."""

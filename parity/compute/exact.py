@@ -3,8 +3,8 @@
 A float64 stands for the decimal number with the fewest digits that reads back as the same float64: 0.1 is one tenth.
 What is computed is the float64 nearest to the exact result (ties to even), and zero is 0.0, never -0.0.
 
-Nearly all values are whole cents, or whole numbers, and their sums fit int64. What is finer or larger adds up as Python
-integers, in arrays of its own, so it costs only the windows that hold some.
+Nearly all values are whole numbers of some unit, as of cents, and their sums fit int64. What is finer or larger adds up
+as Python integers, in arrays of its own, so it costs only the windows that hold some.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 from parity.compute.timeline import Timeline, Window, chunks
 
 LOW_32 = 2**32 - 1
+MOSTLY_WHOLE = 1 / 64
+"""A unit is fine enough if at most this share of the values is finer."""
 
 
 class TooLarge(Exception):
@@ -67,35 +69,38 @@ def _prefix_sums(values: np.ndarray) -> np.ndarray:
 
 
 class Decimals:
-    """A sorted column as decimals: whole numbers of a unit, and apart from them those that are none."""
+    """A sorted column as decimals: whole numbers of a unit, and apart from them those that are none.
+
+    The unit is 1 for whole numbers. For floats it is a cent, or finer if many values are.
+    """
 
     def __init__(self, values: np.ndarray, order: np.ndarray, pool: ThreadPoolExecutor):
-        self.places = 2 if values.dtype == np.float64 else 0
-        """A unit is 10**-places."""
         self.whole = np.empty(len(values), np.int64)
         """In units; 0 for a value that is finer, or is 10**15 units or more, of which a float64 shows no 15 digits."""
 
         def in_units(chunk: slice) -> tuple[np.ndarray, float]:
             some = values[order[chunk]]
-            if not self.places:
+            if some.dtype != np.float64:
                 self.whole[chunk] = some
                 return np.empty(0, np.int64), np.abs(some.astype(np.float64)).sum()
             with np.errstate(over="ignore"):
-                rounded = np.rint(some * 100.0)
-            whole = (np.abs(rounded) < 1e15) & (rounded / 100.0 == some)
+                rounded = np.rint(some * 10.0**self.places)
+            whole = (np.abs(rounded) < 1e15) & (rounded / 10.0**self.places == some)
             self.whole[chunk] = rounded = np.where(whole, rounded, 0.0)
             return np.flatnonzero(~whole) + chunk.start, np.abs(rounded).sum()
 
-        fine_at, magnitudes = zip(*pool.map(in_units, chunks(len(values))), strict=True) if len(values) else ([], [])
-        self.magnitude = sum(magnitudes)
-        self.fine_at = np.concatenate([np.empty(0, np.int64), *fine_at])
-        """The positions of those that are not whole."""
+        for self.places in (2, 4, 6, 2) if values.dtype == np.float64 else (0,):
+            parts = list(pool.map(in_units, chunks(len(values))))
+            self.fine_at = np.concatenate([np.empty(0, np.int64), *(part[0] for part in parts)])
+            if len(self.fine_at) <= len(values) * MOSTLY_WHOLE:
+                break
+        self.magnitude = sum(part[1] for part in parts)
         fine = [Decimal(repr(value)) for value in values[order[self.fine_at]].tolist()]
         self.fine_places = max([self.places, *(-value.as_tuple().exponent for value in fine)])
         self.scale = 10 ** (self.fine_places - self.places)
         """How many of the finest unit, 10**-fine_places, are a unit."""
         self.fine = np.array([int(value.scaleb(self.fine_places)) for value in fine], dtype=object)
-        """The values that are not whole, in the finest unit."""
+        """The values that are not whole, in the finest unit; they are at the positions ``fine_at``."""
 
 
 class ExactSums:

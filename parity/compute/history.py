@@ -27,8 +27,7 @@ def compute_here(table: FeatureTable, source: Location, output: Location) -> str
     """Compute all of it on this machine, into one file; say in words what was written."""
     definition = table.definition
     with on_disk(source) as file:
-        transactions = read_transactions(file, definition)
-    history = aggregate(transactions, definition)
+        history = aggregate(read_transactions(file, definition), definition)
     write_table(history, output)
     keys = _distinct(history.select(definition.keys.names))
     return f"{history.num_rows:,} feature rows of {keys:,} {table.noun(keys)}"

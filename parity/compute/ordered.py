@@ -70,7 +70,7 @@ class Repeats:
     """
 
     def __init__(self, values: np.ndarray, timeline: Timeline, windows: set[int | None], pool: ThreadPoolExecutor):
-        self._repeats = {window: np.zeros(len(values), np.int64) for window in windows}
+        self._repeats = {length: np.zeros(len(values), np.int64) for length in windows}
 
         def count(rows: slice) -> None:
             earlier, later = _repeated(values[rows], timeline.key_starts_of(rows))
@@ -78,13 +78,13 @@ class Repeats:
             ends = np.zeros(rows.stop - rows.start, np.int64)
             ends[last - rows.start] = 1
             first_with_later = (np.cumsum(ends) - ends)[later]
-            for window, repeats in self._repeats.items():
-                start = timeline.window(rows, last, window).start - rows.start
+            for length, window in timeline.windows(rows, last, windows).items():
+                start = window.start - rows.start
                 first_without = np.cumsum(np.bincount(start, minlength=rows.stop - rows.start))[earlier]
                 both = first_without > first_with_later
                 begins = np.bincount(first_with_later[both], minlength=len(last) + 1)
                 ends_at = np.bincount(first_without[both], minlength=len(last) + 1)
-                repeats[last] = np.cumsum(begins - ends_at)[:-1]
+                self._repeats[length][last] = np.cumsum(begins - ends_at)[:-1]
 
         list(pool.map(count, _of_whole_keys(timeline)))
 
@@ -119,8 +119,12 @@ def _packed(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
     """One number from 0 on for each pair."""
     if values.dtype == np.float64:
         values = values.view(np.int64)  # equal where the values are: there is no NaN, and one zero
-    span = timeline.span_of(values)
-    if span * timeline.span_of(keys) >= 2**63:
+    span = _span(values)
+    if span * _span(keys) >= 2**63:
         values, keys = (np.unique(column, return_inverse=True)[1] for column in (values, keys))
-        span = timeline.span_of(values)
+        span = _span(values)
     return (keys - keys.min()) * span + (values.astype(np.int64) - values.min())
+
+
+def _span(values: np.ndarray) -> int:
+    return int(values.max()) - int(values.min()) + 1

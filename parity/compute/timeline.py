@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+
+from parity.compute.codes import Codes
 
 ROWS_AT_A_TIME = 1 << 17
 """So many rows are worked on at a time by a core, and stay in its cache."""
@@ -39,17 +41,15 @@ class Window(NamedTuple):
 class Timeline:
     """Rows sorted by (key, time), and where in them the instants of each key, their past and their windows lie.
 
-    Keys and times are int64, and the product of their spans is below 2**63. Times may be given as positions in the
-    sorted ``instants``.
+    The spans of keys and times multiplied are below 2**63. Times are microseconds, or positions in the sorted
+    ``instants``.
     """
 
-    def __init__(
-        self, keys: np.ndarray, times: np.ndarray, pool: ThreadPoolExecutor, instants: np.ndarray | None = None
-    ):
+    def __init__(self, keys: Codes, times: Codes, pool: ThreadPoolExecutor, instants: np.ndarray | None = None):
         # One int64 holds (key, time): one sort orders the rows, one search finds the window starts of many keys.
         self._instants = instants
-        self._first_key, self._first_time = keys.min(initial=2**63 - 1), times.min(initial=2**63 - 1)
-        self._span = span_of(times)
+        self._first_key, self._first_time, self._span = keys.low, times.low, times.span
+        keys, times = keys.values, times.values
         places = np.empty(len(keys), np.int64)
 
         def place(chunk: slice) -> None:
@@ -95,10 +95,16 @@ class Timeline:
         last = np.flatnonzero(places[1:] != places[:-1]) + chunk.start
         return np.append(last, chunk.stop - 1) if chunk.stop == len(self._places) else last
 
-    def window(self, chunk: slice, last: np.ndarray, window: int | None) -> Window:
-        """The rows of the last ``window`` microseconds before each of these `instants`; without one, all before it."""
-        past = self.key_starts_at(last)
-        return Window(chunk, past if window is None else self._window_starts(last, past, window), last + 1)
+    def windows(self, chunk: slice, last: np.ndarray, lengths: Iterable[int | None]) -> dict[int | None, Window]:
+        """For each length, in microseconds, the rows so long before these `instants`; for None, all rows before them.
+
+        Rows at the instants, and those at exactly their distance, are among them.
+        """
+        past, end = self.key_starts_of(chunk)[last - chunk.start], last + 1
+        return {
+            length: Window(chunk, past if length is None else self._window_starts(last, past, length), end)
+            for length in lengths
+        }
 
     def _window_starts(self, last: np.ndarray, past: np.ndarray, window: int) -> np.ndarray:
         """For each instant T, the position of its key's first row at or after T - window."""
@@ -127,10 +133,6 @@ class Timeline:
             tied = values[ties]
             values[ties] = tied[np.lexsort((tied, self._places[ties]))]
         return values
-
-
-def span_of(values: np.ndarray) -> int:
-    return int(values.max()) - int(values.min()) + 1 if len(values) else 1
 
 
 def _sorted(values: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:

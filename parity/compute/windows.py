@@ -34,13 +34,13 @@ import pyarrow as pa
 from parity.compute.codes import Codes, column_codes, key_codes
 from parity.compute.exact import TooLarge
 from parity.compute.kernels import KERNELS, Rows
-from parity.compute.timeline import Timeline, chunks, span_of
+from parity.compute.timeline import Timeline, chunks
 from parity.definition.instants import UTC_MICROSECONDS
 from parity.definition.keys import KeyBook, shown_key
 from parity.definition.table import Definition, Rule
 from parity.edge.errors import UserError
 
-VALUES_AT_ONCE = 1 << 25
+VALUES_AT_ONCE = 1 << 24
 """So many values are taken up at once, if no key has more: rows, times the columns that are made of them."""
 
 
@@ -61,17 +61,19 @@ def aggregate(
     """
     keys = rows.select(definition.keys.names)
     past = _Past.of(keys, earlier, definition.keys) if earlier else None
-    codes, times = key_codes(keys), rows[definition.reading.timestamp].cast(pa.int64()).to_numpy()
+    codes = key_codes(keys)
+    times = column_codes(rows[definition.reading.timestamp])
     columns = {rule.column: column_codes(rows[rule.column]) for rule in definition.rules if rule.function != "count"}
-    made = {(KERNELS[rule.function].prepare, rule.column) for rule in definition.rules}
-    codes, times, instants, parts = _split(codes, times, -(-VALUES_AT_ONCE // len(made)))
+    del rows, keys  # whoever has no more use for them gets their memory back
+    made = {(KERNELS[rule.function].prepare, rule.column) for rule in definition.rules if rule.function != "count"}
+    codes, times, instants, parts = _split(codes, times, -(-VALUES_AT_ONCE // max(1, len(made))))
     batches: list[pa.RecordBatch] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of Python's lock, so the cores share the work
         for part in parts:
-            timeline = Timeline(codes.values[part], times[part], pool, instants)
-            of_part = {name: Codes(column.values[part], column.decode) for name, column in columns.items()}
+            timeline = Timeline(codes.only(part), times.only(part), pool, instants)
+            of_part = {name: column.only(part) for name, column in columns.items()}
             sorted_rows = Rows(timeline, of_part, definition.rules, pool)
-            known, wanted = past and past.only(part), None if asked is None else asked[part]
+            known, wanted = past and past.only(part), asked if part is None or asked is None else asked[part]
             batches += _features(sorted_rows, codes.decode, definition, known, wanted)
     return pa.Table.from_batches(batches, definition.schema)
 
@@ -88,8 +90,8 @@ class _Past(NamedTuple):
         book.number(results)
         return cls(results.combine_chunks(), book.find(keys))
 
-    def only(self, part: slice | np.ndarray) -> _Past:
-        return _Past(self.results, self.of_row[part])
+    def only(self, rows: np.ndarray | None) -> _Past:
+        return self if rows is None else _Past(self.results, self.of_row[rows])
 
     def at(self, rows: np.ndarray, name: str) -> pa.Array:
         found = self.of_row[rows]
@@ -106,6 +108,7 @@ def _features(
     """The features of ``rows``, whose keys ``decode`` gives, a chunk at a time."""
     timeline, schema = rows.timeline, definition.schema
     rules = [(rule, KERNELS[rule.function]) for rule in definition.rules]
+    lengths = {rule.window for rule in definition.rules}
     prepared = [rows.once(kernel.prepare, rule.column) for rule, kernel in rules]
 
     def features(chunk: slice) -> pa.RecordBatch:
@@ -114,7 +117,7 @@ def _features(
             last = last[asked[timeline.order[last]]]
         keys, instants = timeline.at(last)
         columns = [*decode(keys), pa.array(instants, UTC_MICROSECONDS)]
-        windows = {window: timeline.window(chunk, last, window) for window in {rule.window for rule, _ in rules}}
+        windows = timeline.windows(chunk, last, lengths)
         for (rule, kernel), column in zip(rules, prepared, strict=True):
             try:
                 if past and rule.continues:
@@ -139,20 +142,23 @@ def _refused(rule: Rule, error: TooLarge, found: list[pa.Scalar], keys: pa.Schem
     )
 
 
-def _split(codes: Codes, times: np.ndarray, rows_at_once: int) -> tuple[Codes, np.ndarray, np.ndarray | None, list]:
+def _split(
+    codes: Codes, times: Codes, rows_at_once: int
+) -> tuple[Codes, Codes, np.ndarray | None, list[np.ndarray | None]]:
     """Split the rows by ranges of keys, so that in each part one int64 holds (key, time), and about so many rows are.
 
     Where that would take very many parts, keys become dense, and then the times positions in the sorted instants, which
-    are the third of the results. The parts are what selects their rows.
+    are the third of the results. The parts are the rows of each; None are all of them.
     """
-    rows, instants = len(times), None
-    if codes.span * span_of(times) >= (1 + rows // 2**16) * 2**62:
+    rows, instants = len(codes.values), None
+    if codes.span * times.span >= (1 + rows // 2**16) * 2**62:
         codes = codes.dense()
-    if codes.span * span_of(times) >= (1 + rows // 2**16) * 2**62:
-        instants, times = np.unique(times, return_inverse=True)
-    fitting = 2**62 // span_of(times)
+    if codes.span * times.span >= (1 + rows // 2**16) * 2**62:
+        instants, ranks = np.unique(times.values, return_inverse=True)
+        times = Codes(ranks, times.decode)
+    fitting = 2**62 // times.span
     if codes.span <= fitting and rows <= rows_at_once:
-        return codes, times, instants, [slice(None)]
+        return codes, times, instants, [None]
     shift = max(0, codes.span.bit_length() - 16)
     leading = ((codes.values - codes.low) >> shift).astype(np.uint16)
     up_to = np.cumsum(np.bincount(leading, minlength=2**16))
@@ -162,5 +168,4 @@ def _split(codes: Codes, times: np.ndarray, rows_at_once: int) -> tuple[Codes, n
     part_of = np.cumsum(new).astype(np.uint16)
     dealt = np.argsort(part_of[leading], kind="stable")  # of two bytes: a radix sort
     ends = up_to[np.flatnonzero(np.append(part_of[1:] != part_of[:-1], True))]
-    parts = [dealt[start:end] for start, end in pairwise([0, *ends.tolist()]) if start < end]
-    return codes, times, instants, parts
+    return codes, times, instants, [dealt[start:end] for start, end in pairwise([0, *ends.tolist()]) if start < end]
