@@ -27,21 +27,27 @@ from parity.compute.days import MANIFEST, TOTALS, Partitions
 from parity.compute.incremental import update
 from parity.compute.windows import aggregate
 from parity.definition.functions import FUNCTIONS
+from parity.definition.keys import key_schema
 from parity.definition.table import Definition, Rule
 from parity.edge.errors import UserError
 from parity.edge.files import filesystem_of
 from tests.brute_force import DAYS_3, MICROSECOND, TYPES, Row, T, bits, cents, declared, table
 from tests.test_files import limited_to
 
-KEY, EVENT, AMOUNT = "user_id", "event_timestamp", "a"
+EVENT, AMOUNT = "event_timestamp", "a"
 MEAN, COUNT = Rule("mean", "mean", AMOUNT, DAYS_3), Rule("count", "count", AMOUNT, None)
 SEED = declared([MEAN, COUNT])
 clock = count(10**18, 10**9)
 
 
 def values(amount: float) -> dict:
-    """What a row of a file has beside its user and its instant."""
+    """What a row of a file has beside its keys and its instant."""
     return {"a": amount, "c": int(amount) % 7 - 3, "d": f"no {int(amount) % 5}"}
+
+
+def keys(user: int) -> dict:
+    """What a row is found by: a definition has one of these, or several."""
+    return {"user_id": user, "name": f"{user % 3:03}"}
 
 
 class Shop:
@@ -55,9 +61,10 @@ class Shop:
     def put(self, name: str, rows: list) -> None:
         path = self.folder / f"{name}.csv"
         lines = [
-            f"{user},{time.isoformat()},{','.join(map(str, values(amount).values()))}" for user, time, amount in rows
+            ",".join(map(str, [time.isoformat(), *keys(user).values(), *values(amount).values()]))
+            for user, time, amount in rows
         ]
-        path.write_text("\n".join(["user_id,timestamp,a,c,d", *lines, ""]))
+        path.write_text("\n".join(["timestamp,user_id,name,a,c,d", *lines, ""]))
         stamp = next(clock)
         os.utime(path, ns=(stamp, stamp))
         self.files[name] = rows
@@ -71,12 +78,17 @@ class Shop:
 
     def assert_right(self) -> None:
         """Assert that the days hold, bit for bit, what one computation of all the transactions gives."""
-        rows = [Row((user,), time, values(amount)) for rows in self.files.values() for user, time, amount in rows]
+        names = self.definition.keys.names
+        rows = [
+            Row(tuple(keys(user)[name] for name in names), time, values(amount))
+            for rows in self.files.values()
+            for user, time, amount in rows
+        ]
         parts = {file.parent.name: pq.read_table(file, partitioning=None) for file in self.features.rglob("*.parquet")}
         for name, part in parts.items():
             assert part.schema.equals(self.definition.schema)
             assert {f"event_date={day}" for day in part[EVENT].cast(pa.date32()).to_pylist()} == {name}
-        found = pa.concat_tables(parts.values()).sort_by([(KEY, "ascending"), (EVENT, "ascending")])
+        found = pa.concat_tables(parts.values()).sort_by([(name, "ascending") for name in [*names, EVENT]])
         assert bits(found) == bits(aggregate(table(rows, self.definition), self.definition))
 
     def days(self) -> dict[str, int]:
@@ -106,7 +118,7 @@ steps = st.lists(
     st.tuples(st.sampled_from("abcde"), st.none() | rows, st.none() | st.integers(0, 12)), min_size=1, max_size=8
 )
 KILLED = KeyboardInterrupt
-EVER = [Rule(function, function, AMOUNT, None) for function in ("mean", "sum")]
+EVER = [Rule(f"{function} ever", function, AMOUNT, None) for function in ("mean", "sum")]
 WINDOWED = [Rule("recent", "sum", AMOUNT, timedelta(days=5)), Rule("now", "count", AMOUNT, MICROSECOND)]
 
 
@@ -117,6 +129,7 @@ def every(functions, *windows) -> Definition:
     return declared([Rule(f"f{i}", f, column, window, TYPES[column]) for i, (f, column, window) in enumerate(taken)])
 
 
+BOTH = key_schema({"name": pa.string(), "user_id": pa.int64()})
 ALL = every(FUNCTIONS, None, timedelta(days=4))
 CONTINUING = every(("count", "min", "max", "first", "last"), None, timedelta(days=4))
 
@@ -150,6 +163,9 @@ class Killer:
             declared([*SEED.rules, *EVER]),
             ALL,
             CONTINUING,
+            replace(ALL, keys=BOTH),
+            replace(CONTINUING, keys=BOTH),
+            replace(CONTINUING, keys=key_schema({"name": pa.string()})),
         ]
     ),
 )
@@ -628,7 +644,7 @@ def test_a_bad_file_is_refused_and_nothing_is_touched(shop):
     shop.put("a", day(0))
     shop.update()
     before = {path: path.read_bytes() for path in shop.features.rglob("*") if path.is_file()}
-    (shop.folder / "b.csv").write_text("user_id,timestamp,a,c,d\n1,soon,5,1,x\n")
+    (shop.folder / "b.csv").write_text("timestamp,user_id,name,a,c,d\nsoon,1,x,5,1,x\n")
     with pytest.raises(UserError, match=r"b\.csv, row 1 \(line 2\): timestamp 'soon'"):
         shop.update()
     assert {path: path.read_bytes() for path in shop.features.rglob("*") if path.is_file()} == before
