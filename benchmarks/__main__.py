@@ -14,7 +14,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from benchmarks import features, stores
+from benchmarks import features, functions, stores
 from benchmarks.measure import ROOT, Row
 from parity.edge.command import run
 from parity.edge.redis_server import free_port, launch, require_server
@@ -33,6 +33,8 @@ def works(size: float, folder: Path, port: int) -> dict[str, Callable[[], Row | 
         "file parquet": lambda: features.file_to_file(rows(10_000_000), "parquet", 3, folder),
         "growth": lambda: features.growth(rows(10_000_000), 3),
         "100M": lambda: features.within_memory(rows(100_000_000), folder),
+        **{name: lambda name=name: functions.in_memory(name, rows(10_000_000), 3) for name in functions.WORKS},
+        "memory of functions": lambda: functions.memory(rows(10_000_000), folder),
         "bar": lambda: features.bar(rows(10_000_000), 9 if size >= 1 else 3, folder),
         "materialize 1M x 1": lambda: stores.materialization("int64", rows(1_000_000), 1, 3, folder, port),
         "materialize 100k x 50": lambda: stores.materialization("int64", rows(100_000), 50, 3, folder, port),

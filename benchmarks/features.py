@@ -1,7 +1,7 @@
 """The features themselves: in memory, from file to file, and how the time grows."""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -12,13 +12,18 @@ import pyarrow.parquet as pq
 
 from benchmarks.duckdb_file_to_file import FEATURES
 from benchmarks.measure import Row, alternately, at_most, child, faster
-from feature_repo.features import AGGREGATIONS, user
 from generate_synthetic_data import draw_transactions
 from parity.compute.windows import aggregate
+from parity.definition.keys import key_schema
+from parity.definition.table import Definition, Rule
 from parity.edge.files import write_table
-from parity.transactions.read import TIMESTAMP
 
-AVERAGE, TOTAL = (aggregation.name for aggregation in AGGREGATIONS)
+TIMESTAMP = "timestamp"
+AVERAGE, TOTAL = "user_avg_3day_purchase_amount", "user_total_transactions"
+SEED = (
+    Rule(AVERAGE, "mean", "purchase_amount", timedelta(days=3)),
+    Rule(TOTAL, "count", "purchase_amount", None),
+)
 END = datetime(2026, 3, 8, tzinfo=UTC)
 ROWS_A_USER = 50
 
@@ -27,8 +32,12 @@ def transactions(rows: int, users: int) -> pa.Table:
     return draw_transactions(rows, users, 30, 42, END)
 
 
-def ours(table: pa.Table) -> pa.Table:
-    return aggregate(table, user.join_key, TIMESTAMP, AGGREGATIONS)
+def declared(rules: tuple[Rule, ...], **keys: pa.DataType) -> Definition:
+    return Definition("view", key_schema(keys or {"user_id": pa.int64()}), "event_timestamp", rules)
+
+
+def ours(table: pa.Table, rules: tuple[Rule, ...] = SEED) -> pa.Table:
+    return aggregate(table, declared(rules))
 
 
 def with_polars(table: pa.Table) -> pa.Table:
