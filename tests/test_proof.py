@@ -7,6 +7,7 @@ import os
 import re
 import select
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from parity.edge.files import filesystem_of
 from parity.proof import causes
 from parity.proof.oracle import evaluate, evaluate_each, expected
 from parity.proof.raw import Purchase, raw_transactions
-from tests.conftest import BIN
+from tests.conftest import BIN, ROOT
 from tests.repository.features import user_purchase_features
 from tests.test_demo import hashes
 
@@ -1076,3 +1077,165 @@ class TestRepliesOfAnotherShape:
         ready.client.set(key, "text") if kind == "string" else ready.client.lpush(key, "text")
         error = ready.fail("demo_fixed.py")
         assert "the key of user_id 7 of type int64 is not a hash" in error
+
+
+class TestDefinitionThatChanged:
+    """Features that were computed by another definition than is declared now, and not anew since."""
+
+    @pytest.fixture
+    def computed(self, project):
+        project.apply()
+        now = datetime.now(UTC).replace(tzinfo=None, microsecond=0)
+        ages = [timedelta(hours=1), timedelta(hours=2), timedelta(days=3, hours=12), timedelta(days=6)]
+        project.write_transactions(
+            *(
+                f"{user},100,{(now - age).isoformat()},{amount}"
+                for user in (1, 2)
+                for amount, age in enumerate(ages, 19)
+            )
+        )
+        path = project.root / "feature_repo" / "features.py"
+        path.write_text(path.read_text().replace('function="mean"', 'function="max"'))
+        project.apply()
+        project.succeed("compute_features.py")
+        project.succeed("materialize_to_online.py")
+        project.succeed("demo_fixed.py")
+        return project
+
+    def change(self, project, before: str, after: str) -> None:
+        path = project.root / "feature_repo" / "features.py"
+        assert before in path.read_text()
+        path.write_text(path.read_text().replace(before, after))
+        project.apply()
+
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            ("time_window=timedelta(days=3)", "time_window=timedelta(days=4)"),
+            ('function="max"', 'function="min"'),
+            ("    ttl=timedelta(days=30),", '    ttl=timedelta(days=30),\n    where="purchase_amount > 19",'),
+            ('dtype=Float64, tags={"unit": "$"}', "dtype=Int64"),
+            ('timestamp_field="timestamp",\n', 'timestamp_field="timestamp",\n    time_zone="America/Lima",\n'),
+        ],
+        ids=["a window", "a function", "a condition", "the type of a column", "a time zone"],
+    )
+    def test_what_differs_is_shown_with_its_cause(self, computed, tmp_path, before, after):
+        if "Int64" in after:
+            after = after.replace("Int64", "__import__('feast.types').types.Int64")
+        self.change(computed, before, after)
+        outcome = computed.run("demo_fixed.py", "--certificate", tmp_path / "c.json", "--report", tmp_path / "r.html")
+        assert outcome.status == 1, outcome
+        assert "  definition: the table was computed by another one than features.py has now\n" in outcome.out
+        content = certified(tmp_path / "c.json")
+        assert set(content["causes"]) == {causes.DEFINITION}
+        assert content["fingerprint"] not in content["computed_by"]
+        assert causes.MEANING[causes.DEFINITION] in (tmp_path / "r.html").read_text()
+        computed.succeed("compute_features.py")
+        computed.succeed("materialize_to_online.py", "--retract")
+        computed.succeed("demo_fixed.py", "--certificate", tmp_path / "c.json")
+        content = certified(tmp_path / "c.json")
+        assert content["computed_by"] == [content["fingerprint"]]
+
+    def test_where_no_value_differs_yet_nothing_is_proven(self, computed):
+        self.change(computed, "time_window=timedelta(days=3)", "time_window=timedelta(days=3, microseconds=1)")
+        error = computed.fail("demo_fixed.py")
+        assert "user_purchase_features was computed by another definition than features.py has now" in error
+        assert "Run: python compute_features.py" in error
+
+    def test_a_feature_that_is_not_there_can_not_be_compared(self, computed):
+        self.change(computed, TOTAL, "purchases")
+        assert "no column purchases" in computed.fail("demo_fixed.py")
+
+
+class TestSeveralViews:
+    @pytest.fixture
+    def shop(self, project):
+        """The orders of README: features of customers, whose ids are text, and of stores."""
+        shutil.copy(ROOT / "examples" / "orders" / "features.py", project.root / "feature_repo")
+        shutil.copy(ROOT / "examples" / "orders" / "orders.csv", project.root)
+        project.apply()
+        project.succeed("compute_features.py")
+        project.succeed("materialize_to_online.py")
+        return project
+
+    def test_each_is_shown_and_one_verdict_is_of_all(self, shop, tmp_path):
+        options = ["--certificate", tmp_path / "c.json", "--report", tmp_path / "r.html"]
+        out = shop.succeed("demo_fixed.py", "--key", "customer_id=0042", *options)
+        assert "customer_orders: customer 0042\n" in out
+        assert "store_orders: store 7\n" in out
+        assert "customer_orders: 3 customers, 6 features, at " in out
+        assert "store_orders: 2 stores, 6 features, at " in out
+        assert out.count("Training equals serving equals the oracle: every value of every key of 2 feature views.") == 1
+        assert "store_orders: online read of one store, 1,000 calls: p50 " in out
+        content = json.loads((tmp_path / "c.json").read_text())
+        assert [(view["view"], view["keys"]) for view in content["views"]] == [
+            ("customer_orders", 3),
+            ("store_orders", 2),
+        ]
+        assert all(view["computed_by"] == [view["fingerprint"]] for view in content["views"])
+        page = (tmp_path / "r.html").read_text()
+        assert page.count('class="view good"') == 2
+        assert "looked at, of which 0 have other text online" in page
+        shop.succeed(*shlex.split(content["replay"])[1:])
+
+    def test_what_differs_in_one_is_named_among_all(self, shop, tmp_path):
+        rows = pq.read_table(shop.root / "data" / "customer_orders.parquet")
+        place = rows.schema.get_field_index("last_sku")
+        lost = pa.array([sku.lower() for sku in rows["last_sku"].to_pylist()])
+        changed = rows.set_column(place, rows.schema.field(place), lost)
+        pq.write_table(changed, shop.root / "data" / "customer_orders.parquet")
+        shop.succeed("materialize_to_online.py")
+        outcome = shop.run("demo_fixed.py", "--certificate", tmp_path / "c.json")
+        assert outcome.status == 1
+        assert (
+            "  customer 0042: last_sku is b-2 in training, b-2 in serving, B-2 by the oracle "
+            "(equal but wrong: rounding or type coercion)\n"
+        ) in outcome.out
+        assert re.search(
+            r"SKEW: 9 values of 3 keys in 1 of 2 feature views. Causes: rounding or type coercion 9\.", outcome.out
+        )
+        views = json.loads((tmp_path / "c.json").read_text())["views"]
+        assert [len(view["differences"]) for view in views] == [9, 0]
+        assert shop.succeed("demo_fixed.py", "--view", "store_orders").count("Training equals") == 1
+
+    def test_a_key_that_may_be_of_several_views_is_refused(self, shop):
+        error = shop.fail("demo_fixed.py", "--key", "7")
+        assert "may be of 2 feature views. Say of which: --view customer_orders or --view store_orders" in error
+        assert "store 7\n" in shop.succeed("demo_fixed.py", "--view", "store_orders", "--key", "7").casefold()
+        assert "customer 7 has no transactions; ids run from 0042 to c-17" in shop.fail(
+            "demo_fixed.py", "--key", "customer_id=7"
+        )
+        assert "'x' is not a store_id" in shop.fail("demo_fixed.py", "--key", "store_id=x")
+
+    def test_an_explanation_has_the_condition_and_every_function(self, shop):
+        out = shop.succeed("demo_fixed.py", "--explain", "customer_id=c-17")
+        assert out.startswith("Customer c-17 at ")
+        assert "  where status <> 'refunded', which leaves out 1 transaction\n" in out
+        assert "spent_7d: sum of total in [" in out
+        assert "  sum 49.5, count 2: sum 49.5\n" in out
+        assert "  mean 24.75, count 2: std 0.3535533905932738\n" in out
+        assert "  count 2: last A-1\n" in out
+        assert "  count 2: count_distinct 1\n" in out
+        assert out.endswith("  All sides agree.\n")
+
+    def test_one_input_is_of_one_source(self, shop):
+        features = shop.root / "feature_repo" / "features.py"
+        text = features.read_text().replace("features_of(customer), features_of(store)", "features_of(customer), other")
+        second = 'orders_again = TransactionSource(path="../orders.csv.copy.csv", timestamp_field="order_ts")\n'
+        other = (
+            'other = AggregatedFeatureView(name="store_orders", entities=[store], transactions=orders_again, '
+            'aggregations=[Aggregation(name="orders", function="count", column="total")])\n'
+        )
+        features.write_text(text.replace("customer_orders, store", f"{second}{other}customer_orders, store", 1))
+        shop.apply()
+        assert "--input names one file, and these feature views have several sources" in shop.fail(
+            "demo_fixed.py", "--input", "orders.csv"
+        )
+
+    def test_a_sample_is_of_each_view(self, shop):
+        out = shop.succeed("demo_fixed.py", "--sample", "1", "--seed", "1")
+        assert "every value of 2 keys drawn from 5 of 2 feature views; at most 1 of all keys of a view differ" in out
+
+    def test_the_past_is_replayed_for_all(self, shop):
+        out = shop.succeed("demo_fixed.py", "--at", "2026-09-08T12:00:00Z")
+        assert "every value of every key of 2 feature views, up to 2026-09-08T12:00:00+00:00." in out

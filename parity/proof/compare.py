@@ -142,7 +142,8 @@ def _cause(
     [rule] = [rule for rule in proof.table.definition.rules if rule.name == feature]
     if training is ROW_DROPPED:
         return EXPIRED if evidence.history else NEVER
-    if not same(training, oracle) and (same(training, serving) or same(serving, oracle)):
+    redefined = fresh.redefined and serving is not None
+    if not same(training, oracle) and (redefined or same(training, serving) or same(serving, oracle)):
         return offline_cause(feature, rule, evidence, oracle, fresh)
     return online_cause(feature, rule, evidence, proof.at, fresh)
 
