@@ -75,7 +75,9 @@ def test_the_whole_pipeline_proves_every_view(shop):
     computed = shop.succeed("compute_features.py")
     assert [view in computed for view in VIEWS] == [True] * 6
     shop.succeed("materialize_to_online.py")
-    proven = shop.succeed("demo_fixed.py", "--certificate", shop.root / "proof.json", "--report", shop.root / "proof.html")
+    proven = shop.succeed(
+        "demo_fixed.py", "--certificate", shop.root / "proof.json", "--report", shop.root / "proof.html"
+    )
     assert all(view in proven for view in VIEWS)
     assert proven.count("mismatch 0, missing online 0, extra online 0, equal but wrong 0") == 6
     assert proven.count("Training equals serving equals the oracle") == 1
