@@ -49,7 +49,7 @@ PURCHASES = Definition(
 def read_by_oracle(path: Path) -> list[int]:
     """The users of all purchases that the oracle reads in a file."""
     with raw_transactions(path, PURCHASES) as read:
-        users = read.keys()["user_id"].to_pylist()
+        users = read.keys["user_id"].to_pylist()
         rows = [(users[n], some) for part in range(len(read)) for n, some in read.part(part).items()]
     return [user for user, some in rows for _ in some]
 
@@ -977,7 +977,7 @@ def test_a_full_disk_below_the_oracle_is_named(project):
             raise OSError(28, "No space left on device")
 
     with pytest.raises(UserError, match=r"No space left on device.*TMPDIR") as refusal:
-        raw.RawTransactions(PURCHASES, 1, Full()).add([(1, NOON, "10.50")])
+        raw.RawTransactions(PURCHASES, 1, Full()).sort_away([[(1, NOON, "10.50")]])
     assert "can't read" not in str(refusal.value)
 
 

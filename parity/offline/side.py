@@ -152,7 +152,10 @@ def history_by_part(
     """
     names, event = [rule.name for rule in table.definition.rules], table.source.timestamp_field
     job = _every_row(store, table, names, None, None)
-    batches = job.table.to_pyarrow_batches() if isinstance(job, IbisRetrievalJob) else job.to_arrow().to_batches()
+    if isinstance(job, IbisRetrievalJob):
+        batches = job.table.to_pyarrow_batches(chunk_size=ROWS_AT_ONCE)
+    else:
+        batches = job.to_arrow().to_batches(max_chunksize=ROWS_AT_ONCE)
     with tempfile.TemporaryFile() as file:
         places: list[list[int]] = [[] for _ in range(parts)]
         writer, written = None, 0
@@ -181,6 +184,7 @@ def history_by_part(
         yield rows_of
 
 
+ROWS_AT_ONCE = 200_000
 NUMBER, EVENT = ":key", ":event"
 """Columns of `history_by_part`. A feature can be called neither: `parity.definition.checks` sees to that."""
 
