@@ -24,7 +24,7 @@ FAILING = {
     "generate_synthetic_data.py": "parity.edge.files.write_table",
     "compute_features.py": "parity.transactions.read.read_transactions",
     "materialize_to_online.py": "parity.materialization.latest_events",
-    "demo_fixed.py": "parity.proof.compare.known_users",
+    "demo_fixed.py": "parity.proof.proof.known_keys",
 }
 
 

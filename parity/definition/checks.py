@@ -25,6 +25,7 @@ from feast.data_format import ParquetFormat
 from feast.feature_view import DUMMY_ENTITY_ID
 
 from parity.definition.declare import AggregatedFeatureView, DefinitionError
+from parity.definition.keys import Key, parse_key
 from parity.definition.table import Definition
 from parity.edge.command import shown
 from parity.edge.errors import UserError
@@ -106,11 +107,30 @@ class Declared:
         beside = [table.name for table in self.tables if table not in chosen]
         return replace(self, tables=chosen, others=(*self.others, *beside))
 
+    def asked_for(self, text: str | None) -> dict[str, Key]:
+        """The key that ``text`` means, as a command line has it, by the name of the one table that has such keys.
+
+        Raises `UserError` if none does, or several do.
+        """
+        if text is None:
+            return {}
+        fitting = [table for table in self.tables if _may_mean(text, table.definition.keys.names)] or self.tables
+        if len(fitting) > 1:
+            names = " or ".join(f"--view {table.name}" for table in fitting)
+            raise UserError(f"the key {text!r} may be of {len(fitting)} feature views. Say of which: {names}")
+        return {fitting[0].name: parse_key(text, fitting[0].definition.keys)}
+
 
 def _plural(noun: str) -> str:
     if noun.endswith("y") and noun[-2:-1] not in set("aeiou"):
         return f"{noun[:-1]}ies"
     return f"{noun}es" if noun.endswith(("s", "x", "z", "ch", "sh")) else f"{noun}s"
+
+
+def _may_mean(text: str, names: Sequence[str]) -> bool:
+    """Whether ``text`` names just these join keys, or names none where there is one."""
+    named = {part.partition("=")[0] for part in text.split(",") if "=" in part}
+    return named == set(names) if named else len(names) == 1
 
 
 def _names(named: Sequence[Any]) -> str:

@@ -49,6 +49,13 @@ def origin_of(table: FeatureTable) -> Location:
     return table.transactions if noted is None else location(os.fsdecode(noted))
 
 
+def origins_of(tables: Sequence[FeatureTable], named: Location | None) -> list[Location]:
+    """Where the transactions of each table are: those ``named``, or those that its features were computed from."""
+    if named is not None and len({table.transactions for table in tables}) > 1:
+        raise UserError("--input names one file, and these feature views have several sources. Say of which: --view")
+    return [origin_of(table) if named is None else named for table in tables]
+
+
 def _note(table: FeatureTable) -> Location:
     place = location(table.source.path)
     return place.with_suffix(".origin") if isinstance(place, Path) else f"{place.removesuffix('.parquet')}.origin"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -16,49 +16,27 @@ from parity.online.side import cut
 from parity.proof.causes import MEANING, same
 from parity.proof.found import Comparison
 from parity.proof.oracle import expected
-from parity.proof.raw import Purchase
-from parity.proof.sides import Batch
 from parity.report import charts
+from parity.report.seen import Gallery, Seen
 from parity.report.shortcuts import IMPLEMENTATIONS
 from parity.report.terminal import PROMISED_MILLISECONDS, looked_at, not_looked_at
 
-KEYS_DRAWN = 1000
 DIFFERENCES_LISTED = 50
 LARGEST_DRAWN = 1e300
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-class Gallery:
-    """Keeps what the page draws of a comparison: values of some keys, and their purchases."""
+def write_page(
+    path: Path,
+    seen: Sequence[Seen],
+    milliseconds: Sequence[np.ndarray],
+    unseen: Sequence[str],
+    certificate: dict[str, Any],
+) -> None:
+    """Write the page to ``path``, replacing an earlier one. No secret of the configuration is in it.
 
-    def __init__(self, keys: int):
-        self._every = max(1, math.ceil(keys / KEYS_DRAWN))
-        self.points: dict[str, list[tuple[Any, Any]]] = {}
-        self.purchases: dict[int, list[Purchase]] = {}
-
-    def look(self, batch: Batch) -> None:
-        """Take up every so many-th key, and every key that differs while there is room."""
-        for feature, values in batch.sides.items():
-            points = self.points.setdefault(feature, [])
-            for place, (training, serving, oracle) in enumerate(zip(*values, strict=True)):
-                odd = not (same(training, serving) and same(training, oracle))
-                if place % self._every == 0 or (odd and len(points) < 2 * KEYS_DRAWN):
-                    points.append((training, serving))
-        drawn = zip(batch.numbers[:: self._every].tolist(), batch.purchases[:: self._every], strict=True)
-        self.purchases.update((number, some) for number, some in drawn if some)
-
-
-class Seen(NamedTuple):
-    """What there is to show of one feature view."""
-
-    found: Comparison
-    gallery: Gallery
-    milliseconds: np.ndarray
-    """Of online reads."""
-
-
-def write_page(path: Path, seen: Sequence[Seen], unseen: Sequence[str], certificate: dict[str, Any]) -> None:
-    """Write the page to ``path``, replacing an earlier one. No secret of the configuration is in it."""
+    ``milliseconds`` are those of online reads, of each view.
+    """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     comparisons = [one.found for one in seen]
     with replacing(path) as temporary:
@@ -75,16 +53,16 @@ def write_page(path: Path, seen: Sequence[Seen], unseen: Sequence[str], certific
                 certificate=certificate,
                 meaning=MEANING,
                 shown=lambda value: "null" if value is None else cut(str(value)),
-                views=[_view(one, proven) for one, proven in zip(seen, certificate["views"], strict=True)],
+                views=list(map(_view, seen, milliseconds, certificate["views"])),
                 promise=PROMISED_MILLISECONDS,
             ),
             encoding="utf-8",
         )
 
 
-def _view(seen: Seen, proven: dict[str, Any]) -> dict[str, Any]:
+def _view(seen: Seen, milliseconds: np.ndarray, proven: dict[str, Any]) -> dict[str, Any]:
     """What the page shows of one feature view, of which the certificate has what is ``proven``."""
-    found, gallery, milliseconds = seen
+    found, gallery = seen
     p50, p99 = np.percentile(milliseconds, [50, 99])
     return {
         "found": found,

@@ -16,14 +16,22 @@ from parity.materialization import EVER
 from parity.online.side import cut
 from parity.proof.found import CONFIDENCE, MATCH, Comparison, Difference, Values, bound, counted, duration
 from parity.proof.oracle import evaluate, is_inside
+from parity.proof.proof import Proof
 from parity.proof.raw import Purchase
 
 PROMISED_MILLISECONDS = 10
 LINES_SHOWN = 20
 
 
-def one_key(name: str, table: FeatureTable, sides: dict[str, Values]) -> str:
-    """Show each feature of one key on both sides, their difference, and what the transactions give."""
+def first_keys(proofs: Sequence[Proof], numbers: Sequence[int]) -> str:
+    """Show one key of each feature view, by its number: each feature on both sides, and what the transactions give."""
+    return "\n".join(
+        _one_key(_heading(proof, number, len(proofs) > 1), proof.table, proof.sides_of(number))
+        for proof, number in zip(proofs, numbers, strict=True)
+    )
+
+
+def _one_key(name: str, table: FeatureTable, sides: dict[str, Values]) -> str:
     lines = [("", "training (Parquet)", "serving (Redis)", "difference", "oracle (transactions)")]
     for feature in table.view.features:
         unit = feature.tags.get("unit", "")
@@ -34,11 +42,14 @@ def one_key(name: str, table: FeatureTable, sides: dict[str, Values]) -> str:
     return "\n".join([name, *_aligned(lines)])
 
 
-def heading(view: str, name: str, several: bool) -> str:
-    """What a part of the report is of, and of which of ``several`` views. Join keys keep their letters."""
-    if several:
-        return f"{view}: {name}"
-    return name if "=" in name.partition(" ")[0] else name[:1].upper() + name[1:]
+def _heading(proof: Proof, number: int, several: bool) -> str:
+    name = proof.named(proof.key(number))
+    return _of_view(proof, name, several) if "=" not in name.partition(" ")[0] or several else name
+
+
+def _of_view(proof: Proof, text: str, several: bool) -> str:
+    """A line about one of ``several`` views, or about the only one."""
+    return f"{proof.table.name}: {text}" if several else f"{text[:1].upper()}{text[1:]}"
 
 
 def every_view(comparisons: Sequence[Comparison], unseen: Sequence[str] = ()) -> str:
@@ -150,20 +161,15 @@ def _difference(found: Comparison, d: Difference) -> str:
     )
 
 
-def explanation(
-    name: str,
-    table: FeatureTable,
-    purchases: Sequence[Purchase],
-    left_out: int,
-    sides: dict[str, Values],
-    at: datetime,
-) -> str:
+def explanation(proof: Proof, number: int) -> str:
     """Show, for each feature of one key, which purchases its window takes in, and what they come to on each side; and
-    how many transactions the condition has ``left_out``."""
-    known = sorted((purchase for purchase in purchases if purchase.time <= at), key=lambda purchase: purchase.time)
-    lines = [f"{name} at {at.isoformat()}"]
+    how many transactions the condition leaves out."""
+    table, at, sides = proof.table, proof.at, proof.sides_of(number)
+    known = sorted((p for p in proof.purchases_of(number) if p.time <= at), key=lambda purchase: purchase.time)
+    lines = [f"{_heading(proof, number, False)} at {at.isoformat()}"]
     if condition := table.definition.condition:
-        lines.append(f"  where {condition.text}, which leaves out {counted(left_out, 'transaction')}")
+        left_out = counted(proof.left_out(number), "transaction")
+        lines.append(f"  where {condition.text}, which leaves out {left_out}")
     if not known:
         return "\n".join([*lines, "  has bought nothing by then", *_values(table, sides)])
     event = known[-1].time
@@ -195,8 +201,15 @@ def _exact(rule: Rule, purchase: Purchase) -> Fraction:
     return Fraction(repr(float(value))) if rule.column_type == pa.float64() else Fraction(value)
 
 
-def latency(noun: str, milliseconds: np.ndarray) -> str:
-    """Show how long online reads of one key took, against the promise."""
+def latencies(proofs: Sequence[Proof], milliseconds: Sequence[np.ndarray]) -> str:
+    """Show how long online reads of one key of each view took, against the promise."""
+    return "\n".join(
+        _of_view(proof, _latency(proof.table.noun(1), times), len(proofs) > 1)
+        for proof, times in zip(proofs, milliseconds, strict=True)
+    )
+
+
+def _latency(noun: str, milliseconds: np.ndarray) -> str:
     p50, p99 = np.percentile(milliseconds, [50, 99])
     kept = "kept" if p99 < PROMISED_MILLISECONDS else "NOT kept"
     return (
