@@ -38,7 +38,7 @@ def main() -> int:
     args, now = arguments(), utc_now()
     everything = declared(REPOSITORY)
     chosen = everything.of(args.view, args.service)
-    asked = chosen.asked_for(args.key if args.explain is None else args.explain)
+    asked = chosen.asked_for(args.key) or chosen.asked_for(args.explain, alone=True)
     tables = [table for table in chosen if args.explain is None or table.name in asked]
     transactions = origins_of(tables, args.input)
     data = [*transactions, *(location(table.source.path) for table in tables)]
@@ -105,6 +105,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--input", type=location, help="the transactions (default: those that were computed from)")
     args = parser.parse_args()
+    if args.view and args.service:
+        parser.error("--view and --service both say which feature views; give one of them")
     if args.repair and args.at:
         parser.error("--repair puts the present right; it does not go with --at")
     if args.explain is not None and (args.repair or args.sample or args.report or args.certificate):

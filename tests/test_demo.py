@@ -62,7 +62,7 @@ def test_an_unknown_user_is_an_error(ready, user):
 @pytest.mark.parametrize("user", ["seven", 2**70, "007", "7.0", " 7"])
 def test_a_user_that_is_no_such_number_is_an_error(ready, user):
     error = ready.fail("demo_fixed.py", f"--user={user}")
-    assert f"'{user}' is not a user_id, which is of type int64" in error
+    assert f"'{user}' can't be a user_id, which is of type int64" in error
 
 
 class TestSkew:

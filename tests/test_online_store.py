@@ -623,13 +623,36 @@ class TestKeysOfAnyType:
         assert f"of type {other.lower()}" in str(found.others)
 
 
+TEXTS = {
+    "INT64": {"7": 7, "-7": -7},
+    "STRING": {"007": "007", "true": "true"},
+    "BOOL": {"true": True, "FALSE": False},
+    "BYTES": {"abc": b"abc", "caf\u00e9": b"caf\xc3\xa9"},
+    "UNIX_TIMESTAMP": {
+        "2026-03-08T12:00:00+01:00": datetime(2026, 3, 8, 11, tzinfo=UTC),
+        "2026-03-08": datetime(2026, 3, 8, tzinfo=UTC),
+        "1772967600": datetime(2026, 3, 8, 11, tzinfo=UTC),
+    },
+}
+
+
+@pytest.mark.parametrize(("type", "text"), [(type, text) for type, texts in TEXTS.items() for text in texts])
+def test_a_key_may_be_asked_for_by_its_text_as_a_command_line_has_it(tmp_path, redis_port, type, text):
+    entity = Entity(name="thing", join_keys=["id"], value_type=ValueType[type])
+    table = table_of(tmp_path, "things", [entity], [aggregation("count", "x")])
+    store = opened(tmp_path, redis_port, [table])
+    store.write_to_online_store(table.name, rows_of(table, [(TEXTS[type][text], NOW, 5)]).to_pandas())
+    for rows in ([{"id": text}], {"id": [text]}):
+        assert store.get_online_features(table.service, rows).to_dict()["count_x_ever"] == [5]
+
+
 WRONG = {
     "INT32": [2**31, "x", 1.5, True, None],
     "INT64": [2**63, "007", 1.5, True, None],
     "STRING": [42, b"42", None],
-    "BOOL": [1, "true", None],
-    "BYTES": ["a", 1, None],
-    "UNIX_TIMESTAMP": ["2026-03-08", 1.5, True, 2**62, NOW, None],
+    "BOOL": [1, "yes", "", None],
+    "BYTES": [1, True, None],
+    "UNIX_TIMESTAMP": ["yesterday", "2026-03-08T12:00:00.5", 1.5, True, 2**62, NOW, None],
 }
 
 

@@ -107,30 +107,45 @@ class Declared:
         beside = [table.name for table in self.tables if table not in chosen]
         return replace(self, tables=chosen, others=(*self.others, *beside))
 
-    def asked_for(self, text: str | None) -> dict[str, Key]:
-        """The key that ``text`` means, as a command line has it, by the name of the one table that has such keys.
+    def asked_for(self, text: str | None, alone: bool = False) -> dict[str, Key]:
+        """The key that ``text`` means, as a command line has it, by the name of each table that has such keys.
 
-        Raises `UserError` if none does, or several do.
+        Raises `UserError` if there is none, or if it may be of several kinds; if ``alone``, of several tables.
         """
         if text is None:
             return {}
-        fitting = [table for table in self.tables if _may_mean(text, table.definition.keys.names)] or self.tables
-        if len(fitting) > 1:
-            names = " or ".join(f"--view {table.name}" for table in fitting)
-            raise UserError(f"the key {text!r} may be of {len(fitting)} feature views. Say of which: {names}")
-        return {fitting[0].name: parse_key(text, fitting[0].definition.keys)}
+        known = {name for table in self for name in table.definition.keys.names}
+        named = {part.partition("=")[0] for part in text.split(",") if "=" in part} & known
+        fitting = [table for table in self if _fits(named, table.definition.keys.names)]
+        if not fitting:
+            written = (
+                f"{table.name}: {','.join(f'{key}=...' for key in table.definition.keys.names)}" for table in self
+            )
+            raise UserError(f"no feature view has keys such as {text!r}. Write them as of {'; '.join(written)}")
+        keys, refused = {}, []
+        for table in fitting:
+            try:
+                keys[table.name] = parse_key(text, table.definition.keys)
+            except UserError as error:
+                refused.append(error)
+        if not keys:
+            raise refused[0]
+        kinds = {tuple(table.definition.keys.names) for table in fitting if table.name in keys}
+        if len(keys) > 1 and (alone or len(kinds) > 1):
+            names = " or ".join(f"--view {name}" for name in keys)
+            raise UserError(f"the key {text!r} may be of {len(keys)} feature views. Say of which: {names}")
+        return keys
+
+
+def _fits(named: set[str], names: Sequence[str]) -> bool:
+    """Whether these join keys are those that a text has ``named``, or it names none and there is one."""
+    return named == set(names) if named else len(names) == 1
 
 
 def _plural(noun: str) -> str:
     if noun.endswith("y") and noun[-2:-1] not in set("aeiou"):
         return f"{noun[:-1]}ies"
     return f"{noun}es" if noun.endswith(("s", "x", "z", "ch", "sh")) else f"{noun}s"
-
-
-def _may_mean(text: str, names: Sequence[str]) -> bool:
-    """Whether ``text`` names just these join keys, or names none where there is one."""
-    named = {part.partition("=")[0] for part in text.split(",") if "=" in part}
-    return named == set(names) if named else len(names) == 1
 
 
 def _names(named: Sequence[Any]) -> str:
@@ -251,7 +266,7 @@ def _faults_of_one(view: AggregatedFeatureView, entities: Sequence[Entity]) -> I
 
 def _faults_of_view(view: FeatureView) -> Iterator[str]:
     if view.ttl is not None and not (isinstance(view.ttl, timedelta) and timedelta(0) <= view.ttl <= LONGEST_TTL):
-        yield f"{view.name}: its ttl is {view.ttl}. Let it be a time from now on, or None for ever."
+        yield f"{view.name}: its ttl is {view.ttl}. Let it be a positive length of time, or None for ever."
     if view.ttl and not _is_interval(view.ttl):
         yield (
             f"{view.name}: Feast's queries can't count with a ttl of {view.ttl}, which mixes days and parts of a day. "

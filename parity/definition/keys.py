@@ -59,7 +59,7 @@ def _parse(text: str, field: pa.Field) -> Any:
             value = datetime.fromisoformat(text)
             return (value.replace(tzinfo=UTC) if value.tzinfo is None else value).astimezone(UTC)
     except (ValueError, KeyError, OverflowError, pa.ArrowInvalid):
-        raise UserError(f"{text!r} is not a {field.name}, which is of type {type}.") from None
+        raise UserError(f"{text!r} can't be a {field.name}, which is of type {type}.") from None
     return text
 
 
@@ -77,7 +77,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     text = str(value)
-    return text if text.isprintable() else repr(text)
+    return text if text.isprintable() and text == text.strip() and text else repr(text)
 
 
 class KeyBook:

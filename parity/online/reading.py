@@ -23,7 +23,7 @@ from parity.edge.feast_internals import Request, add_to_response, counts_reads, 
 from parity.online.connection import RedisConnections
 from parity.online.encoding import redis_key
 from parity.online.fast_read import FastRead, NotTaken
-from parity.online.requests import ServingRegistry, answering, require_few, require_valid, resolve
+from parity.online.requests import ServingRegistry, answering, read_texts, require_few, require_valid, resolve
 from parity.online.rows import (
     EXPIRED,
     UNKNOWN,
@@ -76,6 +76,7 @@ class Reads(RedisConnections):
                 replies = self._read_hash_fields(config, entities.commands())
                 return entities.response(replies, self.latest(config))
             except NotTaken:
+                entity_rows = read_texts(request, entity_rows)
                 require_valid(request, entity_rows)
                 return super().get_online_features(config, features, entity_rows, registry, project, *flags)
 
@@ -100,6 +101,7 @@ class Reads(RedisConnections):
                 replies = await self._read_hash_fields_async(config, entities.commands())
                 return entities.response(replies, self.latest(config))
             except NotTaken:
+                entity_rows = read_texts(request, entity_rows)
                 require_valid(request, entity_rows)
                 return await super().get_online_features_async(config, features, entity_rows, registry, project, *flags)
 

@@ -10,7 +10,7 @@ import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from numbers import Integral, Real
 from typing import Any
 
@@ -105,6 +105,43 @@ def require_few(entity_rows: Any, most: int) -> None:
             f"the request asks for {asked:,} entities, more than {most:,} at once. Ask in parts, or set "
             "max_entities_per_request of the online store."
         )
+
+
+def read_texts(request: Request, entity_rows: Any) -> Any:
+    """The same request with ids read that are of another type than text, but came as text: as Feast's command line has
+    all of them, and JSON has bytes and instants. What can't be read stays as it is."""
+    reads = {name: _READS[kind] for name, kind in request.types.items() if kind in _READS}
+    if not reads:
+        return entity_rows
+
+    def read(name: str, value: Any) -> Any:
+        return reads[name](value) if name in reads and isinstance(value, str) else value
+
+    if isinstance(entity_rows, Mapping):
+        return {
+            name: [read(name, value) for value in values] if isinstance(values, list) else values
+            for name, values in entity_rows.items()
+        }
+    if isinstance(entity_rows, list) and all(isinstance(row, Mapping) for row in entity_rows):
+        return [{name: read(name, value) for name, value in row.items()} for row in entity_rows]
+    return entity_rows
+
+
+def _instant(text: str) -> Any:
+    if re.fullmatch(r"-?[0-9]{1,12}", text):
+        return int(text)
+    try:
+        value = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+_READS: dict[ValueType, Callable[[str], Any]] = {
+    ValueType.BOOL: lambda text: {"true": True, "false": False}.get(text.lower(), text),
+    ValueType.BYTES: lambda text: text.encode(errors="surrogateescape"),
+    ValueType.UNIX_TIMESTAMP: _instant,
+}
 
 
 def require_valid(request: Request, entity_rows: Any) -> None:

@@ -89,6 +89,8 @@ def online_cause(feature: str, rule: Rule, e: Evidence, at: datetime, fresh: Fre
     computed, stored = e.history[e.stored_at][feature], e.stored[feature]
     if same(stored, computed):
         return EXPIRED
+    if fresh.redefined and _is_coerced(stored, computed):  # by a definition under which it is of another type
+        return DEFINITION
     if known := _arithmetic(stored, computed, rule, e.purchases, e.stored_at):
         return known
     return CORRECTION if not fresh.materialized or fresh.materialized < fresh.computed else TAMPERED

@@ -80,9 +80,11 @@ def verdict(comparisons: Sequence[Comparison]) -> str:
         return f"Training equals serving equals the oracle: every value of every {one}{of}{until}."
     keys, every = (sum(sizes) for sizes in zip(*((f.sample.size, f.sample.of) for f in drawn), strict=True))
     share = max(bound(found.keys) for found in drawn)
+    all_of = f"all {many}{' of a view' if several else ''}"
+    rest = f"at most {100 * share:.2g} % of {all_of} differ, at {CONFIDENCE:.0%} confidence"
     return (
         f"Training equals serving equals the oracle: every value of {keys:,} {many} drawn from {every:,}{of}{until}; "
-        f"at most {share:.2g} of all {many}{' of a view' if several else ''} differ, at {CONFIDENCE:.0%} confidence."
+        f"{rest if share < 1 else 'so few say nothing of the others'}."
     )
 
 
