@@ -191,7 +191,6 @@ def test_any_files_added_changed_and_removed_with_runs_killed_at_any_moment_end_
     assert shop.update() is None
 
 
-@pytest.mark.smoke
 def test_a_new_day_leaves_the_days_before_it_untouched_and_reads_three_days_of_transactions(shop, monkeypatch):
     for number in range(30):
         shop.put(f"day-{number:02}", day(number))

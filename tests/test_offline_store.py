@@ -206,7 +206,6 @@ class TestHistoricalFeatures:
 
     @settings(max_examples=20, deadline=None)
     @given(FIRST_ROWS, SECOND_ROWS, ENTITY_ROWS)
-    @pytest.mark.smoke
     def test_a_service_that_renames_views_and_join_keys(self, stores, first, second, entities):
         stores.write(first, second)
         entities = frame(entities).rename(columns={"shop": "place"})
