@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 import parity.edge.quick_feast  # noqa: F401
-from parity.compute.history import compute_here, compute_on_spark, require_apart, update_here
+from parity.compute.history import compute_here, compute_on_spark, require_apart, require_one, update_here
 from parity.definition.checks import declared
 from parity.edge.command import argument_parser, run, shown
 from parity.edge.files import location
@@ -28,8 +28,10 @@ REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
 
 def main() -> None:
     args = arguments()
+    tables = declared(REPOSITORY).of(args.view).tables
+    require_one(tables, args.input, args.output)
     compute = compute_on_spark if args.engine == "spark" else update_here if args.incremental else compute_here
-    for table in declared(REPOSITORY).of(args.view):
+    for table in tables:
         source, output = args.input or table.transactions, args.output or location(table.source.path)
         require_apart(source, output)
         print(f"{compute(table, source, output)} -> {shown(output)}")
@@ -38,7 +40,9 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__)
-    parser.add_argument("--view", action="append", metavar="NAME", help="only this feature view (default: all)")
+    parser.add_argument(
+        "--view", action="extend", nargs="+", metavar="NAME", help="only these feature views (default: all)"
+    )
     parser.add_argument("--input", type=location, help="the transactions (default: where they are declared to be)")
     parser.add_argument("--output", type=location, help="where the features go (default: where they are declared)")
     parser.add_argument("--engine", choices=["local", "spark"], default="local", help="what computes (default: local)")

@@ -42,7 +42,7 @@ def main() -> None:
         materialized = materialize_all(store, tables, args.start, args.end, now, args.retract)
     for table, (keys, retracted) in zip(tables, materialized, strict=True):
         view = f"{table.name}: " if len(tables) > 1 else ""
-        print(f"{view}{keys:,} {table.noun()} in Redis, materialized up to {args.end.isoformat()}")
+        print(f"{view}{keys:,} {table.noun(keys)} in Redis, materialized up to {args.end.isoformat()}")
         if retracted:
             print(f"{view}{retracted:,} rows removed that the features no longer have")
 

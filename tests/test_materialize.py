@@ -147,7 +147,7 @@ def test_an_end_in_the_past_takes_out_nothing_newer(materialized):
 def test_a_purchase_in_the_future_is_kept_offline_and_left_out_online(project):
     project.apply()
     compute(project, purchase(1, 1, 10), purchase(1, -100, 20), purchase(2, -100, 20))
-    assert bring_in_step(project).startswith("1 users in Redis")
+    assert bring_in_step(project).startswith("1 user in Redis")
     assert online(project) == {1: hours_ago(1)}
 
 

@@ -790,7 +790,7 @@ class TestWhatWasNotLookedAt:
             "(extra online: rounding or type coercion)\n"
         ) in outcome.out
         assert "match 40, mismatch 0, missing online 0, extra online 1, equal but wrong 0" in outcome.out
-        assert "SKEW: 1 values of 1 users" in outcome.out
+        assert "SKEW: 1 values of 1 user" in outcome.out
         content = certified(tmp_path / "c.json")
         assert (content["keys_of_another_type_online"], content["differences"][0]["key"]) == (1, name)
         repaired = ready.succeed("demo_fixed.py", "--repair")

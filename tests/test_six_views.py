@@ -143,6 +143,12 @@ def test_one_view_or_one_service_at_a_time(shop):
     assert "customer_id=007,store_id=3" in shown
 
 
+def test_an_input_or_an_output_is_of_one_view(shop):
+    assert "several sources. Say of which: --view" in shop.fail("compute_features.py", "--input", "orders.csv")
+    assert "several feature views. Say of which: --view" in shop.fail("compute_features.py", "--output", "x.parquet")
+    assert not (shop.root / "data").exists() or not list((shop.root / "data").glob("*.parquet"))
+
+
 def test_a_fault_in_one_view_is_found_among_six(shop):
     shop.succeed("compute_features.py")
     shop.succeed("materialize_to_online.py")

@@ -1,5 +1,6 @@
 """The whole history of a feature table, computed and put in its place: here, from what has changed, or on Spark."""
 
+from collections.abc import Sequence
 from pathlib import PurePath
 
 import pyarrow as pa
@@ -12,6 +13,14 @@ from parity.definition.checks import FeatureTable
 from parity.edge.errors import UserError
 from parity.edge.files import Location, absolute, on_disk, write_table
 from parity.transactions.read import read_transactions
+
+
+def require_one(tables: Sequence[FeatureTable], source: Location | None, output: Location | None) -> None:
+    """Refuse a ``source`` or an ``output`` from a command line that can't be that of all ``tables``."""
+    if source is not None and len({table.transactions for table in tables}) > 1:
+        raise UserError("--input names one place, and these feature views have several sources. Say of which: --view")
+    if output is not None and len(tables) > 1:
+        raise UserError("--output names one place, and there are several feature views. Say of which: --view")
 
 
 def require_apart(source: Location, output: Location) -> None:

@@ -99,7 +99,7 @@ def _skew(comparisons: Sequence[Comparison]) -> str:
     if len(comparisons) > 1:
         of = f"{counted(keys, 'key')} in {len(skewed)} of {len(comparisons)} feature views"
     else:
-        of = f"{keys:,} {skewed[0].table.noun()}"
+        of = f"{keys:,} {skewed[0].table.noun(keys)}"
     some = f" of the {listed:,} listed" if listed < differing else ""
     return f"SKEW: {differing:,} values of {of}. Causes{some}: {named}."
 
