@@ -868,6 +868,24 @@ class TestTimestamps:
         assert self.read(write, "2", timestamp_format="days", **berlin) == [utc(2026, 3, 29, 22)]
         assert self.read(write, "48", timestamp_format="hours", **berlin) == [utc(2026, 3, 29, 23)]
 
+    @pytest.mark.parametrize(
+        ("unit", "text"),
+        [
+            ("hours", "490152"),
+            ("minutes", "29409120"),
+            ("seconds", "1764547200"),
+            ("milliseconds", "1764547200000"),
+            ("microseconds", "1764547200000000"),
+            ("nanoseconds", "1764547200000000000"),
+        ],
+    )
+    @pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Kiritimati"])
+    def test_units_without_an_origin_count_from_1970_in_utc_whatever_the_zone(self, write, unit, text, zone):
+        assert self.read(write, text, timestamp_format=unit, time_zone=zone) == [utc(2025, 12, 1)]
+
+    def test_days_without_an_origin_are_midnights_of_the_zone(self, write):
+        assert self.read(write, "20423", timestamp_format="days", time_zone="Asia/Tokyo") == [utc(2025, 11, 30, 15)]
+
     def test_several_columns(self, write):
         path = write("t.csv", "user,Date,Time,amount\n1,01/02/2026,8:05,5\n1,01/02/2026,,5\n")
         columns = {"timestamp_columns": ["Date", "Time"], "timestamp_format": "%d/%m/%Y %H:%M"}

@@ -71,8 +71,8 @@ timestamps and dates for UnixTimestamp. Texts, also dictionaries of them, are re
 
 One that has no offset is a time in ``time_zone``; a date is its midnight. A time that the zone's clocks skip or show
 twice is refused. Days count what such clocks show: the sum of ``origin`` and days is a time in ``time_zone``. The other
-units count time that passes from ``origin`` on, which is in ``time_zone`` if it has no offset. The result lies in the
-years 1 to 9999, UTC.
+units count time that passes from ``origin`` on, which is in ``time_zone`` if it is declared and has no offset. Without
+an ``origin`` they count from 1970-01-01 in UTC, whatever the ``time_zone``. The result lies in the years 1 to 9999, UTC.
 
 In a Parquet file, timestamps with a zone are instants, those without one and dates are times in ``time_zone``, whatever
 the ``timestamp_format``, and nothing finer than a microsecond is taken. Integers, decimals and floats are taken where
@@ -118,7 +118,8 @@ class Reading:
     time_zone: str | None = None
     """The IANA name of the zone of timestamps that have no offset, those of keys too; by default UTC."""
     origin: str | None = None
-    """What timestamps that are numbers count from, ISO 8601; by default 1970-01-01. For days it has no offset."""
+    """What timestamps that are numbers count from, ISO 8601; by default 1970-01-01 in UTC, and for days in `time_zone`.
+    For days it has no offset."""
     renamed: tuple[tuple[str, str], ...] = ()
     """Columns of the file, and what they are called once they are read. Another column of the file that has such a name
     already is not read."""

@@ -220,7 +220,9 @@ def _whole(digits: pa.Array) -> np.ndarray:
 
 def _origin(reading: Reading) -> int:
     """In microseconds since 1970: of what clocks show for days, of UTC for other units."""
-    origin = datetime.fromisoformat(reading.origin or "1970-01-01T00:00:00")
+    if reading.origin is None:
+        return 0
+    origin = datetime.fromisoformat(reading.origin)
     if reading.timestamp_format == "days":
         return (origin - EPOCH.replace(tzinfo=None)) // MICROSECOND
     if origin.tzinfo is None:
