@@ -117,10 +117,13 @@ def test_what_is_served_at_which_age(event, ttl, expected):
     assert standing(event, ttl, present=0) == expected
 
 
+T1 = datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)
 KINDS = {
     "int64": ("INT64", [(1,), (2,), (3,), (-5,), (2**63 - 1,)], [(4,), (-(2**63),)]),
     "int32": ("INT32", [(1,), (2,), (3,), (-5,), (2**31 - 1,)], [(4,), (-(2**31),)]),
     "text": ("STRING", [("0042",), ("42",), ("ü" * 100,), ("",), ("a b",)], [("unknown",), ("x" * 1000,)]),
+    "bytes": ("BYTES", [(b"a",), (b"\x00\xff",), (b"b" * 300,), (b"0",)], [(b"unknown",), (b"x" * 1000,)]),
+    "instants": ("UNIX_TIMESTAMP", [(T.replace(microsecond=0) - timedelta(days=n * 9000),) for n in range(4)], [(T1,)]),
     "several": (None, [("0042", 1), ("0042", 2), ("42", 1), ("", -1), ("ü" * 100, 7)], [("42", 2), ("x", 2**63 - 1)]),
 }
 """The type of the key; keys that are stored, keys that are not."""
@@ -308,6 +311,32 @@ class TestRead:
         shop = Shop(tmp_path, redis_port, "text")
         with pytest.raises(InvalidRequest, match=r"user_id .* is not of type STRING"):
             shop.fast([{"user_id": user}])
+
+    @pytest.mark.parametrize("instant", [0, -1, T1, int(T.timestamp())])
+    def test_seconds_and_instants_are_asked_for_alike(self, redis_port, tmp_path, instant):
+        shop = Shop(tmp_path, redis_port, "instants")
+        rows = [{"user_id": instant}, {"user_id": T.replace(microsecond=0)}]
+        assert shop.fast(rows) == shop.slow(rows)
+
+    @pytest.mark.parametrize(
+        "beside", [{}, {"BOOL": True}, {"UNIX_TIMESTAMP": T.replace(microsecond=0)}, {"INT64": 7}], ids=str
+    )
+    def test_a_key_of_no_bytes_is_served_like_any_other(self, redis_port, tmp_path, beside):
+        """Feast's own way takes it for null if no other is asked for at once."""
+        key = {"BYTES": b""} | beside
+        entities = [Entity(name=type, join_keys=[type], value_type=ValueType[type]) for type in key]
+        things = table_of(tmp_path, "things", entities, [aggregation("count", "x", name="n")])
+        store = opened(tmp_path, redis_port, [things])
+        write_history(things, (*key.values(), T, 5))
+        materialize(store, things, None, T, T)
+        for asked, count in (([key], 1), ({name: [value] * 2 for name, value in key.items()}, 2)):
+            answer = store.get_online_features(things.service, asked).to_dict()
+            assert answer == {name: [value] * count for name, value in (key | {"n": 5}).items()}
+
+    def test_where_feasts_own_way_can_not_ask_for_it_the_request_is_refused(self, redis_port, tmp_path):
+        shop = Shop(tmp_path, redis_port, "bytes")
+        with pytest.raises(InvalidRequest, match="user_id is empty, and Feast can.t ask"):
+            shop.store.get_online_features(shop.service, [{"user_id": b""}], include_feature_view_version_metadata=True)
 
     def test_a_changed_definition_is_seen_once_the_registry_is_read_again(self, shop):
         shop.fast(shop.rows((1,)))

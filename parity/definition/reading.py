@@ -72,7 +72,8 @@ timestamps and dates for UnixTimestamp. Texts, also dictionaries of them, are re
 One that has no offset is a time in ``time_zone``; a date is its midnight. A time that the zone's clocks skip or show
 twice is refused. Days count what such clocks show: the sum of ``origin`` and days is a time in ``time_zone``. The other
 units count time that passes from ``origin`` on, which is in ``time_zone`` if it is declared and has no offset. Without
-an ``origin`` they count from 1970-01-01 in UTC, whatever the ``time_zone``. The result lies in the years 1 to 9999, UTC.
+an ``origin`` they count from 1970-01-01 in UTC, whatever the ``time_zone``. The result lies in the years 1 to 9999,
+UTC.
 
 In a Parquet file, timestamps with a zone are instants, those without one and dates are times in ``time_zone``, whatever
 the ``timestamp_format``, and nothing finer than a microsecond is taken. Integers, decimals and floats are taken where

@@ -1,9 +1,9 @@
 """The fast path of an online read: from a request to Feast's response, through Redis, without a detour.
 
-It takes what is asked for nearly always: feature views with join keys of int64, int32 or text, and values that are
-Python's int and str. The stored bytes of values and timestamps are parts of the response as they are, so it is put
-together as bytes and parsed once, by protobuf. What this path can't take, or finds not readable, it leaves to Feast's
-own (`NotTaken`); the answer is the same.
+It takes what is asked for nearly always: feature views whose join keys are given as Python's int, str, bytes, bool and,
+in whole seconds, datetime. The stored bytes of values and timestamps are parts of the response as they are, so it is
+put together as bytes and parsed once, by protobuf. What this path can't take, or finds not readable, it leaves to
+Feast's own (`NotTaken`); the answer is the same.
 
 It stays for as long as Feast's own path, through the same store, takes more than twice as long as redis-py alone. For
 one user that path takes 0.134 ms, this one 0.066 ms, and redis-py 0.039 ms; for a hundred 1.97 ms, 0.68 ms and 0.58 ms
@@ -13,8 +13,9 @@ one user that path takes 0.134 ms, this one 0.066 ms, and redis-py 0.039 ms; for
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -26,7 +27,19 @@ from google.protobuf.message import DecodeError
 from parity.definition.instants import EPOCH, MICROSECOND
 from parity.edge.feast_internals import Request, feature_types, stored_name
 from parity.online.encoding import HEADER, VERSION, entity_prefix
-from parity.online.rows import EXPIRED, SERVED, UNKNOWN, Fields, microseconds, nanoseconds_of, standing
+from parity.online.rows import (
+    EXPIRED,
+    FIRST_SECOND,
+    LAST_SECOND,
+    SERVED,
+    UNKNOWN,
+    Fields,
+    microseconds,
+    nanoseconds_of,
+    standing,
+)
+
+SECOND = timedelta(seconds=1)
 
 
 class NotTaken(Exception):
@@ -131,41 +144,62 @@ class Entities:
             raise NotTaken from None
 
 
+def _all_are(type_: type, values: list) -> list:
+    if not all(type(value) is type_ for value in values):
+        raise NotTaken
+    return values
+
+
+def _seconds(values: list) -> list[int]:
+    """Instants as whole seconds since 1970, which they may be already."""
+    seconds = [
+        (value - EPOCH) // SECOND if type(value) is datetime and value.tzinfo and not value.microsecond else value
+        for value in values
+    ]
+    if not all(FIRST_SECOND <= value <= LAST_SECOND for value in _all_are(int, seconds)):
+        raise NotTaken
+    return seconds
+
+
 class _Whole:
-    """Whole numbers as keys: how they are stored, behind their type and length, and how a response gives them back."""
+    """Whole numbers as keys: how they are stored, behind their type and length, and how a response gives them back.
 
-    def __init__(self, number: ValueType, packed: str, tag: int):
+    ``numbers`` makes them of what is asked for.
+    """
+
+    def __init__(self, number: ValueType, packed: str, tag: int, numbers: Callable[[list], list[int]]):
         self._header = HEADER.pack(number.value, struct.calcsize(f"<{packed}"))
-        self._pack, self._tag = struct.Struct(f"<{packed}").pack, bytes([tag])
+        self._pack, self._tag, self._numbers = struct.Struct(f"<{packed}").pack, bytes([tag]), numbers
 
     def stored(self, values: list) -> list[bytes]:
-        if not all(type(value) is int for value in values):
-            raise NotTaken
         header, pack = self._header, self._pack
-        return [header + pack(value) for value in values]
+        return [header + pack(value) for value in self._numbers(values)]
 
     def given(self, values: list) -> list[bytes]:
-        return [self._tag + _varint(value if value >= 0 else value + 2**64) for value in values]
+        return [self._tag + _varint(value if value >= 0 else value + 2**64) for value in self._numbers(values)]
 
 
-class _Text:
-    """The same of text."""
+class _Sized:
+    """The same of text and bytes, of any length, even none; ``encoded`` makes bytes of what is asked for."""
+
+    def __init__(self, number: ValueType, tag: int, encoded: Callable[[list], list[bytes]]):
+        self._number, self._tag, self._encoded = number.value, bytes([tag]), encoded
 
     def stored(self, values: list) -> list[bytes]:
-        if not all(type(value) is str for value in values):
-            raise NotTaken
-        encoded = [value.encode() for value in values]
-        return [HEADER.pack(ValueType.STRING.value, len(value)) + value for value in encoded]
+        return [HEADER.pack(self._number, len(value)) + value for value in self._encoded(values)]
 
     def given(self, values: list) -> list[bytes]:
-        return [_sized(b"\x12", value.encode()) for value in values]
+        return [_sized(self._tag, value) for value in self._encoded(values)]
 
 
-# The field numbers of a Value: string_val 2, int32_val 3, int64_val 4.
-_KINDS: dict[ValueType | None, _Whole | _Text] = {
-    ValueType.INT32: _Whole(ValueType.INT32, "i", 0x18),
-    ValueType.INT64: _Whole(ValueType.INT64, "q", 0x20),
-    ValueType.STRING: _Text(),
+# The field numbers of a Value: bytes_val 1, string_val 2, int32_val 3, int64_val 4, bool_val 7, unix_timestamp_val 8.
+_KINDS: dict[ValueType | None, _Whole | _Sized] = {
+    ValueType.INT32: _Whole(ValueType.INT32, "i", 0x18, partial(_all_are, int)),
+    ValueType.INT64: _Whole(ValueType.INT64, "q", 0x20, partial(_all_are, int)),
+    ValueType.BOOL: _Whole(ValueType.BOOL, "B", 0x38, partial(_all_are, bool)),
+    ValueType.UNIX_TIMESTAMP: _Whole(ValueType.UNIX_TIMESTAMP, "q", 0x40, _seconds),
+    ValueType.STRING: _Sized(ValueType.STRING, 0x12, lambda values: [text.encode() for text in _all_are(str, values)]),
+    ValueType.BYTES: _Sized(ValueType.BYTES, 0x0A, partial(_all_are, bytes)),
 }
 # Field numbers of FeatureVector: values 1, statuses 2, event timestamps 3. Of GetOnlineFeaturesResponse: metadata 1,
 # results 2. Of its metadata: the list of feature names 1, and of that list: a name 1.

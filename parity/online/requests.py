@@ -188,6 +188,8 @@ def _require_ids(name: str, ids: Iterable, declared: ValueType | None) -> None:
     if any(value is None for value in ids):
         raise InvalidRequest(f"{name} is null, and an id can't be.")
     _require_values(name, ids, declared)
+    if declared == ValueType.BYTES and not any(ids):  # which Feast takes for null
+        raise InvalidRequest(f"{name} is empty, and Feast can't ask for that in this way. Ask for another id too.")
 
 
 def _require_values(name: str, values: Iterable, declared: ValueType | None) -> None:
