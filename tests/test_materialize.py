@@ -526,7 +526,7 @@ class TestCommand:
         end = f"in Redis, materialized up to {NOW.isoformat()}"
         assert three.succeed("materialize_to_online.py", "--end", NOW.isoformat()).splitlines() == [
             f"customers: 2 customers {end}",
-            f"stores: 1 stores {end}",
+            f"stores: 1 store {end}",
             f"pairs: 3 pairs of customer and store {end}",
         ]
         write_history(self.tables["pairs"], *((who, 1, hours_ago(2), 1) for who in "ab"))
@@ -539,12 +539,16 @@ class TestCommand:
             (["--service", "by_customer"], ["customers", "pairs"]),
             (["--view", "stores", "--view", "pairs"], ["stores", "pairs"]),
             (["--view", "stores", "customers"], ["customers", "stores"]),
-            (["--view", "pairs", "--service", "by_store"], ["stores", "pairs"]),
         ],
     )
     def test_views_can_be_named(self, three, arguments, views):
         out = three.succeed("materialize_to_online.py", *arguments)
         assert [line.partition(":")[0] for line in out.splitlines()] == views
+
+    def test_views_are_named_one_way_or_the_other(self, three):
+        outcome = three.run("materialize_to_online.py", "--view", "pairs", "--service", "by_store")
+        assert outcome.status == 2
+        assert "give one of them" in outcome.err
 
     def test_one_view_that_is_named_has_the_line_of_an_only_one(self, three):
         assert three.succeed("materialize_to_online.py", "--view", "pairs").startswith(
