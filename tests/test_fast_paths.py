@@ -335,7 +335,7 @@ class TestRead:
 
     def test_where_feasts_own_way_can_not_ask_for_it_the_request_is_refused(self, redis_port, tmp_path):
         shop = Shop(tmp_path, redis_port, "bytes")
-        with pytest.raises(InvalidRequest, match="user_id is empty, and Feast can.t ask"):
+        with pytest.raises(InvalidRequest, match="user_id is empty, and Feast"):
             shop.store.get_online_features(shop.service, [{"user_id": b""}], include_feature_view_version_metadata=True)
 
     def test_a_changed_definition_is_seen_once_the_registry_is_read_again(self, shop):

@@ -9,7 +9,7 @@ import lzma
 import re
 import subprocess
 import sys
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -22,18 +22,20 @@ import pytest
 from feast import Entity, Field, FileSource, ValueType
 from feast.aggregation import Aggregation
 from feast.types import Bool, Bytes, Float32, Float64, Int32, Int64, String
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
 from parity.compute.history import compute_here
 from parity.compute.incremental import update
 from parity.definition.declare import AggregatedFeatureView, DefinitionError, TransactionSource
+from parity.definition.instants import UTC_MICROSECONDS
 from parity.definition.reading import Reading
 from parity.definition.table import Definition
 from parity.edge.errors import UserError
 from parity.edge.files import location, on_disk
 from parity.proof.raw import raw_transactions
+from parity.proof.raw_values import Parsers
 from parity.transactions.read import read_part, read_transactions
 from parity.transactions.times import localized
 from parity.transactions.values import INSTANTS, to_type
@@ -552,9 +554,11 @@ class TestColumns:
             ({"thousands": ","}, ["1,23", "1,2345", ",123", "1,,234", "1.234,5", "1234,567"]),
             ({"thousands": ".", "decimal": ","}, ["1.5", "1,234.5", "1.2.345"]),
             ({"thousands": " "}, ["1 23", "1\u3000234"]),
+            ({"currency": "EUR"}, ["5E", "5E1EUR EUR"]),
             ({"currency": "$"}, ["$5$", "-$-5", "$", "\u20ac5", "$$5", "5 USD", "-"]),
             ({"negative": "parentheses"}, ["(-5)", "(5", "5)", "()", "-(5)", "5-"]),
             ({"negative": "trailing"}, ["-5-", "5--", "(5)", "5+"]),
+            ({"negative": "trailing", "currency": "EUR"}, ["5 EUR--", "EUR 5 EUR-", "-5 EUR-", "5 EUR -"]),
         ],
     )  # fmt: skip
     def test_what_is_no_amount(self, write, options, values):
@@ -688,6 +692,8 @@ class TestNulls:
 
 FORMATS = ["%d.%m.%Y %H:%M:%S.%f", "%Y%m%d%H%M%S%f", "%b %d %Y %I:%M:%S %p", "%j of %Y, %H.%M", "%A, %d. %B %Y"]
 FORMATS.append("%y/%m/%d %H")
+OFFSETS = ["%Y-%m-%dT%H:%M:%S%z", "%a, %d %b %Y %H:%M:%S %z", "%Y-%m-%d %H:%M %Z", "%Z%Y", "%A %d %B %Y%z"]
+ZONES = [UTC, *(timezone(timedelta(seconds=offset)) for offset in (3600, -5400, 1, 86_399))]
 UNITS = {"days": 86_400_000_000, "hours": 3_600_000_000, "minutes": 60_000_000}
 
 
@@ -720,6 +726,7 @@ class TestTimestamps:
             ("%m/%d/%Y %I:%M %p", "12/1/2010 \u202f8:26\u202fPM", utc(2010, 12, 1, 20, 26)),
             ("100%% on %Y-%m-%d", "100% on 2010-12-01", utc(2010, 12, 1)),
             ("%Y.%m.%d (%H)", "2010.12.01 (8)", utc(2010, 12, 1, 8)),
+            ("%Z%Y", "utc2010", utc(2010, 1, 1)),
         ],
     )
     def test_a_format(self, write, form, text, instant):
@@ -743,6 +750,10 @@ class TestTimestamps:
             ("%Y-%m-%d %H:%M:%S.%f", "2010-12-01 08:26:00.1234567"),
             ("%Y-%m-%d %H:%M:%S%z", "2010-12-01 08:26:00+24:00"),
             ("%d.%m.%Y", "1x12x2010"),
+            ("%Y-%m-%d %H:%M:%S%z", "2010-12-01 08:26:00z"),
+            ("%Y-%m-%d %H:%M:%S%z", "2010-12-01 08:26:00+01:0020"),
+            ("%Y-%m-%d %H:%M:%S%z", "2010-12-01 08:26:00+0100:20"),
+            ("%A %d %B %Y", "Tue\u017fday 1 June 2010"),
         ],
     )
     def test_what_a_format_does_not_take(self, write, form, text):
@@ -936,6 +947,69 @@ class TestTimestamps:
         texts = ["2026-03-08 02:30", "2026-03-08"]
         assert self.read(write, *texts) == [utc(2026, 3, 8, 2, 30), utc(2026, 3, 8)]
         assert self.read(write, "8.3.2026", timestamp_format="%d.%m.%Y") == [utc(2026, 3, 8)]
+
+
+AMOUNTS = st.builds(
+    Reading,
+    decimal=st.sampled_from(".,"),
+    thousands=st.sampled_from(["", ",", ".", "'", " "]),
+    currency=st.sampled_from(["", "$", "EUR", "kr.", "%", "¤ x", "e", "E", "(", ")", "\u2019"]),
+    negative=st.sampled_from(["leading", "trailing", "parentheses"]),
+    whole_with_point=st.booleans(),
+).filter(lambda reading: not list(reading.faults()))
+EPOCHS = st.builds(
+    Reading,
+    timestamp_format=st.sampled_from(["days", "hours", "minutes", "seconds", "milliseconds", "nanoseconds"]),
+    decimal=st.sampled_from(".,"),
+    time_zone=st.sampled_from([None, "Europe/Berlin"]),
+    origin=st.sampled_from([None, "2000-01-01"]),
+)
+SPECIAL = st.sampled_from(
+    ["z", "Z", "0", "9", " ", ":", "-", "+", "\u00a0", "UTC", "gmt", "\u017f", "\u212a", ".", "T", ""]
+)
+
+
+class TestTwoReaders:
+    """The pipeline and the oracle, which share no code, take the same texts, for the same values."""
+
+    def same(self, text: str, reading: Reading, type: pa.DataType | str, is_key: bool = False) -> None:
+        of_oracle = UTC_MICROSECONDS if type == INSTANTS else type
+        try:
+            found = Parsers(reading).of(of_oracle, is_key)(text)
+        except (ValueError, OverflowError):
+            found = None
+        found = float(found) if found is not None and type == pa.float64() else found
+        assert to_type(pa.array([text], pa.string()), type, reading, is_key).to_pylist() == [found]
+
+    @settings(max_examples=500)
+    @given(AMOUNTS, st.data())
+    def test_of_numbers(self, reading, data):
+        around = st.sampled_from(["", "", "-", "+", "(", ")", " ", "\u00a0", reading.currency, reading.currency])
+        point, groups = (st.sampled_from(["", sign, sign, "."]) for sign in (reading.decimal, reading.thousands))
+        parts = [around] * 3 + [st.sampled_from(["5", "0", "12", ""]), groups, st.sampled_from(["", "234", "1234"])]
+        parts += [point, st.sampled_from(["", "", "0", "00", "25"]), st.sampled_from(["", "", "e3", "E-2", "e"])]
+        text = "".join(data.draw(st.tuples(*parts, *[around] * 3)))
+        for type, is_key in ((pa.float64(), False), (pa.int64(), False), (pa.int32(), True)):
+            self.same(text, reading, type, is_key)
+
+    @given(
+        EPOCHS, st.lists(st.sampled_from(["5", "0", "1764547200", "000", "+", "-", ",", ".", " ", "e3"]), max_size=5)
+    )
+    def test_of_epochs(self, reading, parts):
+        self.same("".join(["1", *parts]), reading, INSTANTS)
+        self.same("".join([*parts, "0"]), reading, INSTANTS)
+
+    @given(
+        st.datetimes(clock(1, 1, 2), clock(9999, 12, 30), timezones=st.sampled_from(ZONES)),
+        st.sampled_from([None, *FORMATS, *OFFSETS]),
+        st.data(),
+    )
+    def test_of_times(self, instant, form, data):
+        text = instant.isoformat(data.draw(st.sampled_from("T "))) if form is None else instant.strftime(form)
+        for _ in range(data.draw(st.integers(0, 2))):
+            place, length = data.draw(st.integers(0, len(text))), data.draw(st.integers(0, 1))
+            text = text[:place] + data.draw(SPECIAL) + text[place + length :]
+        self.same(text, Reading(timestamp_format=form), INSTANTS)
 
 
 class TestText:
@@ -1421,6 +1495,9 @@ class TestFaults:
             ({"timestamp_format": "%Y-%m-%d %I:%M"}, "has only one of %I, hours up to 12, and %p"),
             ({"timestamp_format": "%Y-%m-%d %H:%M %p"}, "has only one of %I"),
             ({"timestamp_format": "%c"}, "has %c, which is none of"),
+            ({"currency": "E"}, "the currency 'E' may be a part of a number"),
+            ({"currency": "("}, "the currency '(' may be a part of a number"),
+            ({"currency": "\u2019", "thousands": "'"}, "separates digits, too"),
             ({"origin": "2020-01-01"}, "an origin is for timestamps that count"),
             ({"origin": "new year", "timestamp_format": "hours"}, "the origin 'new year' is no ISO 8601 date"),
             ({"origin": "2020-01-01T00Z", "timestamp_format": "days"}, "of days has an offset"),

@@ -63,10 +63,11 @@ timestamps and dates for UnixTimestamp. Texts, also dictionaries of them, are re
   directives: ``%Y %y %m %b %B %d %j %H %I %p %M %S %f %z %Z %a %A %%``. So fields may have fewer digits, names of
   months and days are English, capitals do not matter, a blank stands for one or more blanks of any kind, ``%y`` from 69
   on is of the 1900s, a weekday is not compared with the date, and what is not in the format is the first there is
-  (January, the 1st, 0 o'clock). Digits are ``0`` to ``9``. ``%Z`` takes ``UTC`` and ``GMT``, and is UTC. Unlike in
-  Python, day 366 of a year that has 365 is refused.
+  (January, the 1st, 0 o'clock). Digits are ``0`` to ``9``. ``%Z`` takes ``UTC`` and ``GMT``, and is UTC. ``%z`` takes a
+  capital ``Z``, and offsets with a colon at each place or at none. Unlike in Python, day 366 of a year that has 365 is
+  refused.
 - with one of `EPOCH_UNITS` as ``timestamp_format``, a number without blanks: an optional ``-`` or ``+``, digits, and
-  optionally ``decimal`` and up to 18 digits; since ``origin``. It is exact, and refused if it is finer than a
+  optionally ``decimal`` and 0 to 18 digits; since ``origin``. It is exact, and refused if it is finer than a
   microsecond; but days, hours and minutes are rounded to a microsecond, half to even.
 
 One that has no offset is a time in ``time_zone``; a date is its midnight. A time that the zone's clocks skip or show
@@ -97,6 +98,13 @@ BLANKS = " \u00a0\u2009\u202f"
 """What a blank as separator of thousands stands for."""
 APOSTROPHES = "'\u2019"
 """What an apostrophe as separator of thousands stands for."""
+
+
+def alike(thousands: str) -> str:
+    """All characters that may separate thousands, where ``thousands`` is declared."""
+    return next((some for some in (BLANKS, APOSTROPHES) if thousands and thousands == some[0]), thousands)
+
+
 DIRECTIVES = "YymbBdjHIpMSfzZaA%"
 """What may follow a ``%`` in a strptime format."""
 _OF_ONE_KIND = ("Yy", "mbBj", "dj", "HI", "aA", "zZ")
@@ -223,8 +231,10 @@ class Reading:
             yield f"decimal and thousands are both {self.decimal!r}."
         if any(sign.isdigit() or sign in "+-" for sign in self.currency) or self.currency != self.currency.strip():
             yield f"the currency {self.currency!r} has digits, signs or blanks around it. Leave them out."
-        if self.currency and self.currency in (self.decimal, self.thousands):
+        if self.currency and self.currency in {self.decimal, *alike(self.thousands)}:
             yield f"the currency {self.currency!r} separates digits, too."
+        if self.currency.lower() == "e" or {*self.currency} & {*"()"}:
+            yield f"the currency {self.currency!r} may be a part of a number, as in 1e5 and (5). Take it out of them."
         if self.negative not in NEGATIVES:
             yield f"negative is {self.negative!r}, and has to be one of {', '.join(NEGATIVES)}."
         for option in ("skip_rows", "skip_footer"):

@@ -101,8 +101,8 @@ class Parsers:
             for form, sign in self._amounts:
                 if found := form.fullmatch(stripped):
                     whole = re.sub(r"[^0-9]", "", found["whole"] or "")
-                    part = found["part"]
-                    return f"{found.groupdict().get('sign') or sign}{whole}{'.' + part if part else ''}{found['power']}"
+                    part = "" if found["part"] is None else f".{found['part']}"
+                    return f"{found.groupdict().get('sign') or sign}{whole}{part}{found['power']}"
         raise ValueError(f"{text!r:.80} is not a number")
 
     def _int(self, value: Any, is_key: bool, bits: int) -> int:
@@ -120,10 +120,10 @@ class Parsers:
 
     def _plain_int(self, text: str, is_key: bool) -> str:
         """The digits of a whole number that is written in another way, as may be declared."""
-        decimal = self._reading.decimal
-        digits = _with_decimal(text, self._reading).replace(decimal, ".") if is_key else self._plain(text)
+        digits = _with_decimal(text, self._reading) if is_key else self._plain(text)
+        point = self._reading.decimal if is_key else "."
         if self._reading.whole_with_point:
-            digits = re.sub(r"\.0+$", "", digits)
+            digits = re.sub(rf"{re.escape(point)}0+$", "", digits)
         if not _PLAIN_INT.fullmatch(digits):
             raise ValueError(f"{text!r:.80} is not a whole number, or it does not read back as it was written")
         return digits
@@ -150,7 +150,7 @@ class Parsers:
 
     def _counted(self, text: str, unit: str) -> datetime:
         decimal = self._reading.decimal
-        if not re.fullmatch(rf"[+-]?[0-9]+({re.escape(decimal)}[0-9]{{1,18}})?", text):
+        if not re.fullmatch(rf"[+-]?[0-9]+({re.escape(decimal)}[0-9]{{0,18}})?", text):
             raise ValueError(f"{text!r:.80} is not a number of {unit}")
         count = Fraction(text.replace(decimal, ".")) * MICROSECONDS[unit]
         if count.denominator != 1 and unit not in ROUNDED:
@@ -223,10 +223,11 @@ def _formatted(text: str, form: str) -> datetime:
     if any(sign.isdigit() and not sign.isascii() for sign in text):
         raise ValueError(f"{text!r:.80} has other digits than 0 to 9")
     value = datetime.strptime(text, form)  # noqa: DTZ007, as the zone is declared
-    if time.strptime(text, form).tm_yday != value.timetuple().tm_yday:
+    fields = time.strptime(text, form)
+    if fields.tm_yday != value.timetuple().tm_yday:
         raise ValueError(f"{text!r:.80} has day 366 of a year of 365 days")
     if "%Z" in form.replace("%%", ""):
-        if not re.search(r"(?i)\b(utc|gmt)\b", text):  # Python knows the names of the machine's own zone too
+        if fields.tm_zone.lower() not in ("utc", "gmt"):  # Python knows the names of the machine's own zone too
             raise ValueError(f"{text!r:.80} names a zone that is neither UTC nor GMT")
         value = value.replace(tzinfo=UTC)
     return value
@@ -270,6 +271,7 @@ def _forms(reading: Reading, negative: str) -> Iterator[tuple[str, str]]:
         yield rf"{first}{sign}{number}{last}", ""
         if negative == "trailing":
             yield rf"{first}{number}-{last}", "-"
+            yield rf"{first}{number}{last}-", "-"
         if negative == "parentheses":
             yield rf"\({first}{number}{last}\)", "-"
             yield rf"{first}\({number}\){last}", "-"

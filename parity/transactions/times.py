@@ -240,6 +240,13 @@ _DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 _BLANKS = (  # what Python takes for blanks
     r"[\t-\r\x{1c}-\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
 )
+
+
+def _one_of(names: list[str], length: int | None = None) -> str:
+    """The pattern of names, or of their beginnings, in any capitals: of no letter beyond ASCII that folds to theirs."""
+    return "|".join("".join(f"[{sign.upper()}{sign.lower()}]" for sign in name[:length]) for name in names)
+
+
 _FIELDS = {
     "Y": r"\d\d\d\d",
     "y": r"\d\d",
@@ -251,13 +258,14 @@ _FIELDS = {
     "M": r"[0-5]\d|\d",
     "S": r"[0-5]\d|\d",
     "f": r"\d{1,6}",
-    "p": "am|pm",
-    "B": "|".join(_MONTHS),
-    "b": "|".join(name[:3] for name in _MONTHS),
-    "A": "|".join(_DAYS),
-    "a": "|".join(name[:3] for name in _DAYS),
-    "Z": "utc|gmt",
-    "z": r"[+-](?:[01]\d|2[0-3]):?[0-5]\d(?::?[0-5]\d(?:\.\d{1,6})?)?|z",
+    "p": _one_of(["am", "pm"]),
+    "B": _one_of(_MONTHS),
+    "b": _one_of(_MONTHS, 3),
+    "A": _one_of(_DAYS),
+    "a": _one_of(_DAYS, 3),
+    "Z": _one_of(["utc", "gmt"]),
+    "z": "|".join(rf"[+-](?:[01]\d|2[0-3]){colon}[0-5]\d(?:{colon}[0-5]\d(?:\.\d{{1,6}})?)?" for colon in (":", ""))
+    + "|Z",
 }
 
 
@@ -269,7 +277,7 @@ def pattern_of(format: str) -> str:
         if directive == "%":
             parts.append("%")
         elif directive:
-            parts.append(f"(?P<{directive}>{_FIELDS[directive]})")
+            parts.append(f"(?P<{directive}>(?-i:{_FIELDS[directive]}))")
         else:
             parts += [_BLANKS if blank else re.escape(text) for blank, text in re.findall(r"(\s+)|(\S+)", literal)]
     return f"(?is)^(?:{''.join(parts)})$"

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from parity.definition.instants import UTC_MICROSECONDS
-from parity.definition.reading import APOSTROPHES, BLANKS, Reading
+from parity.definition.reading import Reading, alike
 from parity.transactions.texts import MOST_EXACT, NO_TEXT, is_number, is_text, plain_texts
 from parity.transactions.times import iso_instants, to_instants, typed_instants
 
@@ -213,14 +213,6 @@ def is_plain(reading: Reading) -> bool:
     return (reading.decimal, reading.thousands, reading.currency, reading.negative) == (".", "", "", "leading")
 
 
-def separators(reading: Reading) -> str:
-    """All characters that may separate thousands."""
-    for alike in (BLANKS, APOSTROPHES):
-        if reading.thousands and reading.thousands == alike[0]:
-            return alike
-    return reading.thousands
-
-
 def _any_of(characters: str) -> str:
     return f"[{re.escape(characters)}]"
 
@@ -230,7 +222,7 @@ def _amount_pattern(reading: Reading) -> str:
     point = re.escape(reading.decimal)
     whole = r"\d+"
     if reading.thousands:
-        between = _any_of(separators(reading))
+        between = _any_of(alike(reading.thousands))
         whole = rf"(?:\d{{1,3}}(?:{between}\d{{2,3}})*{between}\d{{3}}|\d+)"
     return _with_signs(rf"(?:{whole}(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?", "[+-]", reading)
 
@@ -239,7 +231,7 @@ def _amount_pattern(reading: Reading) -> str:
 def _whole_pattern(reading: Reading) -> str:
     number = r"(?:0|[1-9]\d*)"
     if reading.thousands:
-        between = _any_of(separators(reading))
+        between = _any_of(alike(reading.thousands))
         number = rf"(?:[1-9]\d{{0,2}}(?:{between}\d{{2,3}})*{between}\d{{3}}|0|[1-9]\d*)"
     if reading.whole_with_point:
         number += rf"(?:{re.escape(reading.decimal)}0+)?"
@@ -273,7 +265,7 @@ def _plain(texts: pa.Array, reading: Reading, is_whole: bool) -> pa.Array:
     if reading.currency:
         good = pc.and_(good, pc.less_equal(pc.count_substring(texts, reading.currency), 1))
     if reading.thousands:
-        number = pc.replace_substring_regex(number, _any_of(separators(reading)), "")
+        number = pc.replace_substring_regex(number, _any_of(alike(reading.thousands)), "")
     if reading.decimal != ".":
         number = pc.replace_substring(number, reading.decimal, ".")
     if is_whole:
