@@ -191,6 +191,31 @@ class TestWhatItMayLookLike:
         [table] = read(changed(("    aggregations=[", condition)))
         assert dict(table.definition.condition.columns) == {"purchase_amount": pa.float64(), "status": pa.string()}
         assert "status" in table.definition.raw.names
+
+    @pytest.mark.parametrize(
+        ("condition", "types"),
+        [
+            ("more_amount IS NOT NULL", {"more_amount": "double"}),
+            ("NOT (more_amount IS NULL)", {"more_amount": "double"}),
+            ("more_amount IS NOT NULL AND more_amount > 0", {"more_amount": "double"}),
+            ("more_amount > 0 AND more_amount IS NOT NULL", {"more_amount": "double"}),
+            ("status IS NOT NULL", {"status": "string"}),
+            ("status IS NOT NULL AND status > 0", {"status": "double"}),
+            ("status IS NULL OR status", {"status": "bool"}),
+            ("status = 'paid' AND status IS NOT NULL", {"status": "string"}),
+            ("status = other AND other IN ('paid')", {"status": "string", "other": "string"}),
+            ("other = third AND status = other AND 'x' < third", dict.fromkeys(["other", "status", "third"], "string")),
+            ("status = other AND other IS NULL", {"status": "double", "other": "double"}),
+            ("purchase_amount > other AND other IS NOT NULL", {"purchase_amount": "double", "other": "double"}),
+            ("user_id IS NOT NULL AND user_id = other", {"user_id": "int64", "other": "int64"}),
+            ("timestamp IS NOT NULL", {"timestamp": "timestamp[us, tz=UTC]"}),
+        ],
+    )
+    def test_types_follow_from_comparisons_in_any_order_and_not_from_is_null(self, read, condition, types):
+        where = ("    aggregations=[", f'    where="{condition}",\n    aggregations=[')
+        [table] = read(changed(where, more('function="sum", column="more_amount"')))
+        assert {name: str(type) for name, type in table.definition.condition.columns} == types
+        assert table.definition.columns["more_amount"] == pa.float64()
         assert "status" not in table.definition.transactions.names
 
     def test_fields_may_be_described(self, read):
@@ -348,11 +373,34 @@ FAULTS = {
     ),
     "a condition that can't be parsed": (
         [("    aggregations=[", '    where="purchase_amount >",\n    aggregations=[')],
-        "user_purchase_features: the condition 'purchase_amount >' can't be parsed",
+        "user_purchase_features: the condition 'purchase_amount >' can't be parsed, at '>': is a part missing there",
+    ),
+    "a condition that is no text": (
+        [("    aggregations=[", "    where=5,\n    aggregations=[")],
+        'user_purchase_features: the condition is 5, and has to be a text, such as "amount > 0".',
+    ),
+    "a condition of nothing": (
+        [("    aggregations=[", "    where=' ',\n    aggregations=[")],
+        "user_purchase_features: the condition ' ' is empty: leave it out.",
+    ),
+    "a condition that compares an instant": (
+        [("    aggregations=[", "    where=\"timestamp > '2025-01-01'\",\n    aggregations=[")],
+        "timestamp is an instant, which can't be compared; only IS NULL and IS NOT NULL can be asked of it.",
+    ),
+    "a condition that takes a text for true": (
+        [("    aggregations=[", "    where=\"status AND status = 'paid'\",\n    aggregations=[")],
+        "'paid' is compared with a column that is Bool",
+    ),
+    "distinct values of a column that is only asked to be there": (
+        [
+            ("    aggregations=[", '    where="sku IS NOT NULL",\n    aggregations=['),
+            more('function="count_distinct", column="sku"'),
+        ],
+        "more: distinct values are counted of a column of a declared type",
     ),
     "a condition on a number as text": (
         [("    aggregations=[", "    where=\"purchase_amount = 'x'\",\n    aggregations=[")],
-        "'x' is compared with a column that is double",
+        "'x' is compared with a column that is Float64",
     ),
     "a condition that is no comparison": (
         [("    aggregations=[", "    where=\"lower(status) LIKE 'p%'\",\n    aggregations=[")],

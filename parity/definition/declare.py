@@ -174,9 +174,10 @@ class AggregatedFeatureView(FeatureView):
         types = {column.name: column_type(column.dtype) for column in getattr(transactions, "schema", ())}
         keys = {entity.join_key: KEY_TYPES[_key_type(entity)] for entity in entities}
         instant = {reading_of(transactions).timestamp: UTC_MICROSECONDS}  # which IS NULL alone can be asked of
-        condition = _condition(name, where, types | keys | instant)
+        condition = _condition(name, where, types | keys | instant, aggregations)
         looked_at = dict(condition.columns) if condition else {}
-        for fault in _faults_of_aggregations(aggregations, types | looked_at):
+        compared = {column: type for column, type in looked_at.items() if column in condition.compared}
+        for fault in _faults_of_aggregations(aggregations, types | compared):
             raise refuse(f"{name}: {fault}")
         rules = tuple(
             Rule(a.name, a.function, a.column, a.time_window, (types | looked_at).get(a.column, pa.float64()))
@@ -255,11 +256,13 @@ def _faults_of_parts(entities: Any, transactions: Any, aggregations: Any, source
             yield f"{aggregation!r} among its aggregations is no Aggregation."
 
 
-def _condition(name: str, where: str | None, types: Mapping[str, pa.DataType]) -> Condition | None:
+def _condition(
+    name: str, where: str | None, types: Mapping[str, pa.DataType], aggregations: Sequence[Aggregation]
+) -> Condition | None:
     if where is None:
         return None
     try:
-        return parse_condition(where, types)
+        return parse_condition(where, types, {aggregation.column for aggregation in aggregations})
     except (ValueError, TypeError) as error:
         raise refuse(f"{name}: {error}.") from None
 

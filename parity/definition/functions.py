@@ -12,6 +12,8 @@ WHOLE_NUMBERS = (pa.int32(), pa.int64())
 NUMBERS = (*WHOLE_NUMBERS, pa.float64())
 COLUMN_TYPES = (*NUMBERS, pa.string(), pa.bool_())
 """The types that a column of transactions can have."""
+TYPE_NAMES = dict(zip(COLUMN_TYPES, ("Int32", "Int64", "Float64", "String", "Bool"), strict=True))
+"""What people call them."""
 
 
 def _own(column: pa.DataType) -> pa.DataType:
