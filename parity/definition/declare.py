@@ -65,7 +65,7 @@ def refuse(fault: str) -> DefinitionError:
 def _declared_at() -> tuple[Path, int]:
     """The file and the line that are being imported, and declare something of this module."""
     frame = sys._getframe(1)
-    while PACKAGE in Path(frame.f_code.co_filename).parents or frame.f_code.co_filename.startswith("<"):
+    while frame.f_back and (PACKAGE in Path(frame.f_code.co_filename).parents or frame.f_code.co_filename[0] == "<"):
         frame = frame.f_back
     return Path(frame.f_code.co_filename), frame.f_lineno
 
