@@ -1118,7 +1118,9 @@ class TestText:
         self.check(write, LINES.partition("\n")[2], column_names=["a", "b", "c"], timestamp_field="b",
                    field_mapping={"a": "user", "c": "amount"})  # fmt: skip
         path = write("t.csv", "7,2026-03-01,1,2\n7,2026-03-01,1,2\n")
-        assert "row #1 has 4 values, and column_names 3" in refused(path, definition_of(USER, column_names=names))
+        error = refused(path, definition_of(USER, column_names=names))
+        assert ", row 1 (line 1) has 4 values: '7,2026-03-01,1,2'; row 2 (line 2) has 4" in error
+        assert "; column_names has 3. 2 of 2 rows are refused." in error
 
     def test_headers_with_blanks_capitals_and_quotes(self, write):
         content = '"User ID","Order ""Date""",Amount \n7,2026-03-01T12:00:00Z,10.5\n'

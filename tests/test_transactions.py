@@ -239,7 +239,7 @@ class TestRefused:
         project.write_transactions(GOOD, GOOD + ",99", GOOD)
         error = project.fail("compute_features.py")
         assert "user_transactions.csv" in error
-        assert "#3" in error
+        assert "row 2 (line 3) has 5 values" in error
 
     @pytest.mark.parametrize("padding", [0, (1 << 24) - 20])
     def test_bytes_that_are_not_utf8(self, project, padding):
@@ -772,10 +772,24 @@ class TestAdvice:
         assert ".parquet" in refused(b"PAR1")
         assert "JSON" in refused('{"user_id": 7}')
 
-    def test_rows_of_another_length_are_counted(self, refused):
-        error = refused(f"{HEADER}\n{GOOD}\n" + "1,1,2026-03-01,0,25\n" * 3)
-        assert "row #3 has 5 values, and the header 4: '1,1,2026-03-01,0,25'. 3 rows have another number" in error
-        assert "skip_footer=1" in error
+    def test_rows_of_another_length_are_counted_and_numbered_like_any_other(self, refused):
+        error = refused(f"{HEADER}\n{GOOD}\n\n" + "1,1,2026-03-01,0,25\n" * 4 + f'"1\n",1\n{GOOD}\n')
+        assert ", row 2 (line 4) has 5 values: '1,1,2026-03-01,0,25'; row 3 (line 5) has 5 values: " in error
+        assert "row 4 (line 6) has 5 values: '1,1,2026-03-01,0,25'; the header has 4. 5 of 7 rows are refused." in error
+        assert 'declare it: delimiter=";"' in error
+        assert "decimal point" in error
+        assert "skip_footer" not in error
+
+    def test_one_of_many_is_not_a_matter_of_the_delimiter(self, refused):
+        error = refused(f"{HEADER}\n{GOOD}\n1,1\n{GOOD}\n")
+        assert ", row 2 (line 3) has 2 values: '1,1'; the header has 4. 1 of 3 rows is refused. Put a value" in error
+        assert "delimiter=" not in error
+        assert "skip_footer" not in error
+
+    def test_those_at_the_end_may_be_a_footer(self, refused):
+        error = refused(f"{HEADER}\n{GOOD}\n{GOOD}\nTotal,5\n\x1a")
+        assert "2 of 4 rows are refused. Correct those rows. If the last 2 lines are no rows" in error
+        assert "skip_footer=2" in error
 
 
 class TestWhatComesFromOutside:

@@ -242,7 +242,7 @@ def _read_text(wanted: _Wanted) -> pa.Table:
         table = _parsed_at_once(file, wanted, names)
         if table is not None:
             return table
-        texts = text.as_texts(file, names)
+        texts = text.as_texts(file, names, reading)
         if file.delimiter != text.delimiter_of(path, reading):
             texts = pa.table({name: text.put_back(texts[name], path, reading) for name in names})
     try:

@@ -29,9 +29,11 @@ from parity.definition.reading import WHITESPACE, Reading
 from parity.edge.errors import UserError
 from parity.edge.files import compression_of, naming, progress
 from parity.transactions.refusals import (
+    ROWS_SHOWN,
     brief,
     broken_quote,
     encoding_advice,
+    footer_advice,
     names_shown,
     other_format,
     quoted,
@@ -143,9 +145,9 @@ def parse(
         )
 
 
-def as_texts(text: Text, names: Sequence[str]) -> pa.Table:
+def as_texts(text: Text, names: Sequence[str], reading: Reading) -> pa.Table:
     """Read columns as texts, null where they are empty. `UserError` for rows of another length than the header."""
-    types, ragged = {name: pa.string() for name in names}, _Ragged(text)
+    types, ragged = {name: pa.string() for name in names}, _Ragged()
     try:
         return parse(text, names, types, null_values=[""])
     except pa.ArrowInvalid as error:
@@ -155,40 +157,47 @@ def as_texts(text: Text, names: Sequence[str]) -> pa.Table:
         table = parse(text, names, types, use_threads=False, invalid=ragged.note, null_values=[""])
     except pa.ArrowInvalid as error:
         raise UserError(f"{text.place}: {brief(error)}") from None
-    if ragged.first:
-        raise UserError(f"{text.place}: {ragged}")
+    if ragged.texts:
+        raise UserError(f"{text.place}, {_told_of_ragged(text, reading, ragged.texts)}")
     return table
 
 
 class _Ragged:
-    """The rows that have more or fewer values than the header: the first one, and how many there are."""
+    """What rows hold that have more or fewer values than the header: the first ones."""
 
-    first: pacsv.InvalidRow | None = None
-    count = 0
-
-    def __init__(self, text: Text):
-        self.text = text
+    def __init__(self):
+        self.texts: list[str] = []
 
     def note(self, row: pacsv.InvalidRow) -> str:
-        self.first, self.count = self.first or row, self.count + 1
+        if len(self.texts) < ROWS_SHOWN:
+            self.texts.append(row.text.replace(_STAND_IN, " "))
         return "skip"
 
-    def __str__(self) -> str:
-        row = self.first
-        than = "the header" if self.text.has_header else "column_names"
-        text = row.text.replace(_STAND_IN, " ")
-        told = f"row #{row.number} has {row.actual_columns} values, and {than} {row.expected_columns}"
-        if self.count == 1:
-            return (
-                f"{told}: {quoted(text)}. Correct or remove that row. If it is at the end, and no row, declare how "
-                "many lines are left out there: skip_footer=1."
-            )
-        return (
-            f"{told}: {quoted(text)}. {self.count:,} rows have another number of values than {than}. Put a value that "
-            "holds a delimiter in quotes, write amounts with a decimal point, and leave out what is no row, such as a "
-            'total: skip_footer=1. If values are separated otherwise, declare it: delimiter=";" or '
-            f'delimiter="{WHITESPACE}".'
-        )
+
+def _told_of_ragged(text: Text, reading: Reading, texts: Sequence[str]) -> str:
+    """Say which rows have more or fewer values than the header, and what to do."""
+    wanted, first = len(text.names), 1 if text.has_header else 0
+    reader, found, total = Rows(text.place, reading), [], 0
+    for place, values in enumerate(reader):
+        if place >= first and len(values) != wanted:
+            found.append((place - first, reader.number, len(values)))
+        total = place + 1 - first
+    shown = [
+        f"row {row + 1} (line {line}) has {count} values: {quoted(content)}"
+        for (row, line, count), content in zip(found, texts, strict=False)
+    ]
+    counted = f"{len(found):,} of {total:,} rows {'is' if len(found) == 1 else 'are'} refused."
+    told = f"{'; '.join(shown)}; {'the header has' if text.has_header else 'column_names has'} {wanted}. {counted}"
+    if footer := footer_advice([row for row, *_ in found], total):
+        return f"{told} Correct those rows.{footer}"
+    if len(found) * 2 > total:
+        separators = f'delimiter=";" or delimiter="{WHITESPACE}"'
+        told = f"{told} If values are separated otherwise, declare it: {separators}."
+    if any(count > wanted for *_, count in found):
+        inside = "Put a value that holds a delimiter in quotes, and write amounts with a decimal point."
+    else:
+        inside = "Put a value that holds the end of a line in quotes."
+    return f"{told} {inside} Leave out what is no row."
 
 
 # Unpacking and decoding
