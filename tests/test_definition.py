@@ -495,6 +495,39 @@ FAULTS = {
     "a name with a colon": ([(f'"{TOTAL}"', '"a:b"')], "'a:b' can't be the name of a column"),
     "a name that is no text": ([(f'"{TOTAL}"', r'"a\udc80"')], r"'a\udc80' can't be the name of a column"),
     "an empty line as a name": ([(f'"{TOTAL}"', r'"a\nb"')], "can't be the name of a column"),
+    "distinct ids": ([more('function="count_distinct", column="user_id"')], "it aggregates the column user_id"),
+    "a feature called as a key": (
+        [
+            more('function="count", column="purchase_amount"'),
+            ('name="more"', 'name="user_id"'),
+            ("value_type=ValueType.INT64", "value_type=ValueType.STRING"),
+        ],
+        "a feature is called user_id, and so is a join key. Rename one.",
+    ),
+    "a column that is a key of another type": (
+        [(COLUMNS, COLUMNS.replace("[", '[Field(name="user_id", dtype=Float64), '))],
+        "the schema of its transactions declares user_id Float64, and the join key of that name has",
+    ),
+    "a column that is the timestamp": (
+        [(COLUMNS, COLUMNS.replace("[", '[Field(name="timestamp", dtype=Float64), '))],
+        "the schema of its transactions declares timestamp, which is the timestamp. Leave out the Field",
+    ),
+    "a key under the name that it had": (
+        [(COLUMNS, f'{COLUMNS} field_mapping={{"user_id": "customer_id"}},')],
+        "field_mapping calls the column 'user_id' 'customer_id', and it is read as 'user_id' here",
+    ),
+    "a timestamp under the name that it had": (
+        [(COLUMNS, f'{COLUMNS} field_mapping={{"timestamp": "at"}},')],
+        "field_mapping calls the column 'timestamp' 'at', and it is read as 'timestamp' here",
+    ),
+    "a condition on a name that a column had": (
+        [
+            (COLUMNS, f'{COLUMNS} field_mapping={{"Status": "status"}},'),
+            ("    aggregations=[", "    where=\"Status = 'paid'\",\n    aggregations=["),
+        ],
+        "field_mapping calls the column 'Status' 'status', and it is read as 'Status' here",
+    ),
+    "a quote that is the usual delimiter": ([(COLUMNS, f"{COLUMNS} quote=',',")], "the delimiter are both ','"),
     "a count of ids": ([more('function="count", column="user_id"')], "it aggregates the column user_id"),
     "a count of times": ([more('function="count", column="timestamp"')], "it aggregates the column timestamp"),
     "two views of one name": (

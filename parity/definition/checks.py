@@ -335,9 +335,6 @@ def _faults_of_names(view: AggregatedFeatureView, entities: Sequence[Entity]) ->
     timestamp = view.definition.reading.timestamp
     if timestamp in keys:
         yield f"{view.name}: the column {timestamp} is both a join key and the timestamp. Name another."
-    for rule in view.definition.rules:
-        if rule.column in (*keys, timestamp):
-            yield f"{rule.name}: it aggregates the column {rule.column}, which transactions are found by. Name another."
 
 
 def _service(view: FeatureView, services: list[FeatureService]) -> FeatureService:

@@ -173,19 +173,22 @@ class AggregatedFeatureView(FeatureView):
             raise refuse(f"{name}: {fault}")
         types = {column.name: column_type(column.dtype) for column in getattr(transactions, "schema", ())}
         keys = {entity.join_key: KEY_TYPES[_key_type(entity)] for entity in entities}
-        instant = {reading_of(transactions).timestamp: UTC_MICROSECONDS}  # which IS NULL alone can be asked of
+        reading = reading_of(transactions)
+        instant = {reading.timestamp: UTC_MICROSECONDS}  # which IS NULL alone can be asked of
         condition = _condition(name, where, types | keys | instant, aggregations)
         looked_at = dict(condition.columns) if condition else {}
         compared = {column: type for column, type in looked_at.items() if column in condition.compared}
-        for fault in _faults_of_aggregations(aggregations, types | compared):
+        for fault in _faults_of_columns(reading, keys, types):
+            raise refuse(f"{name}: {fault}")
+        for fault in _faults_of_aggregations(aggregations, types | compared, [*keys, reading.timestamp]):
             raise refuse(f"{name}: {fault}")
         rules = tuple(
             Rule(a.name, a.function, a.column, a.time_window, (types | looked_at).get(a.column, pa.float64()))
             for a in aggregations
         )
         event = source.timestamp_field or "event_timestamp"
-        self.definition = Definition(name, key_schema(keys), event, rules, reading_of(transactions), condition)
-        for fault in _faults_of_schema(schema, self.definition):
+        self.definition = Definition(name, key_schema(keys), event, rules, reading, condition)
+        for fault in (*_faults_of_mapping(self.definition), *_faults_of_schema(schema, self.definition)):
             raise refuse(f"{name}: {fault}")
         described = {field.name: field for field in schema}
         units = {column.name: column.tags.get("unit") for column in getattr(transactions, "schema", ())}
@@ -267,7 +270,39 @@ def _condition(
         raise refuse(f"{name}: {error}.") from None
 
 
-def _faults_of_aggregations(aggregations: Sequence[Aggregation], types: Mapping[str, pa.DataType]) -> Iterator[str]:
+def _faults_of_columns(
+    reading: Reading, keys: Mapping[str, pa.DataType], types: Mapping[str, pa.DataType]
+) -> Iterator[str]:
+    """Find types of columns that have theirs from elsewhere, so that nobody reads them."""
+    for name, type in types.items():
+        if name in keys and type != keys[name]:
+            yield (
+                f"the schema of its transactions declares {name} {FEAST_TYPES.get(type, type)}, and the join key of "
+                "that name has the value_type of its Entity. Leave out the Field, or correct one of them."
+            )
+    if reading.timestamp in types:
+        yield (
+            f"the schema of its transactions declares {reading.timestamp}, which is the timestamp. Leave out the "
+            "Field; how timestamps are written is declared by timestamp_format."
+        )
+
+
+def _faults_of_mapping(definition: Definition) -> Iterator[str]:
+    """Find columns that are renamed, and are read under the name that they had all the same."""
+    reading, renamed = definition.reading, dict(definition.reading.renamed)
+    for name in definition.raw.names:
+        is_one_column = name != reading.timestamp or not reading.timestamp_columns
+        if name in renamed and name not in renamed.values() and is_one_column:
+            yield (
+                f"field_mapping calls the column {name!r} {renamed[name]!r}, and it is read as {name!r} here. Name it "
+                "as it is called now, or leave it out of field_mapping."
+            )
+
+
+def _faults_of_aggregations(
+    aggregations: Sequence[Aggregation], types: Mapping[str, pa.DataType], found_by: Sequence[str]
+) -> Iterator[str]:
+    """Find what can't be computed; ``found_by`` are the columns that transactions are found by."""
     names = [aggregation.name for aggregation in aggregations]
     for a in aggregations:
         if not a.name:
@@ -280,6 +315,10 @@ def _faults_of_aggregations(aggregations: Sequence[Aggregation], types: Mapping[
             yield f"{a.name}: the function {a.function!r} is not one of {', '.join(FUNCTIONS)}."
         if not isinstance(a.column, str) or not a.column:
             yield f"{a.name}: its Aggregation names no column of the transactions."
+        if a.column in found_by:
+            yield f"{a.name}: it aggregates the column {a.column}, which transactions are found by. Name another."
+        if a.name in found_by[:-1]:
+            yield f"a feature is called {a.name}, and so is a join key. Rename one."
         if not isinstance(a.time_window, timedelta | None):
             yield f"{a.name}: its time_window is {a.time_window!r}. Write it as a timedelta, such as timedelta(days=3)."
         elif a.time_window is not None and a.time_window <= timedelta(0):

@@ -222,7 +222,7 @@ class Reading:
             yield f"the delimiter {self.delimiter!r} is not one character, nor {WHITESPACE!r}."
         if self.quote and not (_is_sign(self.quote) and self.quote.isascii()):
             yield f"the quote {self.quote!r} is not one ASCII character, nor empty for none."
-        if self.quote and self.quote == self.delimiter:
+        if self.quote and self.quote in (",\t" if self.delimiter is None else self.delimiter):
             yield f"the quote and the delimiter are both {self.quote!r}."
         for option, value in [("decimal", self.decimal), ("thousands", self.thousands)]:
             if (value or option == "decimal") and (not _is_sign(value) or value.isalnum() or value in "+-"):
