@@ -1072,7 +1072,7 @@ class TestText:
     def test_what_an_encoding_can_not_decode_is_refused_by_its_line(self, write):
         path = write("t.csv", LINES.encode() + b"caf\xe9,2026-03-01,1\n")
         error = refused(path, definition_of(("user", "STRING")))
-        assert "line 3: the byte 0xe9 is not UTF-8. The file seems to be in latin-1" in error
+        assert 'line 3: the byte 0xe9 is not UTF-8. If it is Western European text, declare encoding="latin-1"' in error
         assert 'declare encoding="latin-1"' in error
         path = write("t.csv", LINES.encode("shift_jis") + b"\x81\n")
         assert "line 3: the byte 0x81 is not shift_jis" in refused(path, definition_of(USER, encoding="shift_jis"))
@@ -1252,7 +1252,8 @@ class TestAdvice:
             *["13-Dec-10", "Dec 13, 2010", "13 December 2010 08:26", "12/13/2010 8:26 PM", "12/13/2010 8:26:05 am"],
             *["13/Dec/2010:08:26:00 +0100", "Mon Dec 13 08:26:00 UTC 2010", "2010-12-13 08:26:00,123"],
             *["13.12.2010, 08:26", "1700000000", "1700000000.5", "1700000000000", "1700000000000000"],
-            *["1700000000000000000", "40525.35", "40525"],
+            *["1700000000000000000", "40525.35", "40525", "20423", "Dec 13, 2010, 8:26 AM", "Dec 13, 2010, 8:26:05 PM"],
+            *["2010-12-13-08.26.00.000000", "2010-12-13 1 PM", "12/13/2010 1PM", "20101213T082600Z", "20101213T082600"],
         ],
     )
     def test_of_timestamps(self, write, value):
@@ -1283,6 +1284,86 @@ class TestAdvice:
         path = write("a.csv", content)
         declared = options_in(refused(path, definition_of(USER)))
         assert len(rows(path, definition_of(USER, **declared))) == 1
+
+    @pytest.mark.parametrize(
+        ("form", "good", "bad", "told"),
+        [
+            ("%d/%m/%Y", "13/12/2010", "12/13/2010", "The others are written as declared."),
+            ("%d/%m/%Y", "13/12/2010", "2010-12-13", "The others are written as declared."),
+            ("%Y-%m-%d %H:%M:%S %z", "2010-12-13 08:26:00 +0530", "2010-12-13T08:26:00+0530", "The others are written"),
+            (None, "2010-12-13", "12/13/2010", "The others are ISO 8601"),
+            (None, "2010-12-13", "1700000000", "The others are ISO 8601"),
+            ("seconds", "1700000000", "12/13/2010", "The others are written as declared."),
+            ("seconds", "1700000000", "1700000000.1234567", "Cut them to 6 digits behind the '.'"),
+            ("milliseconds", "1700000000000", "1700000000000.12345", "Cut them to 3 digits behind the '.'"),
+            ("nanoseconds", "1700000000000000000", "1700000000000000001", "the last three digits of nanoseconds"),
+            ("days", "40525", f"40525.{'1' * 19}", "Cut them to 18 digits behind the '.'"),
+            ("seconds", "1700000000", " 1700000001", "Leave out blanks around the time."),
+            ("%d.%m.%Y", "13.12.2010", "#N/A", 'declare null_values=["#N/A"]'),
+        ],
+    )
+    def test_of_a_few_rows_is_what_is_wrong_with_them(self, write, form, good, bad, told):
+        for values in ([good, good, bad], [bad, good, good]):
+            path = write("a.tsv", "user\ttimestamp\tamount\n" + "".join(f"7\t{value}\t1\n" for value in values))
+            error = refused(path, definition_of(USER, timestamp_format=form))
+            assert told in error
+            assert "timestamp_format=" not in error
+            assert "ISO 8601" not in error or form is None
+            assert ("skip_footer" in error) == (bad == "#N/A" and values[-1] == bad)
+
+    def test_of_a_day_that_is_taken_for_a_month_is_the_other_order(self, write):
+        days = "".join(f"7\t{day}/12/2010\t1\n" for day in range(1, 32))
+        path = write("a.tsv", f"user\ttimestamp\tamount\n{days}")
+        assert 'timestamp_format="%d/%m/%Y"' in refused(path, definition_of(USER, timestamp_format="%m/%d/%Y"))
+
+    @pytest.mark.parametrize("form", [None, "%Y-%m-%d", "days"])
+    def test_of_a_time_that_clocks_do_not_show_once_is_no_offset_where_none_can_be(self, write, form):
+        value = "17837" if form == "days" else "2018-11-02"
+        bad = "17839" if form == "days" else "2018-11-04"
+        path = write("a.tsv", f"user\ttimestamp\tamount\n7\t{value}\t1\n7\t{bad}\t1\n")
+        error = refused(path, definition_of(USER, timestamp_format=form, time_zone="America/Sao_Paulo"))
+        assert "America/Sao_Paulo skip these times, or show them twice: " in error
+        assert ("an offset" in error) == (form is None)
+
+    @pytest.mark.parametrize(
+        ("values", "told"),
+        [
+            (["1.5", "2"], 'Field(name="amount", dtype=Float64)'),
+            (["1e3"], 'Field(name="amount", dtype=Float64)'),
+            (["#DIV/0!"], 'null_values=["#DIV/0!"]'),
+            (["#N/A"], 'null_values=["#N/A"]'),
+        ],
+    )
+    def test_of_whole_numbers(self, write, values, told):
+        path = write("a.tsv", "user\ttimestamp\tamount\n" + "".join(f"7\t2010-12-13\t{value}\n" for value in values))
+        assert told in refused(path, definition_of(USER, columns={"amount": Int64}))
+
+    @pytest.mark.parametrize(("encoding", "of_file"), [("utf-16", "utf-8"), ("utf-32", "utf-8"), ("ascii", "utf-8")])
+    def test_of_a_file_in_utf_8_that_is_declared_another(self, write, encoding, of_file):
+        path = write("a.csv", LINES.replace("user", "\xe9,user").replace("7,", "\xe9,7,"), of_file)
+        told = refused(path, definition_of(USER, encoding=encoding))
+        assert f"is not {encoding}. The file seems to be in UTF-8: leave out encoding." in told
+
+    @pytest.mark.parametrize("encoding", ["shift_jis", "gbk", "euc_jp", "cp1251", "big5"])
+    def test_of_letters_that_are_not_western_no_encoding_is_claimed(self, write, encoding):
+        text = "\u0418\u0432\u0430\u043d" if encoding == "cp1251" else "\u7530\u4e2d"
+        told = refused(write("a.csv", LINES.replace("user", f"{text},user"), encoding), definition_of(USER))
+        assert "seems to be" not in told
+        assert encoding.replace("euc_jp", "euc-kr") in told
+
+    def test_of_a_text_in_double_quotes_is_single_ones(self, write):
+        path = write("a.csv", LINES)
+        told = refused(path, definition_of(USER, where='note = "paid"', columns={"amount": Float64, "note": String}))
+        assert "the column note is missing" in told
+        told = refused(write("a.csv", "user,timestamp,amount,note\n"), definition_of(USER, where='note = "paid"'))
+        assert "A text in a condition stands in single quotes, 'paid'" in told
+
+    def test_of_a_path_is_where_it_counts_from(self, tmp_path):
+        with pytest.raises(UserError, match="counts from the folder of") as error:
+            read_transactions(tmp_path / "orders.csv", definition_of(USER))
+        assert "generate_synthetic_data" not in str(error.value)
+        with pytest.raises(UserError, match=r"Make one with: python generate_synthetic_data\.py"):
+            read_transactions(tmp_path / "user_transactions.csv", definition_of(USER))
 
 
 def options_in(error: str) -> dict:

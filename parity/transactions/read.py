@@ -33,6 +33,7 @@ from parity.transactions.refusals import (
     expected,
     footer_advice,
     header_advice,
+    looks_like_a_row,
     null_refusal,
     refusal,
     type_advice,
@@ -44,6 +45,8 @@ from parity.transactions.values import INSTANTS, is_accepted, is_plain, to_type,
 ROWS_PER_BATCH = 1 << 20
 ROWS_PER_BATCH_OF_TEXT = 1 << 16
 LINES_LOOKED_AT = 20
+OF_THE_SHOP = "user_transactions.csv"
+"""What generate_synthetic_data.py calls its file."""
 LOCAL = pa.timestamp("us")
 
 
@@ -68,8 +71,10 @@ def read_part(path: Path, definition: Definition) -> pa.Table:
     if path.is_dir():
         raise UserError(f"{path}: this is a directory; name a file.")
     if not path.is_file():
-        hint = " Make one with: python generate_synthetic_data.py" if path.suffix.lower() == ".csv" else ""
-        raise UserError(f"{path}: there is no such file.{hint}")
+        hint = 'A path in features.py counts from the folder of features.py, as in "../orders.csv".'
+        if path.name == OF_THE_SHOP:
+            hint = "Make one with: python generate_synthetic_data.py"
+        raise UserError(f"{path}: there is no such file. {hint}")
     wanted = _Wanted(path, definition)
     match kind_of(path):
         case "parquet":
@@ -122,6 +127,10 @@ class _Wanted:
         inside = [name for name in self.sources if name not in beside]
         missing = [name for name in inside if name not in names]
         advice = header_advice(names, inside, self.columns, self.reading, lines) if missing else ""
+        condition = self.definition.condition
+        if condition and (texts := [name for name in missing if f'"{name}"' in condition.text]):
+            quotes = f"A text in a condition stands in single quotes, '{texts[0]}'; in double quotes it names a column."
+            advice = f"{quotes} {advice}"
         text.require_columns(self.path, names, inside, advice)
         return inside
 
@@ -217,13 +226,15 @@ def _refuse(refused: _Refused, wanted: _Wanted, places: Callable[[list[int]], li
     looked_at = raw.take(pa.array(rows[:ROWS_LOOKED_AT]))
     if pa.types.is_dictionary(raw.type):
         looked_at = looked_at.cast(raw.type.value_type)
-    failures = Failures(len(rows), len(raw), list(looked_at[:ROWS_SHOWN]))
+    fine = len(raw) - len(rows) - (0 if refused.is_null else _null_count(raw))
+    failures = Failures(len(rows), len(raw), fine, list(looked_at[:ROWS_SHOWN]))
     shown = places(rows[:ROWS_SHOWN].tolist())
     if refused.is_null:
         told = null_refusal(column, failures, shown, wanted.definition)
     else:
         told = refusal(column, failures, shown, expected(column, wanted.reading), list(looked_at), wanted.reading)
-    if kind_of(wanted.path) == "text":
+    texts = [value.as_py() for value in looked_at if value.is_valid and is_text(value.type)]
+    if kind_of(wanted.path) == "text" and not any(looks_like_a_row(column, text) for text in texts):
         told += footer_advice(rows[: ROWS_LOOKED_AT + 1].tolist(), len(raw))
     raise UserError(f"{wanted.path}, {told}") from None
 

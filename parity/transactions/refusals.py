@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain, product
 from typing import NamedTuple
 
@@ -17,8 +18,8 @@ import pyarrow as pa
 from parity.definition.instants import UTC_MICROSECONDS
 from parity.definition.reading import WHITESPACE, Reading
 from parity.definition.table import Definition
-from parity.transactions.texts import is_text
-from parity.transactions.times import iso_instants, to_instants
+from parity.transactions.texts import is_text, plain_texts
+from parity.transactions.times import to_instants
 from parity.transactions.values import INSTANTS
 
 LONGEST_SHOWN = 80
@@ -28,6 +29,8 @@ ROWS_LOOKED_AT = 1000
 VALUES_TRIED = 20
 MOST_LINES_OF_A_FOOTER = 10
 BYTES_LOOKED_AT = 4096
+MOST_DIGITS_OF_A_PART = 18
+"""Of a number of days and so on, behind the decimal point."""
 
 
 def quoted(text: str) -> str:
@@ -67,10 +70,11 @@ class Column(NamedTuple):
 
 
 class Failures(NamedTuple):
-    """The values of a column that were refused: how many of how many, and the first ones."""
+    """The values of a column that were refused: how many of how many, how many others were read, the first ones."""
 
     count: int
     total: int
+    fine: int
     values: list[pa.Scalar]
 
 
@@ -87,7 +91,7 @@ def refusal(
     also = " nor ".join(f"{value} in {place}" for value, place in zip(others, places[1:], strict=True))
     return (
         f"{places[0]}: {column.name} {first} is not {expected}. {f'Nor is {also}. ' if also else ''}"
-        f"{_counted(failures)} {advice(column, looked_at, reading)}"
+        f"{_counted(failures)} {advice(column, looked_at, reading, failures.fine >= failures.count)}"
     )
 
 
@@ -100,6 +104,13 @@ def null_refusal(column: Column, failures: Failures, places: Sequence[str], defi
         f"{places[0]}: {name} is null{also}. {_counted(failures)} A key, a timestamp and what features are made of "
         f'can\'t be null: fill it, or leave such rows out: where="{where}" in {definition.name}.'
     )
+
+
+def looks_like_a_row(column: Column, text: str) -> bool:
+    """Whether a text that is no value of the ``column`` is one all the same, written in another way."""
+    if column.to == INSTANTS:
+        return len(re.findall(r"\d", text)) >= 4
+    return bool(re.search(r"\d", text)) and not re.search(r"[^\W\d_]{4,}", text)
 
 
 def footer_advice(rows: Sequence[int], total: int) -> str:
@@ -140,13 +151,13 @@ def expected(column: Column, reading: Reading, is_text: bool = True) -> str:
 CORRECT_THEM = "Correct or remove those rows."
 
 
-def advice(column: Column, values: Sequence[pa.Scalar], reading: Reading) -> str:
+def advice(column: Column, values: Sequence[pa.Scalar], reading: Reading, most_are_fine: bool = False) -> str:
     """Say what to declare so that refused ``values`` are read, or how to correct them: the two commonest ways."""
     texts = [value.as_py() for value in values if is_text(value.type)]
     if len(texts) < len(values):
-        return _advice_on_typed(column, values[0])
+        return _advice_on_typed(column, values, reading, most_are_fine)
     if column.to == INSTANTS:
-        return _advice_on_times(texts, reading)
+        return _advice_on_times(texts, reading, most_are_fine)
     if column.to == UTC_MICROSECONDS:
         return f"A key of type UNIX_TIMESTAMP is read as ISO 8601, such as {_ISO_EXAMPLE}, in whole seconds."
     kinds = Counter(help for text in texts for help in _helps(column, text, reading))
@@ -167,7 +178,7 @@ def _helps(column: Column, text: str, reading: Reading) -> list[str]:
 
 
 _BLANKS = r"[\s\x1c-\x1f\x85\u00a0\u2000-\u200b\u202f\u3000\ufeff]"
-_NOTHING = r"(?i)\s*(|null|na|n/a|nan|none|nil|-|\\n)\s*"
+_NOTHING = r"(?i)\s*(|null|na|n/a|nan|none|nil|-|\\n|#n/a|#div/0!|#value!|#ref!|#name\?|#num!|#null!)\s*"
 _SEPARATORS_OF_THOUSANDS = r",.' \u2019\u00a0\u2009\u202f_"
 
 
@@ -182,6 +193,10 @@ def _as_text(column: Column) -> str:
             "value_type=ValueType.STRING)."
         )
     return f"If these are texts, declare them so in schema: Field(name={_literal(column.name)}, dtype=String)."
+
+
+def _as_float(column: Column) -> str:
+    return f"If these are not whole, declare Field(name={_literal(column.name)}, dtype=Float64) in schema."
 
 
 def _literal(text: str) -> str:
@@ -206,11 +221,12 @@ def _helps_with_whole_number(column: Column, text: str, reading: Reading) -> lis
         ]
     if re.fullmatch(rf"-?\d+{point}0+", text, re.ASCII):
         return [f"If {text} is a whole number, as some programs write them, declare whole_with_point=True."]
-    if not column.is_key and (helps := _helps_with_amount(column, text, reading)):
-        fraction = re.search(rf"{point}\d*[1-9]", text)
-        whole = f"If these are not whole, declare Field(name={_literal(column.name)}, dtype=Float64) in schema."
-        return [whole, *helps] if fraction else helps
-    return [_as_text(column)]
+    if column.is_key:
+        return [_as_text(column)]
+    helps = _helps_with_amount(column, text, reading)
+    if re.search(rf"{point}\d*[1-9]", text) or re.fullmatch(r"\s*[+-]?[\d.]+[eE][+-]?\d+\s*", text, re.ASCII):
+        helps.insert(0, _as_float(column))
+    return helps or [_as_text(column)]
 
 
 def _helps_with_amount(column: Column, text: str, reading: Reading) -> list[str]:
@@ -276,8 +292,9 @@ _COUNTS = [
     (r"-?\d{18,19}", "nanoseconds since 1970", 'timestamp_format="nanoseconds"'),
     (
         r"\d{5}([.,]\d+)?",
-        "numbers of days, as a spreadsheet counts them",
-        'timestamp_format="days", origin="1899-12-30"',
+        "numbers of days",
+        'timestamp_format="days", origin="1899-12-30" if a spreadsheet counts them, and without the origin if they '
+        "are days since 1970",
     ),
     (
         r"\d{1,4}([.,]\d+)?",
@@ -291,34 +308,68 @@ _DATES = [
     *["%b %d, %Y", "%B %d, %Y", "%a, %d %b %Y", "%b %d %Y", "%d %m %Y", "%Y %m %d"],
 ]
 _CLOCKS = ["", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %H:%M:%S,%f", " %I:%M %p", " %I:%M:%S %p", " %I:%M%p"]
+_CLOCKS += [" %I %p", " %I%p", ", %I:%M %p", ", %I:%M:%S %p", "-%H.%M.%S", "-%H.%M.%S.%f", " %H.%M.%S", "T%H%M%S"]
 _CLOCKS += ["T%H:%M", "T%H:%M:%S", "T%H:%M:%S.%f", ":%H:%M:%S", ", %H:%M", ", %H:%M:%S", " %H.%M", " %H%M%S", "%H%M%S"]
 _ENDS = ["", " %Z", " %z", "%z"]
 _OTHERS = ["%a %b %d %H:%M:%S %Z %Y", "%a %b %d %H:%M:%S %Y", "%a %b %d %H:%M:%S %z %Y", "%H:%M:%S %d.%m.%Y", "%B %Y"]
 
 
-def _advice_on_times(texts: Sequence[str], reading: Reading) -> str:
+def _advice_on_times(texts: Sequence[str], reading: Reading, most_are_fine: bool = False) -> str:
     if nothing := next((text for text in texts if re.fullmatch(_NOTHING, text)), None):
         return _if_null(nothing)
     tried = pa.array([text[:LONGEST_SHOWN] for text in dict.fromkeys(texts)][:VALUES_TRIED])
-    if reading.time_zone and not to_instants(tried, Reading(timestamp_format=reading.timestamp_format)).null_count:
-        return f"The clocks of {reading.time_zone} skip these times, or show them twice: write them with an offset."
-    if reading.timestamp_format is not None and not iso_instants(tried, Reading()).null_count:
+    if reading.time_zone and _are_read(tried, replace(reading, time_zone=None)):
+        help = "write them with an offset" if reading.timestamp_format is None else "correct or remove those rows"
+        return f"The clocks of {reading.time_zone} skip these times, or show them twice: {help}."
+    stripped = pa.array([text.as_py().strip() for text in tried])
+    if _are_read(stripped, replace(reading, time_zone=None)):
+        return "Leave out blanks around the time."
+    if reading.counts and (told := _advice_on_counts(tried.to_pylist(), reading)):
+        return told
+    if all(re.search(r":\d\d[.,]\d{7,}", text.as_py()) for text in tried):
+        return f"Cut the times to microseconds, six digits. {ISO if reading.timestamp_format is None else ''}".rstrip()
+    if most_are_fine and reading.timestamp_format is not None:
+        return f"{CORRECT_THEM} The others are written as declared."
+    if most_are_fine:
+        return f"{CORRECT_THEM} The others are ISO 8601, such as {_ISO_EXAMPLE}."
+    if reading.timestamp_format is not None and _are_read(tried, Reading()):
         return "These are ISO 8601: leave out timestamp_format."
+    return _advice_on_form(tried, stripped)
+
+
+def _are_read(texts: pa.Array, reading: Reading) -> bool:
+    return not to_instants(texts, reading).null_count
+
+
+def _advice_on_counts(texts: Sequence[str], reading: Reading) -> str | None:
+    """What is wrong with numbers of the declared unit that are finer than can be told."""
+    unit, point = reading.timestamp_format, re.escape(reading.decimal)
+    found = [re.fullmatch(rf"[+-]?\d+{point}(\d+)", text, re.ASCII) for text in texts]
+    if unit == "nanoseconds" and all(re.fullmatch(rf"[+-]?\d+({point}\d*)?", text, re.ASCII) for text in texts):
+        return "Cut them to microseconds: the last three digits of nanoseconds have to be zeros."
+    if not all(found):
+        return None
+    most = {"seconds": 6, "milliseconds": 3, "microseconds": 0}.get(unit, MOST_DIGITS_OF_A_PART)
+    if all(len(one[1].rstrip("0") if most < MOST_DIGITS_OF_A_PART else one[1]) > most for one in found):
+        return f"Cut them to {most} digits behind the {reading.decimal!r}; no more are taken."
+    return None
+
+
+def _advice_on_form(tried: pa.Array, stripped: pa.Array) -> str:
+    """What to declare so that these texts are read, if all of the column are like them."""
     for pattern, what, declared in _COUNTS:
         if all(re.fullmatch(pattern, text.as_py(), re.ASCII) for text in tried):
             return f"These look like {what}: declare {declared}."
     if formats := _formats(tried):
-        others = f' (or "{formats[1]}", if the day comes first)' if len(formats) > 1 else ""
-        return f'Declare how these are written: timestamp_format="{formats[0]}"{others}.'
-    if all(re.search(r"[\d:]+[.,]\d{7,}", text.as_py()) for text in tried):
-        return f"Cut the times to microseconds, six digits. {ISO}"
-    if all(re.search(r"\d:\d\d.*\s[(\[]?[A-Za-z][\w/+-]+[)\]]?$", text.as_py()) for text in tried):
+        swapped = formats[0].translate(str.maketrans("dm", "md"))
+        other = f' (or "{swapped}", if the day comes first)' if swapped in formats and swapped != formats[0] else ""
+        return f'Declare how these are written: timestamp_format="{formats[0]}"{other}.'
+    if all(re.search(r"\d:\d\d.*\s[(\[]?(?![AaPp][Mm]\b)[A-Za-z][\w/+-]+[)\]]?$", text.as_py()) for text in tried):
         return (
             "Write an offset such as +01:00 instead of the name of a zone; or leave it out, and declare the time_zone, "
             'such as "Europe/Berlin", and what is left as timestamp_format.'
         )
-    stripped = pa.array([text.as_py().strip() for text in tried])
-    if not iso_instants(stripped, Reading()).null_count:
+    if _are_read(stripped, Reading()):
         return f"Leave out blanks around the time. {ISO}"
     if any(re.match(r"\d{4}-\d\d-\d\d", text.as_py()) for text in tried):
         return CORRECT_THEM
@@ -341,12 +392,16 @@ def _may_fit(form: str, shape: str) -> bool:
     return all(sign in shape for sign in re.sub(r"%[A-Za-z]", "", form).strip())
 
 
-def _advice_on_typed(column: Column, value: pa.Scalar) -> str:
+def _advice_on_typed(column: Column, values: Sequence[pa.Scalar], reading: Reading, most_are_fine: bool) -> str:
     """Say what would help with values of a Parquet file that are no texts."""
+    value = values[0]
     if pa.types.is_timestamp(value.type) and value.type.unit == "ns" and value.value % 1000:
         return "Cut the column to microseconds."
     if column.to == INSTANTS and not (pa.types.is_timestamp(value.type) or pa.types.is_date(value.type)):
-        return _advice_on_times([shown(value)], Reading(timestamp_format="seconds"))
+        digits = plain_texts(pa.array([one.as_py() for one in values], value.type), reading)
+        return _advice_on_times(digits.fill_null("NaN").to_pylist(), reading, most_are_fine)
+    if pa.types.is_floating(value.type) and pa.types.is_integer(column.to) and not column.is_key:
+        return _as_float(column)
     if pa.types.is_floating(value.type) and not pa.types.is_floating(column.to):
         return "A number that has become a float may not be the one that it was: write the column as whole numbers."
     return CORRECT_THEM
@@ -362,8 +417,8 @@ def type_advice(column: Column, found: pa.DataType) -> str:
     if pa.types.is_integer(column.to) and counts:
         return (
             "Write it as int64, as what has become a float may not be the number that it was; or, if all are whole, "
-            "declare whole_with_point=True."
-        )
+            f"declare whole_with_point=True. {'' if column.is_key else _as_float(column)}"
+        ).rstrip()
     return f"Write it as {column.to}, or declare it as another type."
 
 
@@ -440,10 +495,15 @@ def encoding_advice(encoding: str) -> str:
     return f'The file seems to be in {encoding}, and not in UTF-8: declare encoding="{encoding}".'
 
 
-def single_byte_encoding(block: bytes) -> str:
-    """Guess which of the two usual encodings of Western text with a byte a letter is that of ``block``."""
-    has_windows_signs = any(0x80 <= byte <= 0x9F for byte in set(block))
-    return "cp1252" if has_windows_signs else "latin-1"
+def advice_on_bytes(block: bytes) -> str:
+    """Say what text may be in that is not UTF-8, which no bytes can tell for certain."""
+    runs = re.findall(rb"[\x80-\xff]+", block)
+    others = "such as shift_jis, gbk, euc-kr, big5, cp1251 or iso8859-2"
+    if sum(len(run) > 1 for run in runs) * 2 > len(runs):  # Western letters with accents mostly stand alone
+        return f"Declare the encoding that it was written in, {others}."
+    windows = any(0x80 <= byte <= 0x9F for byte in set(block))
+    western = "cp1252" if windows else "latin-1"
+    return f'If it is Western European text, declare encoding="{western}"; if not, the one it was written in, {others}.'
 
 
 def names_shown(names: Sequence[str]) -> str:

@@ -30,14 +30,13 @@ from parity.edge.errors import UserError
 from parity.edge.files import compression_of, naming, progress
 from parity.transactions.refusals import (
     ROWS_SHOWN,
+    advice_on_bytes,
     brief,
     broken_quote,
-    encoding_advice,
     footer_advice,
     names_shown,
     other_format,
     quoted,
-    single_byte_encoding,
 )
 
 BLOCK = 1 << 24
@@ -112,7 +111,7 @@ def _has_other_lines(path: Path, reading: Reading) -> bool:
 
 
 def _first_line(path: Path, reading: Reading) -> list[tuple[int, str]]:
-    with suppress(UserError):
+    with suppress(UserError, UnicodeError):  # which is said where all of the file is read
         return list(itertools.islice(_numbered(path, reading, errors="replace"), 1))
     return []
 
@@ -480,11 +479,21 @@ def _refuse_byte(path: Path, reading: Reading, line: int, byte: bytes, block: by
     if has_others:
         help = f"What comes before is {name}, so that place may be damaged: correct it, or declare another encoding."
     elif name == "UTF-8":
-        help = encoding_advice(single_byte_encoding(block))
+        help = advice_on_bytes(block)
+    elif _is_utf8(block):
+        help = "The file seems to be in UTF-8: leave out encoding."
     else:
         help = "Declare another encoding."
     told = f"the byte 0x{byte[0]:02x}" if byte else "the end"
     raise UserError(f"{path}, line {line}: {told} is not {name}. {help}")
+
+
+def _is_utf8(block: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(block)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def require_whole_quotes(path: Path, reading: Reading) -> None:
