@@ -1436,6 +1436,7 @@ class TestJson:
             ('[{"user": 7}', "not closed at the end"),
             ('[{"user": 7}] x', "not closed at the end"),
             ("7\n", "is no object"),
+            ("null\n", ": null is no object"),
             (
                 '{"user": [7], "timestamp": "2026-03-01", "amount": 1}',
                 "user is a list, and only single values are read",

@@ -41,7 +41,8 @@ def json_texts(path: Path, reading: Reading, names: Sequence[str], whole: Collec
     text = _text(path, reading)
     for number, (position, value) in enumerate(_objects(path, text), 1):
         if not isinstance(value, dict):
-            raise UserError(f"{_place(path, text, position)}: {quoted(str(value))} is no object with names and values.")
+            shown = "null" if value is None else quoted(str(value))
+            raise UserError(f"{_place(path, text, position)}: {shown} is no object with names and values.")
         row = []
         for name, parts in paths.items():
             inner = value[name] if name in value else _inner(value, parts)
