@@ -209,6 +209,7 @@ class TestSignals:
                 assert told == "", (number, point, told)
                 assert self.left() == [], (number, point)
 
+    @pytest.mark.scale
     def test_a_kill_leaves_no_folder_of_metrics(self):
         whole = self.seconds_of("materialize_to_online.py")
         for point in range(3):
@@ -306,6 +307,7 @@ def test_a_swallowed_signal_still_shows_in_the_status():
     assert stop.value.code == 143
 
 
+@pytest.mark.scale
 def test_a_script_leaves_no_folder_of_metrics(project, tmp_path):
     project.prepare()
     temporary = tmp_path / "temporary"

@@ -105,6 +105,7 @@ WRITES = [
 ]
 
 
+@pytest.mark.scale
 def test_the_server_of_the_image_answers_reads_and_refuses_what_writes(project):
     project.prepare()
     port = free_port()

@@ -420,7 +420,7 @@ def test_a_damage_that_no_stamp_tells_of_is_healed_when_it_is_met(shop, monkeypa
         shop.assert_right()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_any_bytes_in_place_of_any_others_of_any_file_end_in_the_full_computation(tmp_path_factory, data):
     shop = Shop(tmp_path_factory.mktemp("shop"))

@@ -188,7 +188,7 @@ def stores(tmp_path_factory):
 
 
 class TestHistoricalFeatures:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=20, deadline=None)
     @given(
         FIRST_ROWS,
         SECOND_ROWS,
@@ -204,7 +204,7 @@ class TestHistoricalFeatures:
         entities = frame(entities + entities[:1], zone, key_type=key_type)  # one is asked for twice
         stores.same(entities, ["first:n", "second:mood", "first:amount"], full_feature_names)
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=10, deadline=None)
     @given(FIRST_ROWS, SECOND_ROWS, ENTITY_ROWS)
     def test_a_service_that_renames_views_and_join_keys(self, stores, first, second, entities):
         stores.write(first, second)
@@ -301,7 +301,7 @@ def latest(store: FeatureStore, view: FeatureView, start: datetime, end: datetim
 
 
 class TestLatest:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=20, deadline=None)
     @given(FIRST_ROWS, SECOND_ROWS, st.tuples(INSTANTS, INSTANTS).map(sorted))
     def test_the_latest_rows_are_those_of_the_stock_store(self, stores, first, second, interval):
         stores.write(first, second)

@@ -322,6 +322,7 @@ class TestFeastsOwnKinds:
         online_store_of(store).delete_table(store.config, table.view)
         assert store.get_online_features(service, [{"user_id": 1}]).to_dict()[AVERAGE] == [None]
 
+    @pytest.mark.scale
     def test_a_view_of_five_thousand_features_is_written_read_and_deleted(self, store, tmp_path, table):
         names = [f"f{number}" for number in range(5_000)]
         source = FileSource(path=str(tmp_path / "wide.parquet"), timestamp_field="event_timestamp")

@@ -5,9 +5,12 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 
+@pytest.mark.scale
 def test_the_smoke_tests_pass_with_other_features(tmp_path):
     """A copy of the checkout, in which a text key and two views have taken the place of what ships."""
     copy = tmp_path / "checkout"

@@ -1213,7 +1213,7 @@ class TestSeveralViews:
         assert "customer 7 has no transactions; ids run from 0042 to c-17" in shop.fail(
             "demo_fixed.py", "--key", "customer_id=7"
         )
-        assert "'x' is not a store_id" in shop.fail("demo_fixed.py", "--key", "store_id=x")
+        assert "'x' can't be a store_id" in shop.fail("demo_fixed.py", "--key", "store_id=x")
 
     def test_an_explanation_has_the_condition_and_every_function(self, shop):
         out = shop.succeed("demo_fixed.py", "--explain", "customer_id=c-17")

@@ -65,6 +65,7 @@ def test_make_demo_prints_what_it_shows(checkout):
     run_as_printed(CONSOLE[:1], *checkout)
 
 
+@pytest.mark.scale
 def test_the_single_steps_print_what_it_shows(checkout):
     project, port = checkout
     assert project.shell("make redis").status == 0

@@ -246,6 +246,7 @@ def test_a_password_that_nobody_else_can_read_opens_what_was_started(secured, po
     assert password not in (secured.root / ".redis" / "redis.log").read_text()
 
 
+@pytest.mark.scale
 def test_scripts_and_feast_get_in_without_any_setting_up(secured):
     secured.succeed("generate_synthetic_data.py")
     assert secured.shell("feast -c feature_repo apply").status == 0

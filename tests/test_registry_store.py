@@ -105,6 +105,7 @@ def path(tmp_path):
     return path
 
 
+@pytest.mark.scale
 def test_eight_processes_that_apply_and_materialize_at_once_lose_nothing(path):
     run_together(path)
     require_everything(path, 8)

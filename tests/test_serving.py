@@ -18,7 +18,8 @@ SCALE = pytest.mark.scale
 
 
 @pytest.mark.parametrize(
-    "kind", ["file", pytest.param("sql", marks=SCALE), pytest.param("s3", marks=[SCALE, NEEDS_MOTO])]
+    "kind",
+    [pytest.param(kind, marks=SCALE) for kind in ("file", "sql")] + [pytest.param("s3", marks=[SCALE, NEEDS_MOTO])],
 )
 def test_readers_never_notice_a_materialization_alive_killed_or_failed(kind, record_property):
     with shop(kind) as made, served(made) as url:

@@ -256,7 +256,7 @@ _FIELDS = {
     "H": r"2[0-3]|[0-1]\d|\d",
     "I": r"1[0-2]|0[1-9]|[1-9]",
     "M": r"[0-5]\d|\d",
-    "S": r"[0-5]\d|\d",
+    "S": r"6[0-1]|[0-5]\d|\d",  # which Python matches, and then refuses
     "f": r"\d{1,6}",
     "p": _one_of(["am", "pm"]),
     "B": _one_of(_MONTHS),
@@ -298,7 +298,7 @@ def _formatted(texts: pa.Array, reading: Reading) -> pa.Array:
 
 
 def _civil_day(fields: dict[str, pa.Array]) -> tuple[np.ndarray, np.ndarray]:
-    """The number of the day from 1970-01-01 on, and whether there is such a day."""
+    """The number of the day from 1970-01-01 on, and whether there is such a day, and such a second of a minute."""
     if "Y" in fields:
         year = _whole(fields["Y"])
     else:
@@ -311,7 +311,8 @@ def _civil_day(fields: dict[str, pa.Array]) -> tuple[np.ndarray, np.ndarray]:
         first = (12 * (year - 1970) + _month(fields, len(year)) - 1).astype("M8[M]")
         after, offset = first + 1, (_whole(fields["d"]) - 1 if "d" in fields else 0)
     day = first.astype("M8[D]").astype(np.int64) + offset
-    return day, (year >= 1) & (day < after.astype("M8[D]").astype(np.int64))
+    minute = _whole(fields["S"]) < 60 if "S" in fields else True
+    return day, (year >= 1) & (day < after.astype("M8[D]").astype(np.int64)) & minute
 
 
 def _month(fields: dict[str, pa.Array], rows: int) -> np.ndarray:
