@@ -323,6 +323,7 @@ def test_a_connection_string_that_is_no_text_is_refused_without_being_shown(proj
         ("apply", ["localhost:1", "password=s3cret"]),
     ],
 )
+@pytest.mark.scale
 def test_feast_too_refuses_it_in_one_line_without_a_secret(project, command, written):
     project.configure(online_store__connection_string=written)
     outcome = project.shell(f"feast -c feature_repo {command}")

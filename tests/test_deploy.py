@@ -146,6 +146,7 @@ def _healthy(url: str) -> bool:
 
 
 @pytest.mark.parametrize("options", ["--port abc", "--bogus"])
+@pytest.mark.scale
 def test_a_server_with_wrong_options_says_so_in_one_line(project, options):
     outcome = project.shell(f"python -m parity serve {options}")
     assert outcome.status == 2

@@ -236,6 +236,7 @@ class TestOfTheImport:
         )
 
     @pytest.mark.parametrize("server", ["feast.feature_server", "feast.ui_server"])
+    @pytest.mark.scale
     def test_feast_still_imports_its_servers(self, server):
         out = self.imported(f"import sys, feast; print({server!r} in sys.modules)")
         require(out == "True\n", f"import of {server}", "parity/edge/quick_feast.py")
