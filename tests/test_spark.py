@@ -269,7 +269,7 @@ class TestRefused:
     def test_a_place_where_nothing_is(self, project):
         assert "there is no such file" in self.refused(project, project.root / "nowhere.csv")
         (project.root / "empty").mkdir()
-        assert "there is no CSV or Parquet file" in self.refused(project, project.root / "empty")
+        assert "there is no file of transactions" in self.refused(project, project.root / "empty")
         (project.root / "empty" / "a.csv").write_text(HEADER + "\n")
         assert "there are no rows" in self.refused(project, project.root / "empty")
 
