@@ -652,7 +652,7 @@ WRONG = {
     "INT64": [2**63, "007", 1.5, True, None],
     "STRING": [42, b"42", None],
     "BOOL": [1, "yes", "", None],
-    "BYTES": [1, True, None],
+    "BYTES": [1, True, "\ud800", None],
     "UNIX_TIMESTAMP": ["yesterday", "2026-03-08T12:00:00.5", 1.5, True, 2**62, NOW, None],
 }
 

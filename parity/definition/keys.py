@@ -5,7 +5,7 @@ The one place that knows what an id is: its types, how it is written on a comman
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from parity.definition.instants import UTC_MICROSECONDS
+from parity.edge.command import instant
 from parity.edge.errors import UserError
 
 KEY_TYPES = {
@@ -45,22 +46,28 @@ def parse_key(text: str, schema: pa.Schema) -> Key:
 
 
 def _parse(text: str, field: pa.Field) -> Any:
-    type = field.type
     try:
-        if pa.types.is_integer(type):
-            if not re.fullmatch(r"0|-?[1-9][0-9]*", text):
-                raise ValueError
+        return parse_value(text, field.type)
+    except ValueError:
+        raise UserError(f"{text!r} can't be a {field.name}, which is of type {field.type}.") from None
+
+
+def parse_value(text: str, type: pa.DataType) -> Any:
+    """Read the value of one join key from a text. Raises `ValueError`."""
+    if pa.types.is_integer(type):
+        if not re.fullmatch(r"0|-?[1-9][0-9]*", text):
+            raise ValueError(text)
+        try:
             return pa.scalar(int(text), type).as_py()
-        if pa.types.is_boolean(type):
-            return {"true": True, "false": False}[text.lower()]
-        if pa.types.is_binary(type):
-            return text.encode()
-        if pa.types.is_timestamp(type):
-            value = datetime.fromisoformat(text)
-            return (value.replace(tzinfo=UTC) if value.tzinfo is None else value).astimezone(UTC)
-    except (ValueError, KeyError, OverflowError, pa.ArrowInvalid):
-        raise UserError(f"{text!r} can't be a {field.name}, which is of type {type}.") from None
-    return text
+        except OverflowError as error:
+            raise ValueError(text) from error
+    if pa.types.is_boolean(type):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    if pa.types.is_binary(type):
+        return text.encode()
+    return instant(text) if pa.types.is_timestamp(type) else text
 
 
 def shown_key(key: Key, schema: pa.Schema) -> str:

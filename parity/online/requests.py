@@ -10,7 +10,7 @@ import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from numbers import Integral, Real
 from typing import Any
 
@@ -22,9 +22,11 @@ from feast.feature_view import DUMMY_ENTITY_ID, FeatureViewState
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.protos.feast.types.Value_pb2 import Value
 
+from parity.definition.keys import KEY_TYPES, parse_value
 from parity.edge.feast_internals import Request, resolved_request
 from parity.online.rows import FIRST_SECOND, LAST_SECOND
 
+READ_FROM_TEXT = (ValueType.BOOL, ValueType.BYTES, ValueType.UNIX_TIMESTAMP)
 WHOLE_NUMBERS = {ValueType.INT32: 2**31, ValueType.INT64: 2**63}
 VALUES_PER_ENTITY = 10
 """How many columns of a request may be as long as a request may be."""
@@ -110,12 +112,12 @@ def require_few(entity_rows: Any, most: int) -> None:
 def read_texts(request: Request, entity_rows: Any) -> Any:
     """The same request with ids read that are of another type than text, but came as text: as Feast's command line has
     all of them, and JSON has bytes and instants. What can't be read stays as it is."""
-    reads = {name: _READS[kind] for name, kind in request.types.items() if kind in _READS}
-    if not reads:
+    kinds = {name: kind for name, kind in request.types.items() if kind in READ_FROM_TEXT}
+    if not kinds:
         return entity_rows
 
     def read(name: str, value: Any) -> Any:
-        return reads[name](value) if name in reads and isinstance(value, str) else value
+        return _read_text(value, kinds[name]) if name in kinds and isinstance(value, str) else value
 
     if isinstance(entity_rows, Mapping):
         return {
@@ -127,21 +129,13 @@ def read_texts(request: Request, entity_rows: Any) -> Any:
     return entity_rows
 
 
-def _instant(text: str) -> Any:
-    if re.fullmatch(r"-?[0-9]{1,12}", text):
+def _read_text(text: str, kind: ValueType) -> Any:
+    if kind == ValueType.UNIX_TIMESTAMP and re.fullmatch(r"-?[0-9]{1,12}", text):
         return int(text)
     try:
-        value = datetime.fromisoformat(text)
+        return parse_value(text, KEY_TYPES[kind.name])
     except ValueError:
         return text
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
-
-
-_READS: dict[ValueType, Callable[[str], Any]] = {
-    ValueType.BOOL: lambda text: {"true": True, "false": False}.get(text.lower(), text),
-    ValueType.BYTES: lambda text: text.encode(errors="surrogateescape"),
-    ValueType.UNIX_TIMESTAMP: _instant,
-}
 
 
 def require_valid(request: Request, entity_rows: Any) -> None:
