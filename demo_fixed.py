@@ -105,8 +105,6 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--input", type=location, help="the transactions (default: those that were computed from)")
     args = parser.parse_args()
-    if args.view and args.service:
-        parser.error("--view and --service both say which feature views; give one of them")
     if args.repair and args.at:
         parser.error("--repair puts the present right; it does not go with --at")
     if args.explain is not None and (args.repair or args.sample or args.report or args.certificate):

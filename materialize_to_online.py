@@ -34,8 +34,6 @@ def main() -> None:
     parser.add_argument("--end", type=instant, default=now, help="ISO 8601, UTC without an offset (default: now)")
     parser.add_argument("--retract", action="store_true", help="remove even more than half of the rows in Redis")
     args = parser.parse_args()
-    if args.view and args.service:
-        parser.error("--view and --service both say which feature views; give one of them")
 
     tables = declared(REPOSITORY).of(args.view, args.service).tables
     with opened(REPOSITORY, tables) as store:

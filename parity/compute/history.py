@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from parity.compute.days import Staged
 from parity.compute.incremental import update
 from parity.compute.windows import aggregate
-from parity.definition.checks import FeatureTable
+from parity.definition.checks import FeatureTable, require_one_source
 from parity.edge.errors import UserError
 from parity.edge.files import Location, absolute, on_disk, write_table
 from parity.transactions.read import read_transactions
@@ -17,8 +17,8 @@ from parity.transactions.read import read_transactions
 
 def require_one(tables: Sequence[FeatureTable], source: Location | None, output: Location | None) -> None:
     """Refuse a ``source`` or an ``output`` from a command line that can't be that of all ``tables``."""
-    if source is not None and len({table.transactions for table in tables}) > 1:
-        raise UserError("--input names one place, and these feature views have several sources. Say of which: --view")
+    if source is not None:
+        require_one_source(tables)
     if output is not None and len(tables) > 1:
         raise UserError("--output names one place, and there are several feature views. Say of which: --view")
 

@@ -93,6 +93,8 @@ class Declared:
         Raises `UserError` for a name that is not declared.
         """
         wanted = list(views or [])
+        if wanted and service is not None:
+            raise UserError("--view and --service both say which feature views; give one of them.")
         if service is not None:
             found = [one for one in self.services if one.name == service]
             if not found:
@@ -146,6 +148,12 @@ def _plural(noun: str) -> str:
     if noun.endswith("y") and noun[-2:-1] not in set("aeiou"):
         return f"{noun[:-1]}ies"
     return f"{noun}es" if noun.endswith(("s", "x", "z", "ch", "sh")) else f"{noun}s"
+
+
+def require_one_source(tables: Sequence[FeatureTable]) -> None:
+    """Refuse an --input that is to be the transactions of all ``tables``, which have several sources."""
+    if len({table.transactions for table in tables}) > 1:
+        raise UserError("--input names one place, and these feature views have several sources. Say of which: --view")
 
 
 def _names(named: Sequence[Any]) -> str:

@@ -18,7 +18,7 @@ from feast.infra.offline_stores.ibis import IbisRetrievalJob
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
 
-from parity.definition.checks import FeatureTable
+from parity.definition.checks import FeatureTable, require_one_source
 from parity.definition.instants import UTC_MICROSECONDS
 from parity.definition.keys import KeyBook
 from parity.edge.errors import UserError
@@ -51,8 +51,8 @@ def origin_of(table: FeatureTable) -> Location:
 
 def origins_of(tables: Sequence[FeatureTable], named: Location | None) -> list[Location]:
     """Where the transactions of each table are: those ``named``, or those that its features were computed from."""
-    if named is not None and len({table.transactions for table in tables}) > 1:
-        raise UserError("--input names one file, and these feature views have several sources. Say of which: --view")
+    if named is not None:
+        require_one_source(tables)
     return [origin_of(table) if named is None else named for table in tables]
 
 

@@ -309,15 +309,14 @@ def _parsed_as(to: pa.DataType | str, timestamp: pa.DataType) -> pa.DataType | N
 def _finished(values: pa.ChunkedArray, column: Column, reading: Reading) -> _Values | None:
     """The values that Arrow has made, as those of the column; None if one of them is not taken."""
     if column.to == INSTANTS:
-        convert = lambda chunk: localized(chunk.cast(LOCAL), reading.time_zone)  # noqa: E731
+        chunks = [localized(chunk.cast(LOCAL), reading.time_zone) for chunk in values.chunks]
     elif pa.types.is_integer(column.to):
-        convert = lambda chunk: whole_as_written(chunk, column.to)  # noqa: E731
+        chunks = [whole_as_written(chunk, column.to) for chunk in values.chunks]
     elif pa.types.is_floating(column.to):
         read = values if pc.all(pc.is_finite(values)).as_py() is not False else None
         return read and _Values(column, values, read)
     else:
         return _Values(column, values, values.cast(column.to))
-    chunks = [convert(chunk) for chunk in values.chunks]
     if None in chunks:
         return None
     read = pa.chunked_array(chunks, UTC_MICROSECONDS if column.to == INSTANTS else column.to)
