@@ -1236,7 +1236,7 @@ class TestSeveralViews:
         )
         features.write_text(text.replace("customer_orders, store", f"{second}{other}customer_orders, store", 1))
         shop.apply()
-        assert "--input names one file, and these feature views have several sources" in shop.fail(
+        assert "--input names one place, and these feature views have several sources" in shop.fail(
             "demo_fixed.py", "--input", "orders.csv"
         )
 
