@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from pyarrow.fs import FileSystem
 
 from parity.definition.checks import FeatureTable
+from parity.definition.declare import horizon_of
 from parity.definition.table import COMPUTED_BY, Definition
 from parity.edge.configuration import addresses, configuration_file, read_configuration, without_secrets
 from parity.edge.errors import UserError, bucket_trouble
@@ -111,7 +112,8 @@ def _require_applied(store: FeatureStore, service: FeatureService, view: Feature
 def _contract(view: FeatureView) -> tuple:
     """What the registry says of a view that has to be what the code says; there, no ttl is one of nothing."""
     fields = sorted((field.name, str(field.dtype)) for field in [*view.entity_columns, *view.features])
-    return fields, view.ttl or None, view.online, view.batch_source.path, view.batch_source.timestamp_field
+    source = view.batch_source
+    return fields, view.ttl or None, view.online, source.path, source.timestamp_field, horizon_of(view)
 
 
 def computed_by(table: FeatureTable) -> set[str]:

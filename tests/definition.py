@@ -45,6 +45,8 @@ def table(
     ttl: timedelta | None = TTL,
     service: str | None = None,
     transactions: str = "transactions.csv",
+    continuous: bool = False,
+    horizon: timedelta | None = None,
     **reading,
 ) -> FeatureTable:
     """A feature table in ``folder``: its transactions, its features in a Parquet file, and a service of its own."""
@@ -61,6 +63,8 @@ def table(
         transactions=source,
         aggregations=aggregations,
         where=where,
+        continuous=continuous,
+        horizon=horizon,
         source=FileSource(
             name=f"{name}_source", path=str(folder / f"{name}.parquet"), timestamp_field="event_timestamp"
         ),

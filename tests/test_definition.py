@@ -7,8 +7,11 @@ import sys
 
 import pyarrow as pa
 import pytest
+from feast import FeatureView
 
 from parity.definition.checks import check_definitions, declared
+from parity.definition.declare import horizon_of
+from parity.definition.instants import MICROSECONDS_PER_DAY as DAY
 from parity.definition.instants import UTC_MICROSECONDS
 from parity.edge.errors import UserError
 from tests.conftest import ROOT
@@ -223,6 +226,17 @@ class TestWhatItMayLookLike:
         [table] = read(changed(described(field), ("import Float64", "import Float64, Int64")))
         assert [feature.description for feature in table.view.features][1] == "how many"
 
+    def test_windows_slide_where_it_is_declared(self, read):
+        [still] = read(SEED)
+        [sliding] = read(changed(("    aggregations=[", "    continuous=True,\n    aggregations=[")))
+        assert [still.definition.continuous, sliding.definition.continuous] == [False, True]
+        assert [still.definition.reach, sliding.definition.reach] == [3 * DAY, 3 * DAY + 1]
+        assert [still.definition.schema.field(name).nullable for name in (AVERAGE, TOTAL)] == [False, False]
+        assert [sliding.definition.schema.field(name).nullable for name in (AVERAGE, TOTAL)] == [True, False]
+        assert horizon_of(still.view) is None
+        assert horizon_of(sliding.view) == 2 * DAY
+        assert horizon_of(FeatureView.from_proto(sliding.view.to_proto())) == 2 * DAY
+
     def test_any_file_source_may_hold_the_transactions(self, read):
         start = SEED.index("transactions = TransactionSource(")
         end = SEED.index("\n)\n", start)
@@ -275,6 +289,7 @@ class TestTheFingerprint:
             ("    aggregations=[", "    where='purchase_amount > 0',\n    aggregations=["),
             ('timestamp_field="timestamp"', 'timestamp_field="timestamp", time_zone="Europe/Berlin"'),
             more('function="max", column="purchase_amount"'),
+            ("    aggregations=[", "    continuous=True,\n    aggregations=["),
         ],
     )
     def test_it_changes_with_whatever_is_computed(self, read, change):
@@ -289,12 +304,20 @@ class TestTheFingerprint:
             ('name="user_transactions"', 'name="purchases"'),
             ('"user_transactions.csv"', '"elsewhere.csv"'),
             ('description="A customer of the shop"', 'description="Somebody"'),
+            ("schema=[Field", 'event_id="order_id", schema=[Field'),
         ],
     )
     def test_it_stays_where_the_values_do(self, read, change):
         [before] = read(SEED)
         [after] = read(changed(change))
         assert before.definition.fingerprint == after.definition.fingerprint
+
+    def test_how_far_rows_know_their_future_is_not_computed(self, read):
+        slides = "    continuous=True,\n    aggregations=["
+        [before] = read(changed(("    aggregations=[", slides)))
+        [after] = read(changed(("    aggregations=[", f"    horizon=timedelta(days=5),\n{slides}")))
+        assert before.definition.fingerprint == after.definition.fingerprint
+        assert [horizon_of(table.view) for table in (before, after)] == [2 * DAY, 5 * DAY]
 
     def test_the_order_of_features_does_not_matter(self, read):
         first = f'Aggregation(\n            name="{AVERAGE}",\n            {MEAN}\n        )'
@@ -504,6 +527,31 @@ FAULTS = {
         ],
         "a feature is called user_id, and so is a join key. Rename one.",
     ),
+    "windows that slide, and none": (
+        [
+            ("            time_window=timedelta(days=3),\n", ""),
+            ("    aggregations=[", "    continuous=True, aggregations=["),
+        ],
+        "it is continuous, and no aggregation has a time_window",
+    ),
+    "a horizon of nothing that slides": (
+        [("    aggregations=[", "    horizon=timedelta(days=1), aggregations=[")],
+        "a horizon is that of a continuous view",
+    ),
+    "a horizon that is no time": (
+        [("    aggregations=[", "    continuous=True, horizon=2, aggregations=[")],
+        "its horizon is 2. Let it be such as timedelta(days=2)",
+    ),
+    "a horizon of nothing": (
+        [("    aggregations=[", "    continuous=True, horizon=timedelta(0), aggregations=[")],
+        "Let it be such as timedelta(days=2), of at most 1000 days",
+    ),
+    "sliding in words": ([("    aggregations=[", "    continuous='yes', aggregations=[")], "continuous is 'yes'"),
+    "a horizon as a tag": (
+        [("    aggregations=[", "    tags={'parity.horizon': '1'}, aggregations=[")],
+        "Declare continuous=True, horizon=timedelta(...)",
+    ),
+    "an event id that is no name": ([("schema=[Field", "event_id=7, schema=[Field")], "its event_id is 7"),
     "a column that is a key of another type": (
         [(COLUMNS, COLUMNS.replace("[", '[Field(name="user_id", dtype=Float64), '))],
         "the schema of its transactions declares user_id Float64, and the join key of that name has",

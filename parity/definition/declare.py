@@ -34,7 +34,7 @@ from feast.types import Bool, FeastType, Float64, Int32, Int64, String, from_fea
 
 from parity.definition.conditions import Condition, parse_condition
 from parity.definition.functions import COLUMN_TYPES, FUNCTIONS
-from parity.definition.instants import UTC_MICROSECONDS
+from parity.definition.instants import MICROSECOND, UTC_MICROSECONDS
 from parity.definition.keys import KEY_TYPES, key_schema
 from parity.definition.reading import Reading
 from parity.definition.table import Definition, Rule
@@ -44,6 +44,9 @@ from parity.edge.files import absolute, location
 
 FEAST_TYPES = {pa.int32(): Int32, pa.int64(): Int64, pa.float64(): Float64, pa.string(): String, pa.bool_(): Bool}
 OFFLINE_FOLDER = "FEATURE_STORE_OFFLINE_FOLDER"
+HORIZON = "parity.horizon"
+"""The tag, which Feast's registry keeps, of a view that is continuous; see `horizon_of`."""
+USUAL_HORIZON, LONGEST_HORIZON = timedelta(days=2), timedelta(days=1000)
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -77,6 +80,9 @@ class TransactionSource(FileSource):
     suffix. ``schema`` has the types of columns, `Float64` where nothing is said, and their units in ``tags``, as in
     ``Field(name="total", dtype=Float64, tags={"unit": "$"})``. ``field_mapping`` renames columns of the file.
 
+    ``event_id`` is the column that tells one transaction from another in a stream, where a producer may send one twice
+    or correct it.
+
     The other arguments are those of `parity.definition.reading.Reading`. Raises `DefinitionError`.
     """
 
@@ -88,6 +94,7 @@ class TransactionSource(FileSource):
         timestamp_field: str = "timestamp",
         schema: Sequence[Field] = (),
         field_mapping: Mapping[str, str] | None = None,
+        event_id: str | None = None,
         description: str = "",
         tags: Mapping[str, str] | None = None,
         owner: str = "",
@@ -106,6 +113,7 @@ class TransactionSource(FileSource):
             owner=owner,
         )
         self.schema = tuple(schema)
+        self.event_id = event_id
         self.reading = reading_of(self, **reading)
         for fault in _faults_of_source(self):
             raise refuse(f"{self.name}: {fault}")
@@ -124,6 +132,8 @@ def reading_of(source: FileSource, **options: Any) -> Reading:
 
 
 def _faults_of_source(source: TransactionSource) -> Iterator[str]:
+    if source.event_id is not None and not (isinstance(source.event_id, str) and source.event_id):
+        yield f"its event_id is {source.event_id!r}. Let it be the name of a column, such as 'order_id'."
     names = [column.name for column in source.schema if isinstance(column, Field)]
     for column in source.schema:
         if not isinstance(column, Field):
@@ -148,6 +158,12 @@ class AggregatedFeatureView(FeatureView):
     [T - time_window, T], both ends included; without a ``time_window``, at all up to T. Transactions that do not meet
     ``where``, as in ``amount > 0 AND status = 'paid'``, are not looked at: see `parity.definition.conditions`.
 
+    With ``continuous``, windows slide on between transactions: the table has a row, too, at each instant at which a
+    transaction leaves a window, a microsecond after T + time_window. Of an empty window a count and a sum are 0, and
+    all else is null. Online, a row has with it what follows until ``horizon`` after the end of its materialization, and
+    is not served any later. The ``ttl`` counts from a row's own instant, that of a transaction or that at which one
+    left a window, in training as in serving.
+
     ``source`` is where the features are kept for training, by default data/NAME.parquet beside the repository. A
     ``schema`` is not needed: it may describe features, with the types that follow. Other arguments are those of Feast.
     Raises `DefinitionError`.
@@ -162,14 +178,19 @@ class AggregatedFeatureView(FeatureView):
         aggregations: Sequence[Aggregation] = (),
         source: FileSource | None = None,
         where: str | None = None,
+        continuous: bool = False,
+        horizon: timedelta | None = None,
         schema: Sequence[Field] = (),
         ttl: timedelta | None = timedelta(0),
+        tags: Mapping[str, str] | None = None,
         **options: Any,
     ):
         self.transactions = transactions
         self.aggregations = tuple(aggregations)
         source = source or _usual_source(name)
         for fault in _faults_of_parts(entities, transactions, aggregations, source):
+            raise refuse(f"{name}: {fault}")
+        for fault in _faults_of_sliding(aggregations, continuous, horizon, tags):
             raise refuse(f"{name}: {fault}")
         types = {column.name: column_type(column.dtype) for column in getattr(transactions, "schema", ())}
         keys = {entity.join_key: KEY_TYPES[_key_type(entity)] for entity in entities}
@@ -187,7 +208,7 @@ class AggregatedFeatureView(FeatureView):
             for a in aggregations
         )
         event = source.timestamp_field or "event_timestamp"
-        self.definition = Definition(name, key_schema(keys), event, rules, reading, condition)
+        self.definition = Definition(name, key_schema(keys), event, rules, reading, condition, continuous)
         for fault in (*_faults_of_mapping(self.definition), *_faults_of_schema(schema, self.definition)):
             raise refuse(f"{name}: {fault}")
         described = {field.name: field for field in schema}
@@ -197,6 +218,7 @@ class AggregatedFeatureView(FeatureView):
             entities=list(entities),
             ttl=ttl,
             source=source,
+            tags={**(tags or {}), **({HORIZON: str((horizon or USUAL_HORIZON) // MICROSECOND)} if continuous else {})},
             schema=[
                 *(described.get(e.join_key) or Field(name=e.join_key, dtype=_key_dtype(e)) for e in entities),
                 *(described.get(rule.name) or _field(rule, units.get(rule.column)) for rule in rules),
@@ -211,6 +233,15 @@ class AggregatedFeatureView(FeatureView):
 
     def __hash__(self) -> int:
         return super().__hash__()
+
+
+def horizon_of(view: Any) -> int | None:
+    """How many microseconds ahead the rows of a feature view know their future; None if it is not continuous.
+
+    ``view`` may be what a registry has of it.
+    """
+    horizon = (getattr(view, "tags", None) or {}).get(HORIZON)
+    return None if horizon is None else int(horizon)
 
 
 def _usual_source(name: str) -> FileSource:
@@ -257,6 +288,21 @@ def _faults_of_parts(entities: Any, transactions: Any, aggregations: Any, source
     for aggregation in aggregations:
         if not isinstance(aggregation, Aggregation):
             yield f"{aggregation!r} among its aggregations is no Aggregation."
+
+
+def _faults_of_sliding(
+    aggregations: Sequence[Aggregation], continuous: Any, horizon: Any, tags: Mapping[str, str] | None
+) -> Iterator[str]:
+    if not isinstance(continuous, bool):
+        yield f"continuous is {continuous!r}. Let it be True or False."
+    if HORIZON in (tags or {}):
+        yield f"the tag {HORIZON} is that of continuous views. Declare continuous=True, horizon=timedelta(...)."
+    if horizon is not None and not continuous:
+        yield "a horizon is that of a continuous view. Add continuous=True, or leave it out."
+    if horizon is not None and not (isinstance(horizon, timedelta) and timedelta(0) < horizon <= LONGEST_HORIZON):
+        yield f"its horizon is {horizon!r}. Let it be such as timedelta(days=2), of at most 1000 days."
+    if continuous and all(aggregation.time_window is None for aggregation in aggregations):
+        yield "it is continuous, and no aggregation has a time_window, so nothing slides. Leave out continuous."
 
 
 def _condition(

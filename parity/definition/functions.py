@@ -36,17 +36,19 @@ class Function:
     """Whether its result over some rows, and later rows, give its result over all: without a window, that is cheap."""
     nullable: bool = False
     """Whether it gives null, as it is not defined on few rows."""
+    of_nothing: int | None = None
+    """What it gives of no rows at all, as a window has once its last row has left it."""
 
 
 FUNCTIONS = {
-    "count": Function(COLUMN_TYPES, lambda column: pa.int64(), continues=lambda column: True),
-    "sum": Function(NUMBERS, _summed, continues=lambda column: column in WHOLE_NUMBERS),
+    "count": Function(COLUMN_TYPES, lambda column: pa.int64(), continues=lambda column: True, of_nothing=0),
+    "sum": Function(NUMBERS, _summed, continues=lambda column: column in WHOLE_NUMBERS, of_nothing=0),
     "mean": Function(NUMBERS, lambda column: pa.float64()),
     "min": Function((*NUMBERS, pa.string()), _own, continues=lambda column: True),
     "max": Function((*NUMBERS, pa.string()), _own, continues=lambda column: True),
     "first": Function((*NUMBERS, pa.string()), _own, continues=lambda column: True),
     "last": Function((*NUMBERS, pa.string()), _own, continues=lambda column: True),
-    "count_distinct": Function((*NUMBERS, pa.string()), lambda column: pa.int64()),
+    "count_distinct": Function((*NUMBERS, pa.string()), lambda column: pa.int64(), of_nothing=0),
     "var": Function(NUMBERS, lambda column: pa.float64(), nullable=True),
     "std": Function(NUMBERS, lambda column: pa.float64(), nullable=True),
 }

@@ -60,6 +60,8 @@ class Definition:
     """One a feature, in the order of the view's fields."""
     reading: Reading = field(default_factory=Reading)
     condition: Condition | None = None
+    continuous: bool = False
+    """Whether the table has a row, beside those of the transactions, at each instant at which one leaves a window."""
 
     @cached_property
     def columns(self) -> dict[str, pa.DataType]:
@@ -81,9 +83,14 @@ class Definition:
         return pa.schema([*self.transactions, *more])
 
     @cached_property
+    def windows(self) -> tuple[int, ...]:
+        """How long they are, in microseconds: each length once, ascending."""
+        return tuple(sorted({rule.window for rule in self.rules if rule.window is not None}))
+
+    @cached_property
     def schema(self) -> pa.Schema:
         """The strict schema of the offline table: keys, event timestamp, features; its metadata has the fingerprint."""
-        features = [pa.field(rule.name, rule.type, nullable=rule.nullable) for rule in self.rules]
+        features = [pa.field(rule.name, rule.type, nullable=self.may_be_null(rule)) for rule in self.rules]
         fields = [*self.keys, pa.field(self.event, UTC_MICROSECONDS, nullable=False), *features]
         return pa.schema(fields, {COMPUTED_BY: self.fingerprint})
 
@@ -92,12 +99,18 @@ class Definition:
         """What earlier rows of a key come to, for its later features: the keys, and the features that continue."""
         return pa.schema([*self.keys, *(pa.field(rule.name, rule.type) for rule in self.rules if rule.continues)])
 
+    def may_be_null(self, rule: Rule) -> bool:
+        """Whether a feature is null at some instants: where it is not defined on few rows, or on none."""
+        empties = self.continuous and rule.window is not None
+        return rule.nullable or (empties and FUNCTIONS[rule.function].of_nothing is None)
+
     @property
     def reach(self) -> int | None:
         """How many microseconds before an instant the rows begin that it needs; None if it needs all of them."""
         if any(rule.window is None and not rule.continues for rule in self.rules):
             return None
-        return max((rule.window for rule in self.rules if rule.window is not None), default=0)
+        longest = max(self.windows, default=0)
+        return longest + 1 if self.continuous and longest else longest  # at which the oldest of them leaves
 
     @cached_property
     def fingerprint(self) -> str:
@@ -109,4 +122,5 @@ class Definition:
         keys = [(key.name, str(key.type)) for key in self.keys]
         condition = self.condition and self.condition.tree
         computed = (keys, self.event, rules, replace(self.reading, name=""), condition)
+        computed += ("continuous",) if self.continuous else ()
         return hashlib.sha256(repr(computed).encode()).hexdigest()
