@@ -17,15 +17,9 @@ from feast.types import Float64, Int32, Int64, String
 
 from parity.definition.instants import UTC_MICROSECONDS
 from parity.online.encoding import KeyEncoding, schema_of
-from parity.online.rows import read_timestamp
+from parity.online.rows import DOUBLE, INT32, INT64, NANOS, NOTHING, SECONDS, TEXT, read_timestamp
 
 TYPES = {Int32: pa.int32(), Int64: pa.int64(), Float64: pa.float64(), String: pa.string()}
-NOTHING = b""
-"""A Value of no kind, which is how null and NaN are stored."""
-
-# How protobuf begins a field: string_val, int32_val, int64_val and double_val of a Value, seconds and nanos of a
-# Timestamp.
-TEXT, INT32, INT64, DOUBLE, SECONDS, NANOS = 0x12, 0x18, 0x20, 0x29, 0x08, 0x10
 
 
 def takes(view: FeatureView, rows: pa.RecordBatch) -> bool:

@@ -31,12 +31,14 @@ from parity.online.rows import (
     EXPIRED,
     FIRST_SECOND,
     LAST_SECOND,
+    LENGTH,
     SERVED,
     UNKNOWN,
     Fields,
     microseconds,
     nanoseconds_of,
     standing,
+    varint,
 )
 
 SECOND = timedelta(seconds=1)
@@ -176,7 +178,7 @@ class _Whole:
         return [header + pack(value) for value in self._numbers(values)]
 
     def given(self, values: list) -> list[bytes]:
-        return [self._tag + _varint(value if value >= 0 else value + 2**64) for value in self._numbers(values)]
+        return [self._tag + varint(value) for value in self._numbers(values)]
 
 
 class _Sized:
@@ -205,8 +207,7 @@ _KINDS: dict[ValueType | None, _Whole | _Sized] = {
 # results 2. Of its metadata: the list of feature names 1, and of that list: a name 1.
 _VALUE, _STATUSES, _TIMESTAMP, _RESULT = b"\x0a", b"\x12", b"\x1a", b"\x12"
 _METADATA, _NAMES = b"\x0a", b"\x0a"
-_LENGTH = [bytes([length]) for length in range(128)]
-_EMPTY = _TIMESTAMP + _LENGTH[0]
+_EMPTY = _TIMESTAMP + LENGTH[0]
 _PRESENT, _NOT_FOUND, _OUTSIDE = (
     bytes([status]) for status in (FieldStatus.PRESENT, FieldStatus.NOT_FOUND, FieldStatus.OUTSIDE_MAX_AGE)
 )
@@ -225,7 +226,7 @@ def _vectors(view: _View, rows: list[list], present: int) -> list[bytes]:
             raise NotTaken  # Feast gives it truncated, and written anew
         status = _STATUS[standing(None if instant is None else instant // 1000, view.ttl, present)]
         missing.append(status)
-        timestamps.append(_EMPTY if status is _NOT_FOUND else _TIMESTAMP + _LENGTH[len(stored)] + stored)
+        timestamps.append(_EMPTY if status is _NOT_FOUND else _TIMESTAMP + LENGTH[len(stored)] + stored)
     event_timestamps = b"".join(timestamps)
     vectors = []
     for place in range(view.features):
@@ -239,22 +240,12 @@ def _vectors(view: _View, rows: list[list], present: int) -> list[bytes]:
 
 def _vector(values: list[bytes], statuses: bytes, event_timestamps: bytes) -> bytes:
     try:
-        encoded = b"".join([part for value in values for part in (_VALUE, _LENGTH[len(value)], value)])
+        encoded = b"".join([part for value in values for part in (_VALUE, LENGTH[len(value)], value)])
     except IndexError:  # a long value
         encoded = b"".join([_sized(_VALUE, value) for value in values])
-    vector = encoded + _STATUSES + _varint(len(statuses)) + statuses + event_timestamps
-    return _RESULT + _varint(len(vector)) + vector
+    vector = encoded + _STATUSES + varint(len(statuses)) + statuses + event_timestamps
+    return _RESULT + varint(len(vector)) + vector
 
 
 def _sized(tag: bytes, content: bytes) -> bytes:
-    return tag + _varint(len(content)) + content
-
-
-def _varint(number: int) -> bytes:
-    if number < 128:
-        return _LENGTH[number]
-    encoded = bytearray()
-    while number >= 128:
-        encoded.append(number % 128 + 128)
-        number //= 128
-    return bytes([*encoded, number])
+    return tag + varint(len(content)) + content

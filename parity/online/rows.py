@@ -27,6 +27,15 @@ UNREADABLE = datetime.min.replace(tzinfo=UTC)
 FIRST_SECOND, LAST_SECOND = ((instant - EPOCH) // timedelta(seconds=1) for instant in (FIRST_INSTANT, LAST_INSTANT))
 EVENT = "_ts:"
 """What the field of an event timestamp begins with."""
+STEPS, STATE, APPLIED = "_steps:", "_state:", "_applied:"
+"""What the fields begin with that a view may have beside it: see `parity.online.steps`, and `parity.stream`."""
+NOTHING = b""
+"""A Value of no kind, which is how null and NaN are stored."""
+
+# How protobuf begins a field: string_val, int32_val, int64_val and double_val of a Value, seconds and nanos of a
+# Timestamp.
+TEXT, INT32, INT64, DOUBLE, SECONDS, NANOS = 0x12, 0x18, 0x20, 0x29, 0x08, 0x10
+LENGTH = [bytes([length]) for length in range(128)]
 
 SERVED, UNKNOWN, EXPIRED = "served", "unknown", "expired"
 
@@ -82,12 +91,37 @@ def timestamp_bytes(instant: datetime) -> bytes:
     return timestamp.SerializeToString()
 
 
+def instant_bytes(instant: int) -> bytes:
+    """The protobuf Timestamp of an instant in microseconds since 1970."""
+    seconds, rest = divmod(instant, 1_000_000)
+    stored = _SECONDS + varint(seconds) if seconds else b""
+    return stored + _NANOS + varint(rest * 1000) if rest else stored
+
+
+_SECONDS, _NANOS = LENGTH[SECONDS], LENGTH[NANOS]
+
+
+def varint(number: int) -> bytes:
+    """An int64, or a length, as protobuf writes it: seven bits a byte, the lowest first."""
+    if 0 <= number < 128:
+        return LENGTH[number]
+    if number < 0:
+        number += 2**64
+    encoded = bytearray()
+    while number >= 128:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
 class Fields(dict):
-    """The names of a feature view's fields in a Redis hash, by feature, and that of its event timestamp."""
+    """The names of a feature view's fields in a Redis hash, by feature, and those that it has beside them."""
 
     def __init__(self, view: str):
         self._view = view
-        self.timestamp = f"{EVENT}{view}"
+        self.timestamp, self.steps = f"{EVENT}{view}", f"{STEPS}{view}"
+        self.state, self.applied = f"{STATE}{view}", f"{APPLIED}{view}"
 
     def __missing__(self, feature: str) -> bytes:
         return self.setdefault(feature, struct.pack("<I", mmh3.hash(f"{self._view}:{feature}", signed=False)))

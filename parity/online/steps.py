@@ -1,0 +1,294 @@
+"""What a row of a continuous view becomes as time goes on, as bytes that are kept beside it. It knows no Feast.
+
+Between transactions a windowed feature is a step function: it changes when one leaves the window. The steps to come are
+the rows of the feature history that follow a row, up to a horizon: their instants, and of each feature that changes its
+values. The bytes begin with `_HEADER` and a `_COLUMN` for each of these features; then come the instants, and column
+after column, each in the narrowest numbers that hold it. All numbers have their lowest byte first.
+"""
+
+import struct
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from parity.definition.instants import UTC_MICROSECONDS
+from parity.definition.keys import KeyBook
+from parity.definition.table import Definition
+from parity.online.rows import DOUBLE, INT32, INT64, LENGTH, NOTHING, TEXT, Fields, report, varint
+
+VERSION = 1
+_HEADER = struct.Struct("<BxHIIqq")
+"""Version, number of columns, number of steps, size of all in bytes, instant of the row that they follow, horizon."""
+_COLUMN = struct.Struct("<4sBxxxI")
+"""The field of a feature in a Redis hash, how its values are kept, and where they begin."""
+_NULL_DOUBLE = struct.pack("<d", np.nan)
+PAST_HORIZON = "past its horizon"
+"""What is known of a row after its horizon: nothing."""
+
+Values = dict[bytes, bytes]
+"""Protobuf Values by the fields of a Redis hash."""
+
+
+def at_present(history: pa.Table, definition: Definition, present: int, until: int) -> tuple[pa.Table, list[bytes]]:
+    """Each key's latest row at or before ``present``, and for each of them the steps that follow up to ``until``.
+
+    ``history`` has the columns of `Definition.schema`, its rows in any order, and no two of a key at one instant;
+    instants are in microseconds since 1970. Keys without such a row are left out. A feature without a window is among
+    the steps where it changes, which a later transaction in ``history`` does.
+    """
+    numbers = KeyBook(definition.keys).number(history)
+    instants = _instants(history[definition.event])
+    if not _is_sorted(numbers, instants):
+        order = np.lexsort((instants, numbers))
+        history, numbers, instants = history.take(pa.array(order)), numbers[order], instants[order]
+    past = instants <= present
+    last = past.copy()
+    last[:-1] &= (numbers[1:] != numbers[:-1]) | ~past[1:]
+    key_of = np.full(numbers.max(initial=-1) + 1, -1)
+    key_of[numbers[last]] = np.arange(np.count_nonzero(last))
+    follows = ~past & (instants <= until) & (key_of[numbers] >= 0)
+    rows, steps, owners = history.filter(pa.array(last)), history.filter(pa.array(follows)), key_of[numbers[follows]]
+    return rows.combine_chunks(), encode(definition, rows, steps, owners, until)
+
+
+def encode(definition: Definition, rows: pa.Table, steps: pa.Table, owners: np.ndarray, until: int) -> list[bytes]:
+    """The bytes of the steps of each of ``rows``. ``owners`` has, for each of all ``steps``, the place of its row in
+    ``rows``; they are sorted by it and by their instant. Both tables have the columns of `Definition.schema`."""
+    counts = np.bincount(owners, minlength=rows.num_rows)
+    ends = np.cumsum(counts)
+    starts, fields = ends - counts, Fields(definition.name)
+    columns = {rule.name: _column(fields[rule.name], steps[rule.name], starts, counts) for rule in definition.rules}
+    sliding = [columns[rule.name] for rule in definition.rules if rule.window is not None]
+    changed = np.zeros(rows.num_rows, bool)
+    for rule in definition.rules:
+        if rule.window is None and len(owners):
+            changed[owners[_differ(rows[rule.name].take(pa.array(owners)), steps[rule.name])]] = True
+    instants = memoryview(_instants(steps[definition.event]).astype("<i8")).cast("B")
+    bounds = zip(_instants(rows[definition.event]).tolist(), starts.tolist(), ends.tolist(), strict=True)
+    every, encoded = list(columns.values()), []
+    for place, (instant, start, end) in enumerate(bounds):
+        chosen = (every if changed[place] else sliding) if end > start else []
+        at = _HEADER.size + _COLUMN.size * len(chosen) + 8 * (end - start)
+        heads, parts = [], [instants[8 * start : 8 * end]]
+        for column in chosen:
+            code, part = column.part(place, start, end)
+            heads.append(_COLUMN.pack(column.field, code, at))
+            parts.append(part)
+            at += len(part)
+        header = _HEADER.pack(VERSION, len(chosen), end - start, at, instant, until)
+        encoded.append(b"".join((header, *heads, *parts)))
+    return encoded
+
+
+def holding(stored: bytes | None, event: int, present: int) -> tuple[int, Values] | str | None:
+    """What holds at the instant ``present`` of a row of the instant ``event``, beside which ``stored`` lies.
+
+    None if the row itself does; the instant of a later step and the values of the features that it changes; or
+    `PAST_HORIZON`, also where the steps are missing, are those of another row, or can't be read.
+    """
+    if stored is None:
+        return PAST_HORIZON
+    try:
+        version, columns, count, size, row, until = _HEADER.unpack_from(stored)
+        if version != VERSION or size != len(stored):
+            raise ValueError(version)
+        if row != event or present > until:
+            return PAST_HORIZON
+        begin = _HEADER.size + _COLUMN.size * columns
+        instants = memoryview(stored)[begin : begin + 8 * count].cast("q")
+        place = bisect_right(instants, present) - 1
+        if place < 0:
+            return None
+        heads = _COLUMN.iter_unpack(stored[_HEADER.size : begin])
+        return instants[place], {field: _VALUE[code](stored, at, place, count) for field, code, at in heads}
+    except (struct.error, ValueError, TypeError, LookupError, OverflowError):
+        report("the steps that are stored beside a row are not readable: %r", stored)
+        return PAST_HORIZON
+
+
+def every_step(stored: bytes) -> list[tuple[int, Values]]:
+    """All steps of bytes that `holding` can read: instants, and values. Raises `ValueError` and the like for others."""
+    _, columns, count, *_ = _HEADER.unpack_from(stored)
+    begin = _HEADER.size + _COLUMN.size * columns
+    heads = list(_COLUMN.iter_unpack(stored[_HEADER.size : begin]))
+    instants = memoryview(stored)[begin : begin + 8 * count].cast("q")
+    return [
+        (instant, {field: _VALUE[code](stored, at, place, count) for field, code, at in heads})
+        for place, instant in enumerate(instants)
+    ]
+
+
+def horizon_of_steps(stored: bytes) -> int:
+    """Up to when, in microseconds since 1970, such bytes say what holds."""
+    return _HEADER.unpack_from(stored)[5]
+
+
+def _instants(column: pa.ChunkedArray) -> np.ndarray:
+    return column.cast(UTC_MICROSECONDS).cast(pa.int64()).to_numpy()
+
+
+def _is_sorted(numbers: np.ndarray, instants: np.ndarray) -> bool:
+    more, same = numbers[1:] > numbers[:-1], numbers[1:] == numbers[:-1]
+    return bool((more | (same & (instants[1:] >= instants[:-1]))).all())
+
+
+def _differ(some: pa.ChunkedArray, others: pa.ChunkedArray) -> np.ndarray:
+    """Where the values of two columns, NaN as null, are not the same."""
+    if pa.types.is_floating(some.type):
+        return _doubles(some).view(np.int64) != _doubles(others).view(np.int64)
+    unlike = pc.or_kleene(pc.not_equal(some, others), pc.xor(pc.is_null(some), pc.is_null(others)))
+    return pc.fill_null(unlike, False).to_numpy()
+
+
+def _doubles(column: pa.ChunkedArray) -> np.ndarray:
+    numbers = pc.fill_null(column, np.nan).to_numpy().astype("<f8")
+    numbers[np.isnan(numbers)] = np.frombuffer(_NULL_DOUBLE, "<f8")
+    return numbers
+
+
+def _column(field: bytes, column: pa.ChunkedArray, starts: np.ndarray, counts: np.ndarray) -> "_Column":
+    if pa.types.is_floating(column.type):
+        return _Doubles(field, column)
+    if pa.types.is_string(column.type):
+        return _Dictionaries(field, column)
+    return _Integers(field, column, starts, counts)
+
+
+class _Column:
+    """A feature's values of all steps of all rows. ``field`` is its field in a Redis hash."""
+
+    def __init__(self, field: bytes):
+        self.field = field
+
+    def part(self, place: int, start: int, end: int) -> tuple[int, bytes | memoryview]:
+        """The values from ``start`` to ``end``, which are those of the row at ``place``: their code, and bytes."""
+        raise NotImplementedError
+
+
+class _Doubles(_Column):
+    def __init__(self, field: bytes, column: pa.ChunkedArray):
+        super().__init__(field)
+        self._bytes = memoryview(_doubles(column)).cast("B")
+
+    def part(self, place: int, start: int, end: int) -> tuple[int, memoryview]:
+        return DOUBLE, self._bytes[8 * start : 8 * end]
+
+
+_WIDTHS = (1, 2, 4, 8)
+"""The bytes of an integer. The least number of each width stands for null."""
+
+
+class _Integers(_Column):
+    def __init__(self, field: bytes, column: pa.ChunkedArray, starts: np.ndarray, counts: np.ndarray):
+        super().__init__(field)
+        self._column, self._dictionaries = column, None
+        self._code = _INT32 if column.type == pa.int32() else _INT64
+        self._null = pc.is_null(column).to_numpy()
+        self._numbers = pc.fill_null(column, 0).to_numpy().astype("<i8")
+        needed = sum((_need_more(self._numbers, width) for width in _WIDTHS), np.zeros(len(column), np.int8))
+        self._width = np.zeros(len(counts), np.int8)
+        if len(column):
+            self._width[counts > 0] = np.maximum.reduceat(needed, starts[counts > 0])
+        self._bytes: dict[int, memoryview] = {}
+
+    def part(self, place: int, start: int, end: int) -> tuple[int, bytes | memoryview]:
+        which = int(self._width[place])
+        if which == len(_WIDTHS):  # a number that would stand for null
+            self._dictionaries = self._dictionaries or _Dictionaries(self.field, self._column)
+            return self._dictionaries.part(place, start, end)
+        width = _WIDTHS[which]
+        if width not in self._bytes:
+            narrow = self._numbers.astype(f"<i{width}")
+            narrow[self._null] = np.iinfo(narrow.dtype).min
+            self._bytes[width] = memoryview(narrow).cast("B")
+        return self._code + which, self._bytes[width][width * start : width * end]
+
+
+def _need_more(numbers: np.ndarray, width: int) -> np.ndarray:
+    """Which of the int64 ``numbers`` need more bytes than ``width``."""
+    return (numbers <= -(1 << 8 * width - 1)) | (numbers > (1 << 8 * width - 1) - 1)
+
+
+class _Dictionaries(_Column):
+    """Values of any type, as places in a list of them that follows: their number, where each ends, and all of them."""
+
+    def __init__(self, field: bytes, column: pa.ChunkedArray):
+        super().__init__(field)
+        encoded = column.combine_chunks().dictionary_encode()
+        encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+        self._places = pc.fill_null(encoded.indices, -1).to_numpy()
+        self._values = [*(_value_bytes(value, column.type) for value in encoded.dictionary.to_pylist()), NOTHING]
+
+    def part(self, place: int, start: int, end: int) -> tuple[int, bytes]:
+        distinct, places = np.unique(self._places[start:end], return_inverse=True)
+        which = next(
+            which for which, width in enumerate(_WIDTHS) if not _need_more(np.array([len(distinct)]), width)[0]
+        )
+        values = [self._values[number] for number in distinct.tolist()]
+        ends = np.cumsum([len(value) for value in values]).astype("<u4").tobytes()
+        narrow = places.astype(f"<i{_WIDTHS[which]}").tobytes()
+        return _LISTED + which, b"".join((narrow, struct.pack("<I", len(values)), ends, *values))
+
+
+def _value_bytes(value: int | str, type: pa.DataType) -> bytes:
+    if isinstance(value, str):
+        text = value.encode()
+        return LENGTH[TEXT] + varint(len(text)) + text
+    return LENGTH[INT32 if type == pa.int32() else INT64] + varint(value)
+
+
+_INT32, _INT64, _LISTED = 0x80, 0x90, 0xA0
+"""The codes of columns of integers and of dictionaries, to which the place of their width in `_WIDTHS` is added; that
+of doubles is `DOUBLE`."""
+
+_Read = Callable[[bytes, int, int, int], bytes]
+"""From bytes, where a column begins in them, a place in it, and its length, to a protobuf Value."""
+
+
+_EIGHT_BYTES, _DOUBLE = struct.Struct("8s"), LENGTH[DOUBLE]
+
+
+def _read_double(stored: bytes, at: int, place: int, count: int) -> bytes:
+    [number] = _EIGHT_BYTES.unpack_from(stored, at + 8 * place)
+    return NOTHING if number == _NULL_DOUBLE else _DOUBLE + number
+
+
+def _read_integers(tag: int, width: int, packed: str) -> _Read:
+    read, null, head = struct.Struct(f"<{packed}").unpack_from, -(1 << 8 * width - 1), LENGTH[tag]
+
+    def value(stored: bytes, at: int, place: int, count: int) -> bytes:
+        [number] = read(stored, at + width * place)
+        return NOTHING if number == null else head + varint(number)
+
+    return value
+
+
+def _read_listed(width: int, packed: str) -> _Read:
+    read = struct.Struct(f"<{packed}").unpack_from
+
+    def value(stored: bytes, at: int, place: int, count: int) -> bytes:
+        [number] = read(stored, at + width * place)
+        listed = at + width * count
+        [length] = struct.unpack_from("<I", stored, listed)
+        if not 0 <= number < length:
+            raise IndexError(number)
+        begin, end = struct.unpack_from("<II", stored, listed + 4 * number) if number else (0, 0)
+        if not number:
+            [end] = struct.unpack_from("<I", stored, listed + 4)
+        values = listed + 4 + 4 * length
+        if not begin <= end <= len(stored) - values:
+            raise IndexError(end)
+        return stored[values + begin : values + end]
+
+    return value
+
+
+_PACKED: Sequence[str] = ("b", "h", "i", "q")
+_VALUE: dict[int, _Read] = {DOUBLE: _read_double}
+for _which, (_width, _letter) in enumerate(zip(_WIDTHS, _PACKED, strict=True)):
+    _VALUE[_INT32 + _which] = _read_integers(INT32, _width, _letter)
+    _VALUE[_INT64 + _which] = _read_integers(INT64, _width, _letter)
+    _VALUE[_LISTED + _which] = _read_listed(_width, _letter)
