@@ -96,7 +96,7 @@ def repair(store: FeatureStore, table: FeatureTable, keys: pa.Table, at: datetim
     history.bring_in_step(given, history.place(given), now)
     online = online_store_of(store)
     for rows in history.rows(keys).to_batches(max_chunksize=ROWS_PER_BATCH):
-        if foreign := online.write_columns(store.config, table.view, rows)():
+        if foreign := online.write_columns(store.config, table.view, rows)().foreign:
             raise ForeignKeys(foreign)
 
 

@@ -148,11 +148,11 @@ class ParityComputeEngine(LocalComputeEngine):
             for batch in batches:
                 write = self.online_store.write_columns(self.repo_config, view, batch)
                 if len(writing) == WRITERS:
-                    foreign += writing.popleft().result()
+                    foreign += writing.popleft().result().foreign
                 writing.append(writers.submit(write))
                 bar.update(batch.num_rows)
             for last in writing:
-                foreign += last.result()
+                foreign += last.result().foreign
         if foreign:
             raise ForeignKeys(foreign)
         return True

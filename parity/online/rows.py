@@ -122,6 +122,7 @@ class Fields(dict):
         self._view = view
         self.timestamp, self.steps = f"{EVENT}{view}", f"{STEPS}{view}"
         self.state, self.applied = f"{STATE}{view}", f"{APPLIED}{view}"
+        self.beside = [self.steps, self.state, self.applied]
 
     def __missing__(self, feature: str) -> bytes:
         return self.setdefault(feature, struct.pack("<I", mmh3.hash(f"{self._view}:{feature}", signed=False)))

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from feast import FeatureView, RepoConfig
 from feast.infra.online_stores.redis import RedisType
 
+from parity.definition.declare import horizon_of
 from parity.edge.feast_internals import stored_name
 from parity.online.encoding import KeyNames
-from parity.online.rows import EVENT, Fields, is_wrong_type, unless_error
+from parity.online.marks import EVERYTHING, Marks, is_ahead, marks_text
+from parity.online.rows import APPLIED, EVENT, STATE, STEPS, Fields, is_wrong_type, unless_error
 from parity.online.scripts import COMPARE_AND_DELETE, SCAN
 from parity.online.writing import KEYS_PER_ROUND_TRIP, Writes, batches
 
@@ -40,6 +42,7 @@ class Scans(Writes):
         What else is met among the keys of this project is noted in ``leftovers``.
         """
         timestamp, own = Fields(stored_name(config, table)).timestamp, 1 + len(table.features)
+        own += horizon_of(table) is not None  # what a stream has beside its rows is looked at
         keys = KeyNames(table.join_keys, config.project)
         known = leftovers.known if leftovers is not None else ()
         for some, events, fuller in self._pages(config, keys, timestamp, own, known):
@@ -79,20 +82,34 @@ class Scans(Writes):
             ]
             yield some, events, fuller
 
-    def retract(self, config: RepoConfig, table: FeatureView, rows: Iterable[Found]) -> int:
+    def retract(self, config: RepoConfig, table: FeatureView, rows: Iterable[Found], marks: Marks | None = None) -> int:
         """Delete the rows of ``table`` that `scan` found, each only while its event timestamp is still the one found.
 
-        Returns how many were deleted. Other feature views of the entities keep their rows.
+        With ``marks`` of the files, those that a stream has written and that are ahead of them stay. Returns how many
+        were deleted. Other feature views of the entities keep their rows.
         """
-        doomed, deleted = Fields(stored_name(config, table)).of(feature.name for feature in table.features), 0
+        fields, deleted = Fields(stored_name(config, table)), 0
+        doomed = [*fields.of(feature.name for feature in table.features), *fields.beside]
+        known = EVERYTHING if marks is None else marks_text(marks)
         for batch in batches(rows):
-            calls = [(key, [doomed[0], timestamp, *doomed]) for key, timestamp in batch]
+            calls = [(key, [fields.timestamp, timestamp, known, *doomed]) for key, timestamp in batch]
             deleted += sum(self.run_script(config, COMPARE_AND_DELETE, calls))
         return deleted
 
+    def are_ahead(self, config: RepoConfig, table: FeatureView, keys: Iterable[bytes], marks: Marks) -> list[bool]:
+        """For each of ``keys``, whether its row has events of a stream that files with these ``marks`` do not have."""
+        applied, ahead = Fields(stored_name(config, table)).applied, []
+        client = self._get_client(config.online_store)
+        for batch in batches(keys):
+            with client.pipeline(transaction=False) as pipeline:
+                for key in batch:
+                    pipeline.hget(key, applied)
+                ahead += [is_ahead(unless_error(reply), marks) for reply in pipeline.execute(raise_on_error=False)]
+        return ahead
+
     def known_fields(self, config: RepoConfig, views: Iterable[FeatureView]) -> list[bytes]:
         """The fields that the rows of these views have."""
-        return [field for fields in _known_fields(config, views) for field in fields]
+        return list(_known_fields(config, views))
 
     def delete_unknown_fields(
         self, config: RepoConfig, keys: Iterable[bytes], views: Callable[[], Iterable[FeatureView]]
@@ -110,11 +127,11 @@ class Scans(Writes):
                 for key in batch:
                     pipeline.hkeys(key)
                 found = pipeline.execute()
-            rows, features = _known_fields(config, views())  # as late as can be: a new view may be written meanwhile
+            known = _known_fields(config, views())  # as late as can be: a new view may be written meanwhile
             doomed = {
-                key: [field for field in fields if len(field) == 4 and field not in features]
+                key: [field for field in fields if _is_of_a_view(field) and field not in known]
                 for key, fields in zip(batch, found, strict=True)
-                if all(field in rows for field in fields if field.startswith(EVENT.encode()))
+                if all(field in known for field in fields if field.startswith(EVENT.encode()))
             }
             with client.pipeline(transaction=False) as pipeline:
                 for key, fields in doomed.items():
@@ -144,14 +161,20 @@ def _pattern(keys: KeyNames) -> bytes:
     return b"".join([prefix, b"*", suffix])
 
 
-def _known_fields(config: RepoConfig, views: Iterable[FeatureView]) -> tuple[set[bytes], set[bytes]]:
-    """The fields that hold event timestamps, and those that hold features, of these views."""
-    rows, features = set(), set()
+def _known_fields(config: RepoConfig, views: Iterable[FeatureView]) -> set[bytes]:
+    """The fields that rows of these views may have."""
+    known = set()
     for view in views:
-        timestamp, *fields = Fields(stored_name(config, view)).of(feature.name for feature in view.features)
-        rows.add(timestamp.encode())
-        features.update(fields)
-    return rows, features
+        fields = Fields(stored_name(config, view))
+        timestamp, *features = fields.of(feature.name for feature in view.features)
+        beside = fields.beside if horizon_of(view) is not None else [fields.state, fields.applied]
+        known.update(features, (name.encode() for name in (timestamp, *beside)))
+    return known
+
+
+def _is_of_a_view(field: bytes) -> bool:
+    """Whether it is the field of a feature, or one of those that lie beside a row."""
+    return len(field) == 4 or field.startswith((STEPS.encode(), STATE.encode(), APPLIED.encode()))
 
 
 _GLOB = re.compile(rb"[*?\[\]\\]")

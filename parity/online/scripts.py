@@ -56,46 +56,84 @@ local function in_pieces(command, key, arguments, first)
 end
 """
 
-# KEYS: entities. ARGV: the latest instant that is written; seconds to live, or 0; the number of fields; their names,
-# the event timestamp's first; then the fields of each entity. Returns the places of the keys, from 1, that hold
-# something else than a row, and were left alone.
+# Whether a row has events of a stream beyond the marks of the files: see `parity.online.marks`.
+_IS_AHEAD = """
+local known
+local function offsets(text)
+  local found = {}
+  for partition, offset in string.gmatch(text, '(%S+)=(%d+)') do
+    found[partition] = offset
+  end
+  return found
+end
+local function is_ahead(applied, marks)
+  if not applied or marks == '*' then return false end
+  known = known or offsets(marks)
+  for partition, offset in pairs(offsets(applied)) do
+    if not known[partition] or known[partition] < offset then return true end
+  end
+  return false
+end
+local function applied_of(timestamp)
+  return '_applied:' .. string.sub(timestamp, 5)
+end
+"""
+
+# KEYS: entities. ARGV: the latest instant that is written; seconds to live, or 0; the marks of the files; a field to
+# delete, or nothing; the number of fields; their names, the event timestamp's first; then the fields of each entity.
+# Returns the places of the keys, from 1, that hold something else than a row, and were left alone; and how many rows
+# were, as they are ahead of the files.
 # A stored timestamp that lies in the future was let in by another writer and must not shut out the present.
 COMPARE_AND_SET = (
     _READ_TIMESTAMP
     + _IN_PIECES
+    + _IS_AHEAD
     + """
-local present, seconds, fields, foreign, row = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), {}, {}
+local present, seconds, marks, dropped, fields = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
+local applied, foreign, ahead, row = applied_of(ARGV[6]), {}, 0, {}
 for field = 1, fields do
-  row[2 * field - 1] = ARGV[3 + field]
+  row[2 * field - 1] = ARGV[5 + field]
 end
 for i, key in ipairs(KEYS) do
-  local before = 3 + fields * i
-  local event, stored = ARGV[before + 1], redis.pcall('HGET', key, ARGV[4])
-  if type(stored) == 'table' then
+  local before = 5 + fields * i
+  local event, found = ARGV[before + 1], redis.pcall('HMGET', key, ARGV[6], applied)
+  local stored = found[1]
+  if found.err then
     foreign[#foreign + 1] = i
+  elseif is_ahead(found[2], marks) then
+    ahead = ahead + 1
   elseif not (stored and stored ~= event and older(event, stored) and not older(present, stored)) then
     for field = 1, fields do
       row[2 * field] = ARGV[before + field]
     end
     in_pieces('HSET', key, row, 1)
+    if dropped ~= '' then
+      redis.call('HDEL', key, dropped)
+    end
     if seconds > 0 then
       redis.call('EXPIRE', key, seconds)
     end
   end
 end
-return foreign
+return {foreign, ahead}
 """
 )
 
-# KEYS: the entity. ARGV: the bytes of the event timestamp as last seen; seconds to live, or 0; then names and values of
-# the row that takes its place, the event timestamp's first. Returns 1 if it did.
+# KEYS: the entity. ARGV: the bytes of the event timestamp as last seen; seconds to live, or 0; the marks of the files;
+# a field to delete, or nothing; then names and values of the row that takes its place, the event timestamp's first.
+# Returns 1 if it did.
 COMPARE_AND_SWAP = (
     _IN_PIECES
+    + _IS_AHEAD
     + """
-if redis.call('HGET', KEYS[1], ARGV[3]) ~= ARGV[1] then
+local found = redis.call('HMGET', KEYS[1], ARGV[5], applied_of(ARGV[5]))
+if found[1] ~= ARGV[1] or is_ahead(found[2], ARGV[3]) then
   return 0
 end
-in_pieces('HSET', KEYS[1], ARGV, 3)
+in_pieces('HSET', KEYS[1], ARGV, 5)
+if ARGV[4] ~= '' then
+  redis.call('HDEL', KEYS[1], ARGV[4])
+end
 if tonumber(ARGV[2]) > 0 then
   redis.call('EXPIRE', KEYS[1], ARGV[2])
 end
@@ -103,15 +141,18 @@ return 1
 """
 )
 
-# KEYS: the entity. ARGV: the event timestamp's name, its bytes as last seen, the fields to delete. Returns 1 if it did.
+# KEYS: the entity. ARGV: the event timestamp's name, its bytes as last seen, the marks of the files, the fields to
+# delete. Returns 1 if it did.
 # What is left in a key without an event timestamp of any view is what older definitions left, and can't be read.
 COMPARE_AND_DELETE = (
     _IN_PIECES
+    + _IS_AHEAD
     + """
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
+local found = redis.call('HMGET', KEYS[1], ARGV[1], applied_of(ARGV[1]))
+if found[1] ~= ARGV[2] or is_ahead(found[2], ARGV[3]) then
   return 0
 end
-in_pieces('HDEL', KEYS[1], ARGV, 3)
+in_pieces('HDEL', KEYS[1], ARGV, 4)
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
   if string.sub(field, 1, 4) == '_ts:' then
     return 1

@@ -36,8 +36,7 @@ def at_present(history: pa.Table, definition: Definition, present: int, until: i
     """Each key's latest row at or before ``present``, and for each of them the steps that follow up to ``until``.
 
     ``history`` has the columns of `Definition.schema`, its rows in any order, and no two of a key at one instant;
-    instants are in microseconds since 1970. Keys without such a row are left out. A feature without a window is among
-    the steps where it changes, which a later transaction in ``history`` does.
+    instants are in microseconds since 1970. Keys without such a row are left out.
     """
     numbers = KeyBook(definition.keys).number(history)
     instants = _instants(history[definition.event])
@@ -51,26 +50,24 @@ def at_present(history: pa.Table, definition: Definition, present: int, until: i
     key_of[numbers[last]] = np.arange(np.count_nonzero(last))
     follows = ~past & (instants <= until) & (key_of[numbers] >= 0)
     rows, steps, owners = history.filter(pa.array(last)), history.filter(pa.array(follows)), key_of[numbers[follows]]
-    return rows.combine_chunks(), encode(definition, rows, steps, owners, until)
+    names = [rule.name for rule in definition.rules]
+    return rows.combine_chunks(), encode(Fields(definition.name), definition.event, names, rows, steps, owners, until)
 
 
-def encode(definition: Definition, rows: pa.Table, steps: pa.Table, owners: np.ndarray, until: int) -> list[bytes]:
+def encode(
+    fields: Fields, event: str, features: Sequence[str], rows: pa.Table, steps: pa.Table, owners: np.ndarray, until: int
+) -> list[bytes]:
     """The bytes of the steps of each of ``rows``. ``owners`` has, for each of all ``steps``, the place of its row in
-    ``rows``; they are sorted by it and by their instant. Both tables have the columns of `Definition.schema`."""
+    ``rows``; they are sorted by it and by their instant. Both tables have the columns ``event`` and ``features``."""
     counts = np.bincount(owners, minlength=rows.num_rows)
     ends = np.cumsum(counts)
-    starts, fields = ends - counts, Fields(definition.name)
-    columns = {rule.name: _column(fields[rule.name], steps[rule.name], starts, counts) for rule in definition.rules}
-    sliding = [columns[rule.name] for rule in definition.rules if rule.window is not None]
-    changed = np.zeros(rows.num_rows, bool)
-    for rule in definition.rules:
-        if rule.window is None and len(owners):
-            changed[owners[_differ(rows[rule.name].take(pa.array(owners)), steps[rule.name])]] = True
-    instants = memoryview(_instants(steps[definition.event]).astype("<i8")).cast("B")
-    bounds = zip(_instants(rows[definition.event]).tolist(), starts.tolist(), ends.tolist(), strict=True)
-    every, encoded = list(columns.values()), []
+    starts, before = ends - counts, rows.take(pa.array(owners))
+    columns = [_column(fields[name], before[name], steps[name], starts, counts) for name in features]
+    instants = memoryview(_instants(steps[event]).astype("<i8")).cast("B")
+    bounds = zip(_instants(rows[event]).tolist(), starts.tolist(), ends.tolist(), strict=True)
+    encoded = []
     for place, (instant, start, end) in enumerate(bounds):
-        chosen = (every if changed[place] else sliding) if end > start else []
+        chosen = [column for column in columns if column.changes[place]]
         at = _HEADER.size + _COLUMN.size * len(chosen) + 8 * (end - start)
         heads, parts = [], [instants[8 * start : 8 * end]]
         for column in chosen:
@@ -149,16 +146,32 @@ def _doubles(column: pa.ChunkedArray) -> np.ndarray:
     return numbers
 
 
-def _column(field: bytes, column: pa.ChunkedArray, starts: np.ndarray, counts: np.ndarray) -> "_Column":
+def _column(
+    field: bytes, before: pa.ChunkedArray, column: pa.ChunkedArray, starts: np.ndarray, counts: np.ndarray
+) -> "_Column":
     if pa.types.is_floating(column.type):
-        return _Doubles(field, column)
-    if pa.types.is_string(column.type):
-        return _Dictionaries(field, column)
-    return _Integers(field, column, starts, counts)
+        made = _Doubles(field, column)
+    elif pa.types.is_string(column.type):
+        made = _Dictionaries(field, column)
+    else:
+        made = _Integers(field, column, starts, counts)
+    made.changes = _any(_differ(before, column), starts, counts).tolist()
+    return made
+
+
+def _any(where: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """For each row, whether it is so at any of its steps."""
+    found = np.zeros(len(counts), bool)
+    if len(where):
+        found[counts > 0] = np.logical_or.reduceat(where, starts[counts > 0])
+    return found
 
 
 class _Column:
     """A feature's values of all steps of all rows. ``field`` is its field in a Redis hash."""
+
+    changes: list[bool]
+    """For each row, whether it is another at any of its steps than in the row itself, and so has to be kept."""
 
     def __init__(self, field: bytes):
         self.field = field

@@ -1,10 +1,10 @@
 """How rows get into Redis: compared with what is stored and set in one step, a key at a time or by whole columns."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from itertools import chain, islice
-from typing import Any
+from itertools import chain, compress, islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +14,13 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import make_tzaware
 
+from parity.definition.declare import horizon_of
 from parity.definition.instants import EPOCH, MICROSECOND
 from parity.edge.feast_internals import stored_name
 from parity.online.columns import encode_timestamps, encode_values, takes
 from parity.online.connection import RedisConnections
 from parity.online.encoding import VERSION, KeyEncoding, redis_key, schema_of
+from parity.online.marks import Marks, marks_text
 from parity.online.rows import Fields, timestamp_bytes
 from parity.online.scripts import (
     ARGUMENTS_PER_SCRIPT,
@@ -32,11 +34,23 @@ logger = logging.getLogger(__name__)
 
 KEYS_PER_ROUND_TRIP = 1000
 KEYS_PER_SCRIPT = 250
+BYTES_PER_SCRIPT = 1 << 20
+"""Of steps, which may be long."""
+NO_MARKS: Marks = {}
 
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 """Entity key, values, event timestamp, created timestamp."""
 Call = tuple[bytes, list]
 """A key, and the other arguments of a script that is called for it."""
+
+
+class Written(NamedTuple):
+    """What was not written of some rows."""
+
+    foreign: list[bytes]
+    """Keys that hold something else than a row."""
+    ahead: int
+    """How many rows were left alone, as they have events of a stream that the files do not have."""
 
 
 class Writes(RedisConnections):
@@ -47,9 +61,10 @@ class Writes(RedisConnections):
     def online_write_batch(
         self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
     ) -> None:
-        """Write rows, each if nothing newer is stored.
+        """Write rows, each if nothing newer is stored, and no stream has written there.
 
-        Raises `ForeignKeys`, once all others are written, if a key holds something else than a row.
+        Of a continuous view they come without what follows them, so they are not served before the next
+        materialization. Raises `ForeignKeys`, once all others are written, if a key holds something else than a row.
         """
         for pending in self._writing(config, table, data, progress):
             self._run(config, pending)
@@ -87,17 +102,21 @@ class Writes(RedisConnections):
         self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
     ) -> Iterator[Pending]:
         """Give the calls that write ``data``, to be sent each before the next is asked for."""
-        latest, foreign = self.latest(config), []
+        latest, foreign, ahead = self.latest(config), [], 0
+        dropped = _dropped(config, table, None)
         calls = (
-            (key, [*_header(config, latest, names), *values])
+            (key, [*_header(config, latest, names, NO_MARKS, dropped), *values])
             for key, names, values in self._rows(config, table, data, latest)
         )
         for some in batches(calls):
             pending = Pending(COMPARE_AND_SET, some)
             yield pending
-            foreign += _refused(some, pending.replies)
+            refused = _refused(some, pending.replies)
+            foreign, ahead = foreign + refused.foreign, ahead + refused.ahead
             if progress:
                 progress(len(some))
+        if ahead:
+            logger.warning("%s: %d rows were not written online, where a stream has written them.", table.name, ahead)
         if foreign:
             raise ForeignKeys(foreign)
 
@@ -127,50 +146,73 @@ class Writes(RedisConnections):
         """Say whether `write_columns` and `replace` take ``rows``."""
         return config.entity_key_serialization_version == VERSION and takes(table, rows)
 
-    def write_columns(self, config: RepoConfig, table: FeatureView, rows: pa.RecordBatch) -> Callable[[], list[bytes]]:
+    def write_columns(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        rows: pa.RecordBatch,
+        steps: Sequence[bytes] | None = None,
+        marks: Marks = NO_MARKS,
+    ) -> Callable[[], Written]:
         """Encode ``rows`` (join keys, event timestamp, features of ``table``) and return a function that writes them.
 
-        Each is written if nothing newer is stored, as by `online_write_batch`. The function waits for Redis most of the
-        time, may run in another thread, and returns the keys that hold something else than a row.
+        Each is written if nothing newer is stored, as by `online_write_batch`, and if what a stream has written there
+        is not ahead of the ``marks`` of the files. ``steps``, of a continuous view, are what follows each row; without
+        them, such a row is past its horizon. The function waits for Redis most of the time, and may run in another
+        thread.
         """
         latest = self.latest(config)
-        keys, names, columns = _encoded(config, table, rows, latest)
-        header = _header(config, latest, names)
+        keys, names, columns = _encoded(config, table, rows, latest, steps)
+        header = _header(config, latest, names, marks, _dropped(config, table, steps))
         if config.online_store.redis_type == RedisType.redis_cluster:  # where a script can't write keys of many slots
 
-            def write_each() -> list[bytes]:
+            def write_each() -> Written:
                 calls = ((key, [*header, *fields]) for key, *fields in zip(keys, *columns, strict=True))
-                return [
-                    key
-                    for some in batches(calls)
-                    for key in _refused(some, self.run_script(config, COMPARE_AND_SET, some))
-                ]
+                foreign, ahead = [], 0
+                for some in batches(calls):
+                    refused = _refused(some, self.run_script(config, COMPARE_AND_SET, some))
+                    foreign, ahead = foreign + refused.foreign, ahead + refused.ahead
+                return Written(foreign, ahead)
 
             return write_each
         compare_and_set = self._get_client(config.online_store).register_script(COMPARE_AND_SET)
         size = max(1, min(KEYS_PER_SCRIPT, ARGUMENTS_PER_SCRIPT // len(columns)))
+        parts = list(_parts([0] * len(keys) if steps is None else list(map(len, columns[-1])), size))
 
-        def write() -> list[bytes]:
-            foreign = []
-            for start in range(0, len(keys), size):
-                some = slice(start, start + size)
+        def write() -> Written:
+            foreign, left_alone = [], 0
+            for some in parts:
                 fields = chain.from_iterable(zip(*(column[some] for column in columns), strict=True))
-                foreign += [keys[start + place - 1] for place in compare_and_set(keys[some], [*header, *fields])]
-            return foreign
+                places, ahead = compare_and_set(keys[some], [*header, *fields])
+                foreign += [keys[some.start + place - 1] for place in places]
+                left_alone += ahead
+            return Written(foreign, left_alone)
 
         return write
 
-    def replace(self, config: RepoConfig, table: FeatureView, rows: pa.Table, seen: dict[bytes, bytes]) -> int:
+    def replace(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        rows: pa.Table,
+        seen: dict[bytes, bytes],
+        steps: Sequence[bytes] | None = None,
+        marks: Marks = NO_MARKS,
+    ) -> int:
         """Put ``rows`` in the place of those that `scan` found, each only while its event timestamp is as ``seen``.
 
         Unlike a write it lets in an older event, in one step: a reader gets the one row or the other. ``seen`` has the
-        bytes of the event timestamp by key. Returns how many were replaced.
+        bytes of the event timestamp by key; ``steps`` and ``marks`` are those of `write_columns`. Returns how many were
+        replaced.
         """
-        seconds, replaced = config.online_store.key_ttl_seconds or 0, 0
+        seconds, replaced, done = config.online_store.key_ttl_seconds or 0, 0, 0
+        beside = marks_text(marks), _dropped(config, table, steps)
         for batch in rows.to_batches(max_chunksize=KEYS_PER_ROUND_TRIP):
-            keys, names, columns = _encoded(config, table, batch, self.latest(config))
+            some = None if steps is None else steps[done : done + batch.num_rows]
+            done += batch.num_rows
+            keys, names, columns = _encoded(config, table, batch, self.latest(config), some)
             swaps = [
-                (key, [seen[key], seconds, *chain.from_iterable(zip(names, fields, strict=True))])
+                (key, [seen[key], seconds, *beside, *chain.from_iterable(zip(names, fields, strict=True))])
                 for key, *fields in zip(keys, *columns, strict=True)
             ]
             replaced += sum(self.run_script(config, COMPARE_AND_SWAP, swaps))
@@ -178,23 +220,46 @@ class Writes(RedisConnections):
 
 
 def _encoded(
-    config: RepoConfig, table: FeatureView, rows: pa.RecordBatch, latest: datetime
+    config: RepoConfig, table: FeatureView, rows: pa.RecordBatch, latest: datetime, steps: Sequence[bytes] | None
 ) -> tuple[list[bytes], list, list[list[bytes]]]:
-    """The keys of ``rows``, the names of their fields, and the columns of these; without rows from the future."""
+    """The keys of ``rows``, the names of their fields, and the columns of these; without rows from the future. The
+    ``steps``, if given, are the last column."""
     events = rows.column(table.batch_source.timestamp_field).cast(pa.int64()).to_numpy()
     past = events <= (latest - EPOCH) // MICROSECOND
     if not past.all():
         _warn_of_the_future(table, len(past) - np.count_nonzero(past), latest)
         rows, events = rows.filter(pa.array(past)), events[past]
-    features = [feature.name for feature in table.features]
+        steps = None if steps is None else list(compress(steps, past))
+    features, fields = [feature.name for feature in table.features], Fields(stored_name(config, table))
     keys = KeyEncoding(schema_of(table), config.project).encode(rows)
     columns = [encode_timestamps(events), *(encode_values(rows.column(name)) for name in features)]
-    return keys, Fields(stored_name(config, table)).of(features), columns
+    if steps is None:
+        return keys, fields.of(features), columns
+    return keys, [*fields.of(features), fields.steps], [*columns, list(steps)]
 
 
-def _header(config: RepoConfig, now: datetime, fields: list) -> list:
+def _dropped(config: RepoConfig, table: FeatureView, steps: Sequence[bytes] | None) -> str:
+    """The field that a row of ``table`` may not keep, if it comes without ``steps``: those of the row before it."""
+    return "" if steps is not None or horizon_of(table) is None else Fields(stored_name(config, table)).steps
+
+
+def _header(config: RepoConfig, now: datetime, fields: list, marks: Marks, dropped: str) -> list:
     """The first arguments of `COMPARE_AND_SET`."""
-    return [timestamp_bytes(now), config.online_store.key_ttl_seconds or 0, len(fields), *fields]
+    seconds = config.online_store.key_ttl_seconds or 0
+    return [timestamp_bytes(now), seconds, marks_text(marks), dropped, len(fields), *fields]
+
+
+def _parts(sizes: list[int], most: int) -> Iterator[slice]:
+    """Cut rows of these ``sizes`` in bytes into parts of at most ``most`` rows, and not much more bytes than
+    `BYTES_PER_SCRIPT`."""
+    start = held = 0
+    for place, size in enumerate(sizes):
+        if place - start == most or (held + size > BYTES_PER_SCRIPT and place > start):
+            yield slice(start, place)
+            start, held = place, 0
+        held += size
+    if start < len(sizes):
+        yield slice(start, len(sizes))
 
 
 def _warn_of_the_future(table: FeatureView, rows: int, latest: datetime) -> None:
@@ -208,9 +273,10 @@ def _warn_of_the_future(table: FeatureView, rows: int, latest: datetime) -> None
         )
 
 
-def _refused(calls: list[Call], replies: list[list]) -> list[bytes]:
-    """The keys that `COMPARE_AND_SET` left alone, as they hold something else than a row."""
-    return [key for (key, _), places in zip(calls, replies, strict=True) if places]
+def _refused(calls: list[Call], replies: list[list]) -> Written:
+    """What `COMPARE_AND_SET`, called for one key each, left alone."""
+    foreign = [key for (key, _), (places, _) in zip(calls, replies, strict=True) if places]
+    return Written(foreign, sum(ahead for _, ahead in replies))
 
 
 def batches(items: Iterable) -> Iterator[list]:
