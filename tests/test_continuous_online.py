@@ -1,12 +1,16 @@
 """Continuous views online: a row that carries its own future, and one that a stream has written and no batch takes
 back."""
 
+import asyncio
 import json
-from datetime import timedelta
+from datetime import UTC, timedelta
 
 import pyarrow as pa
 import pytest
 import redis
+from feast import FeatureService
+from feast.infra.online_stores.redis import RedisOnlineStore
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
 from parity.online.marks import is_ahead, marks_beside, marks_text
 from parity.online.scanning import Leftovers
@@ -14,7 +18,7 @@ from parity.online.side import online_store_of, redis_keys, stored_events
 from parity.online.steps import at_present, every_step
 from parity.online.writing import BYTES_PER_SCRIPT, _parts
 from tests.definition import aggregation, purchases, table, user
-from tests.online import NOW, opened, rows_of
+from tests.online import NOW, STOCK, opened, rows_of
 
 MICROSECOND, HOUR, DAY = timedelta(microseconds=1), timedelta(hours=1), timedelta(days=1)
 NOT_LANDED = b"0123456789abcdef shop/0=00000000000000000007 shop/1=09007199254740993001"
@@ -103,6 +107,168 @@ class TestWrites:
         parts = list(_parts(sizes, 3))
         assert [place for part in parts for place in range(part.start, part.stop)] == list(range(len(sizes)))
         assert all(sum(sizes[part]) <= BYTES_PER_SCRIPT or part.stop - part.start == 1 for part in parts)
+
+
+def answer_of(store, table, user_id=1):
+    """What is served: values, statuses and instants by the fast path, which are those of Feast's own way, by either
+    client."""
+    names = [rule.name for rule in table.definition.rules]
+    online, rows = online_store_of(store), [{"user_id": user_id}]
+    answer = store.get_online_features(table.service, rows).proto
+    slow = RedisOnlineStore.get_online_features(
+        online, store.config, table.service, rows, store.registry, store.project, False
+    ).proto
+    assert slow == answer
+
+    async def ask():
+        try:
+            fast = await store.get_online_features_async(table.service, rows)
+            slow = await RedisOnlineStore.get_online_features_async(
+                online, store.config, table.service, rows, store.registry, store.project, False
+            )
+            return [fast.proto, slow.proto]
+        finally:
+            await online._client_async.aclose()
+            online._client_async = None
+
+    assert asyncio.run(ask()) == [answer, answer]
+    vectors = dict(zip(answer.metadata.feature_names.val, answer.results, strict=True))
+    return {
+        name: (
+            getattr(vector.values[0], vector.values[0].WhichOneof("val") or "", None),
+            FieldStatus.Name(vector.statuses[0]),
+            vector.event_timestamps[0].ToDatetime(UTC),
+        )
+        for name, vector in ((name, vectors[name]) for name in names)
+    }
+
+
+def values_at(store, table, instant, user_id=1):
+    online_store_of(store).now = lambda: instant
+    return [value for value, *_ in answer_of(store, table, user_id).values()]
+
+
+class TestReads:
+    """At each instant, by the fast path, Feast's own, and both clients."""
+
+    @pytest.fixture
+    def written(self, store, sliding):
+        write(store, sliding, ROWS)
+        return store
+
+    @pytest.mark.smoke
+    @pytest.mark.parametrize(
+        ("after", "row"),
+        [
+            (timedelta(0), ROWS[0]),
+            (HOUR - MICROSECOND, ROWS[0]),
+            (HOUR, ROWS[1]),
+            (HOUR + MICROSECOND, ROWS[1]),
+            (2 * HOUR - MICROSECOND, ROWS[1]),
+            (2 * HOUR, ROWS[2]),
+            (2 * DAY, ROWS[2]),
+        ],
+    )
+    def test_a_step_is_served_from_its_instant_on_with_that_for_event_timestamp(self, written, sliding, after, row):
+        online_store_of(written).now = lambda: NOW + after
+        _, event, *values = row
+        assert list(answer_of(written, sliding).values()) == [(value, "PRESENT", event) for value in values]
+
+    @pytest.mark.parametrize(("after", "status"), [(0 * MICROSECOND, "PRESENT"), (MICROSECOND, "OUTSIDE_MAX_AGE")])
+    @pytest.mark.parametrize("user_id", [1, 2])
+    def test_nothing_is_served_past_the_horizon(self, written, sliding, after, status, user_id):
+        online_store_of(written).now = lambda: NOW + 2 * DAY + after
+        answer = answer_of(written, sliding, user_id)
+        assert {how for _, how, _ in answer.values()} == {status}
+        assert all((value is None) == (status != "PRESENT") for value, *_ in answer.values())
+
+    def test_before_its_own_instant_a_row_is_unknown(self, written, sliding):
+        online_store_of(written).now = lambda: NOW - HOUR - MICROSECOND
+        assert {how for _, how, _ in answer_of(written, sliding).values()} == {"NOT_FOUND"}
+
+    @pytest.mark.parametrize(("age", "served"), [(HOUR, True), (HOUR + MICROSECOND, False)])
+    def test_the_ttl_counts_from_the_step(self, tmp_path, redis_port, age, served):
+        sliding = spending(tmp_path, ttl=HOUR)
+        store = opened(tmp_path, redis_port, [sliding])
+        write(store, sliding, ROWS)
+        online_store_of(store).now = lambda: ROWS[2][1] + age
+        how = "PRESENT" if served else "OUTSIDE_MAX_AGE"
+        assert list(answer_of(store, sliding).values()) == [
+            (value if served else None, how, ROWS[2][1]) for value in ROWS[2][2:]
+        ]
+
+    def test_a_row_without_steps_is_past_its_horizon(self, store, sliding):
+        write(store, sliding, ROWS, with_steps=False)
+        assert {how for _, how, _ in answer_of(store, sliding).values()} == {"OUTSIDE_MAX_AGE"}
+
+    def test_a_pushed_row_is_past_its_horizon(self, written, sliding):
+        written.write_to_online_store("spending", rows_of(sliding, [(1, NOW, 2.0, 2, 2)]).to_pandas())
+        assert {how for _, how, _ in answer_of(written, sliding).values()} == {"OUTSIDE_MAX_AGE"}
+
+    def test_a_row_that_stock_feast_wrote_is_not_followed_by_the_steps_of_another(
+        self, tmp_path, redis_port, written, sliding
+    ):
+        stock = opened(tmp_path, redis_port, [sliding], online=STOCK, project=written.project)
+        stock.write_to_online_store("spending", rows_of(sliding, [(1, NOW, 2.0, 2, 2)]).to_pandas())
+        assert {how for _, how, _ in answer_of(written, sliding).values()} == {"OUTSIDE_MAX_AGE"}
+
+    def test_stock_feast_reads_the_row_as_of_its_materialization(self, tmp_path, redis_port, written, sliding):
+        stock = opened(tmp_path, redis_port, [sliding], online=STOCK, project=written.project)
+        answer = stock.get_online_features(sliding.service, [{"user_id": 1}]).to_dict()
+        assert answer == {"user_id": [1], "spent": [7.5], "bought": [2], "ever": [2]}
+
+    @pytest.mark.parametrize("damage", [b"", b"\x00", b"\xff" * 200], ids=["empty", "short", "noise"])
+    def test_steps_that_are_not_readable_are_past_the_horizon(self, written, sliding, client, damage, caplog):
+        [key] = redis_keys(written, sliding, pa.table({"user_id": pa.array([1])}))
+        client.hset(key, "_steps:spending", damage)
+        assert {how for _, how, _ in answer_of(written, sliding).values()} == {"OUTSIDE_MAX_AGE"}
+        assert len([record for record in caplog.records if "steps" in record.message]) <= 1
+
+    def test_single_features_full_names_and_several_entities(self, written, sliding):
+        online_store_of(written).now = lambda: NOW + HOUR
+        references = ["spending:ever", "spending:spent"]
+        answer = written.get_online_features(references, {"user_id": [2, 1, 3, 1]}, full_feature_names=True).to_dict()
+        assert answer == {
+            "user_id": [2, 1, 3, 1],
+            "spending__ever": [1, 2, None, 2],
+            "spending__spent": [1.0, 5.0, None, 5.0],
+        }
+
+    def test_an_alias_and_a_projection_are_read_alike(self, written, sliding):
+        renamed = sliding.view.with_name("other").with_join_key_map({"user_id": "buyer"})
+        service = FeatureService(name="renamed", features=[renamed[["bought"]]])
+        written.apply([service])
+        online_store_of(written).now = lambda: NOW + 2 * HOUR
+        assert written.get_online_features(service, [{"buyer": 1}]).to_dict() == {"buyer": [1], "bought": [0]}
+
+    def test_two_views_in_one_hash_one_of_them_continuous(self, tmp_path, redis_port, sliding):
+        plain = table(tmp_path, "plain", [user], [aggregation("sum", "amount", 1, "total")])
+        both = FeatureService(name="both", features=[sliding.view, plain.view])
+        store = opened(tmp_path, redis_port, [sliding, plain])
+        store.apply([both])
+        write(store, sliding, ROWS)
+        [batch] = rows_of(plain, [(1, NOW - HOUR, 7.5)]).to_batches()
+        online_store_of(store).write_columns(store.config, plain.view, batch)()
+        for after, spent in ((HOUR, 5.0), (2 * HOUR, 0.0), (2 * DAY + MICROSECOND, None)):
+            online_store_of(store).now = lambda after=after: NOW + after
+            answer = store.get_online_features(both, [{"user_id": 1}]).to_dict()
+            assert (answer["spent"], answer["total"]) == ([spent], [7.5])
+
+    def test_features_in_another_order_or_number_are_read_by_their_names(self, tmp_path, redis_port, written, sliding):
+        fewer = table(
+            tmp_path,
+            "spending",
+            [user],
+            [*reversed(sliding.view.aggregations[:2]), aggregation("max", "amount", 1, "most")],
+            continuous=True,
+        )
+        changed = opened(tmp_path, redis_port, [fewer], project=written.project)
+        assert values_at(changed, fewer, NOW + HOUR) == [1, 5.0, None]
+
+    def test_an_unwindowed_feature_follows_a_purchase_that_comes_after(self, store, sliding):
+        write(store, sliding, [ROWS[0], (1, NOW + HOUR, 9.5, 3, 3), ROWS[2]])
+        assert values_at(store, sliding, NOW + HOUR) == [9.5, 3, 3]
+        assert values_at(store, sliding, NOW + HOUR - MICROSECOND) == [7.5, 2, 2]
 
 
 class TestFields:

@@ -24,6 +24,7 @@ from feast.online_response import OnlineResponse
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from google.protobuf.message import DecodeError
 
+from parity.definition.declare import horizon_of
 from parity.definition.instants import EPOCH, MICROSECOND
 from parity.edge.feast_internals import Request, feature_types, stored_name
 from parity.online.encoding import HEADER, VERSION, entity_prefix
@@ -35,11 +36,13 @@ from parity.online.rows import (
     SERVED,
     UNKNOWN,
     Fields,
+    instant_bytes,
     microseconds,
     nanoseconds_of,
     standing,
     varint,
 )
+from parity.online.steps import PAST_HORIZON, holding
 
 SECOND = timedelta(seconds=1)
 
@@ -49,14 +52,17 @@ class NotTaken(Exception):
 
 
 class _View:
-    """What is asked of one feature view: keys, fields in a Redis hash, the event timestamp last; and its ttl."""
+    """What is asked of one feature view: keys, fields in a Redis hash, the event timestamp last; and its ttl. Of one
+    that is continuous the steps come before the event timestamp."""
 
     def __init__(self, config: RepoConfig, view: Any, features: list[str]):
         self.join_keys = sorted(view.join_keys)
         self.prefix = entity_prefix(self.join_keys)
         self.features = len(features)
-        timestamp, *fields = Fields(stored_name(config, view)).of(features)
-        self.fields = [*fields, timestamp]
+        fields = Fields(stored_name(config, view))
+        timestamp, *self.names = fields.of(features)
+        self.slides = horizon_of(view) is not None
+        self.fields = [*self.names, fields.steps, timestamp] if self.slides else [*self.names, timestamp]
         self.ttl = microseconds(getattr(view, "ttl", None))  # an on-demand view that is written has none
 
 
@@ -218,21 +224,31 @@ LONGEST_TIMESTAMP = 127
 
 def _vectors(view: _View, rows: list[list], present: int) -> list[bytes]:
     """Encode a feature vector for each feature of a view. ``present`` is in microseconds since the epoch."""
-    missing, timestamps = [], []
+    held, missing, timestamps = [], [], []
     for row in rows:
         stored = row[-1]
         instant = nanoseconds_of(stored)
         if instant is not None and (instant % 1000 or len(stored) > LONGEST_TIMESTAMP):
             raise NotTaken  # Feast gives it truncated, and written anew
-        status = _STATUS[standing(None if instant is None else instant // 1000, view.ttl, present)]
+        event, holds = None if instant is None else instant // 1000, None
+        if view.slides and event is not None and event <= present:
+            holds = holding(row[-2], event, present)
+        if holds is PAST_HORIZON:
+            status = _OUTSIDE
+        else:
+            if holds is not None:
+                event, changed = holds
+                stored, row = instant_bytes(event), [*map(changed.get, view.names, row)]
+            status = _STATUS[standing(event, view.ttl, present)]
+        held.append(row)
         missing.append(status)
         timestamps.append(_EMPTY if status is _NOT_FOUND else _TIMESTAMP + LENGTH[len(stored)] + stored)
     event_timestamps = b"".join(timestamps)
     vectors = []
     for place in range(view.features):
-        values = [b"" if why or row[place] is None else row[place] for row, why in zip(rows, missing, strict=True)]
+        values = [b"" if why or row[place] is None else row[place] for row, why in zip(held, missing, strict=True)]
         statuses = [
-            why or (_NOT_FOUND if row[place] is None else _PRESENT) for row, why in zip(rows, missing, strict=True)
+            why or (_NOT_FOUND if row[place] is None else _PRESENT) for row, why in zip(held, missing, strict=True)
         ]
         vectors.append(_vector(values, b"".join(statuses), event_timestamps))
     return vectors

@@ -18,6 +18,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 from redis.exceptions import ResponseError
 
+from parity.definition.declare import horizon_of
 from parity.definition.instants import EPOCH, MICROSECOND
 from parity.edge.feast_internals import Request, add_to_response, counts_reads, distinct_entities, stored_name
 from parity.online.connection import RedisConnections
@@ -29,12 +30,14 @@ from parity.online.rows import (
     UNKNOWN,
     Fields,
     hash_fields,
+    instant_bytes,
     instant_of,
     microseconds,
     read_timestamp,
     report,
     standing,
 )
+from parity.online.steps import PAST_HORIZON, holding
 
 RESOLVED_REQUESTS = 256
 """How many kinds of requests are kept as they were resolved."""
@@ -203,8 +206,10 @@ class Read:
     def __init__(self, config: RepoConfig, table: FeatureView, entity_keys, requested_features: list[str] | None):
         self.features = requested_features or [feature.name for feature in table.features]
         self._ttl = microseconds(getattr(table, "ttl", None))  # an on-demand view that is written has none
-        timestamp, *fields = Fields(stored_name(config, table)).of(self.features)
-        names, version = [*fields, timestamp], config.entity_key_serialization_version
+        fields, version = Fields(stored_name(config, table)), config.entity_key_serialization_version
+        timestamp, *self._names = fields.of(self.features)
+        self._slides = horizon_of(table) is not None
+        names = [*self._names, fields.steps, timestamp] if self._slides else [*self._names, timestamp]
         self.commands: list[Command] = [(redis_key(config.project, key, version), names) for key in entity_keys]
 
     def rows(self, replies: Iterable[list], now: datetime) -> list[tuple[datetime | None, dict[str, Value] | None]]:
@@ -212,19 +217,27 @@ class Read:
         return [self._row(reply, present) for reply in replies]
 
     def stored(self, reply: list) -> tuple[datetime | None, dict[str, Value]]:
-        *values, timestamp = reply
-        return read_timestamp(timestamp), {
-            feature: _value(value) for feature, value in zip(self.features, values, strict=True) if value is not None
+        """The row itself: event timestamp and features, whatever follows it."""
+        return read_timestamp(reply[-1]), {
+            feature: _value(value) for feature, value in zip(self.features, reply, strict=False) if value is not None
         }
 
     def _row(self, reply: list, present: int) -> tuple[datetime | None, dict[str, Value] | None]:
-        how = standing(instant_of(reply[-1]), self._ttl, present)
+        event, holds = instant_of(reply[-1]), None
+        if self._slides and event is not None and event <= present:
+            holds = holding(reply[-2], event, present)
+        if holds is PAST_HORIZON:
+            return read_timestamp(reply[-1]), None
+        if holds is not None:
+            event, changed = holds
+            reply = [*map(changed.get, self._names, reply), instant_bytes(event)]
+        how = standing(event, self._ttl, present)
         if how is UNKNOWN:
             return None, None
-        event, values = self.stored(reply)
+        instant, values = self.stored(reply)
         if how is EXPIRED:
-            return event, None
-        return event, {feature: value for feature, value in values.items() if value is not NOTHING}
+            return instant, None
+        return instant, {feature: value for feature, value in values.items() if value is not NOTHING}
 
 
 class _Plan:
