@@ -21,7 +21,8 @@ from parity.compute.history import compute_here, compute_on_spark, require_apart
 from parity.definition.checks import declared
 from parity.edge.command import argument_parser, run, shown
 from parity.edge.files import location
-from parity.offline.side import note_origin
+from parity.offline.side import note_marks, note_origin
+from parity.transactions.landed import high_water
 
 REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
 
@@ -34,8 +35,10 @@ def main() -> None:
     for table in tables:
         source, output = args.input or table.transactions, args.output or location(table.source.path)
         require_apart(source, output)
+        marks = high_water(source)
         print(f"{compute(table, source, output)} -> {shown(output)}")
         note_origin(table, output, source)
+        note_marks(table, output, marks)
 
 
 def arguments() -> argparse.Namespace:

@@ -1,8 +1,9 @@
 """The offline store's side: the feature history that is written, and what training reads of it through Feast."""
 
+import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,9 +57,34 @@ def origins_of(tables: Sequence[FeatureTable], named: Location | None) -> list[L
     return [origin_of(table) if named is None else named for table in tables]
 
 
-def _note(table: FeatureTable) -> Location:
+def note_marks(table: FeatureTable, output: Location, marks: Mapping[str, int]) -> None:
+    """Note up to which offset of each partition of a stream, "SOURCE/P", the offline table has the landed events.
+
+    ``marks`` are to be taken before the transactions are read (`parity.transactions.landed.high_water`): so the table
+    has at least these. An ``output`` that is not that table is nobody's concern.
+    """
+    if absolute(output) != location(table.source.path):
+        return
+    if marks:
+        with replacing(_note(table, ".marks")) as temporary:
+            temporary.write_text(json.dumps(dict(sorted(marks.items()))))
+    else:
+        remove(_note(table, ".marks"))
+
+
+def marks_of(table: FeatureTable) -> dict[str, int]:
+    """Up to which offset of each partition of a stream the offline table has the landed events."""
+    noted = read_bytes(_note(table, ".marks"))
+    try:
+        return {str(partition): int(offset) for partition, offset in json.loads(noted or b"{}").items()}
+    except (ValueError, TypeError, AttributeError):
+        place = _note(table, ".marks")
+        raise UserError(f"{place}: this is not what was noted there. Run: python compute_features.py") from None
+
+
+def _note(table: FeatureTable, suffix: str = ".origin") -> Location:
     place = location(table.source.path)
-    return place.with_suffix(".origin") if isinstance(place, Path) else f"{place.removesuffix('.parquet')}.origin"
+    return place.with_suffix(suffix) if isinstance(place, Path) else f"{place.removesuffix('.parquet')}{suffix}"
 
 
 def latest_events(
