@@ -25,7 +25,7 @@ class _Number(str):
     __slots__ = ()
 
 
-_DECODER = json.JSONDecoder(parse_float=_Number, parse_int=_Number, parse_constant=_Number)
+AS_WRITTEN = json.JSONDecoder(parse_float=_Number, parse_int=_Number, parse_constant=_Number)
 
 
 def json_texts(path: Path, reading: Reading, names: Sequence[str], whole: Collection[str]) -> tuple[pa.Table, set[str]]:
@@ -45,12 +45,12 @@ def json_texts(path: Path, reading: Reading, names: Sequence[str], whole: Collec
             raise UserError(f"{_place(path, text, position)}: {shown} is no object with names and values.")
         row = []
         for name, parts in paths.items():
-            inner = value[name] if name in value else _inner(value, parts)
-            if inner is not _ABSENT:
+            inner = value[name] if name in value else value_inside(value, parts)
+            if inner is not ABSENT:
                 found.add(name)
             if isinstance(inner, list | dict):
-                raise UserError(f"{_place(path, text, position)}: {_no_single_value(name, inner)}")
-            row.append(_as_text(inner, name in whole, reading))
+                raise UserError(f"{_place(path, text, position)}: {no_single_value(name, inner)}")
+            row.append(as_text(inner, name in whole, reading))
         rows.append(tuple(row))
         if number % ROWS_TOGETHER == 0:
             tables.append(_table(path, rows, names))
@@ -94,7 +94,7 @@ def _objects(path: Path, text: str) -> Iterator[tuple[int, Any]]:
             position = _GAP.match(text, position + 1).end()
         is_first = False
         try:
-            value, end = _DECODER.raw_decode(text, position)
+            value, end = AS_WRITTEN.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
             at = getattr(error, "pos", position)
             why = getattr(error, "msg", "it is nested too deeply")
@@ -109,30 +109,30 @@ class _Absent:
     pass
 
 
-_ABSENT = _Absent()
+ABSENT = _Absent()
 
 
-def _inner(value: Any, parts: Sequence[str]) -> Any:
+def value_inside(value: Any, parts: Sequence[str]) -> Any:
     for part in parts:
         if not isinstance(value, dict) or part not in value:
-            return _ABSENT
+            return ABSENT
         value = value[part]
     return value
 
 
-def _as_text(value: Any, is_whole: bool, reading: Reading) -> str | None:
+def as_text(value: Any, is_whole: bool, reading: Reading) -> str | None:
     if type(value) is str:
         return value
     if isinstance(value, _Number):
         if value == "NaN":
             return None
         return str(value) if is_whole or reading.decimal == "." else value.replace(".", reading.decimal)
-    if value is None or value is _ABSENT:
+    if value is None or value is ABSENT:
         return None
     return "true" if value else "false"
 
 
-def _no_single_value(name: str, value: list | dict) -> str:
+def no_single_value(name: str, value: list | dict) -> str:
     if isinstance(value, dict) and value:
         return f'{name} is an object. Name a value in it, such as field_mapping={{"{name}.{next(iter(value))}": ...}}.'
     return f"{name} is {'a list' if isinstance(value, list) else 'an object'}, and only single values are read."
