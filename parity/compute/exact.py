@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from parity.compute.timeline import Timeline, Window, chunks
 
 LOW_32 = 2**32 - 1
+FEWEST_PLACES = 2
 MOSTLY_WHOLE = 1 / 64
 """A unit is fine enough if at most this share of the values is finer."""
 
@@ -68,6 +71,72 @@ def _prefix_sums(values: np.ndarray) -> np.ndarray:
     return sums
 
 
+class Totals(NamedTuple):
+    """Exact totals of values, of any number of runs of them, as arrays of Python integers: of each its values, in
+    10**-places; and their squares, in the unit squared, where they are of use, and else 0."""
+
+    count: np.ndarray
+    sum: np.ndarray
+    squares: np.ndarray
+    places: np.ndarray
+
+    @classmethod
+    def read(cls, texts: pa.Array) -> Totals:
+        """From what `write` gives; null is no values."""
+        numbers = [tuple(map(int, text.split())) if text else (0, 0, 0, 0) for text in texts.to_pylist()]
+        return cls(*(np.array(column, dtype=object) for column in zip(*numbers, strict=True))) if numbers else _NONE
+
+    def write(self) -> pa.Array:
+        rows = zip(*(column.tolist() for column in self), strict=True)
+        return pa.array([_written(*row) for row in rows], pa.string())
+
+    def plus(self, other: Totals) -> Totals:
+        places = np.maximum(self.places, other.places)
+        return self._in(places)._added(other._in(places))
+
+    def _in(self, places: np.ndarray) -> Totals:
+        if (places == self.places).all():
+            return self
+        scale = 10 ** (places - self.places)
+        return Totals(self.count, self.sum * scale, self.squares * scale**2, places)
+
+    def _added(self, other: Totals) -> Totals:
+        return Totals(self.count + other.count, self.sum + other.sum, self.squares + other.squares, self.places)
+
+    def sums(self) -> np.ndarray:
+        """The sums, each rounded once. `TooLarge` for one that float64 does not hold."""
+        return _divided(self.sum, 10**self.places, _EVERY)
+
+    def means(self) -> np.ndarray:
+        return _divided(self.sum, self.count * 10**self.places, _EVERY)
+
+    def variances(self) -> tuple[np.ndarray, np.ndarray]:
+        """As `ExactVariances.of`."""
+        few, result = (self.count < 2).astype(bool), np.zeros(len(self.count))
+        count, sum, squares, places = (column[~few] for column in self)
+        result[~few] = _divided(count * squares - sum * sum, count * (count - 1) * 100**places, ~few)
+        return result, few
+
+
+def _written(count: int, sum: int, squares: int, places: int) -> str:
+    """In no more places than there are digits for, or two: whatever else was added up beside it."""
+    if places > FEWEST_PLACES:
+        more = places - FEWEST_PLACES
+        drop = min(more, _zeros(sum, more), _zeros(squares, 2 * more) // 2)
+        sum, squares, places = sum // 10**drop, squares // 100**drop, places - drop
+    return f"{count} {sum} {squares} {places}"
+
+
+def _zeros(number: int, most: int) -> int:
+    """How many zeros it ends with."""
+    digits = str(number)
+    return len(digits) - len(digits.rstrip("0")) if number else most
+
+
+_NONE = Totals(*(np.empty(0, dtype=object) for _ in range(4)))
+_EVERY = slice(None)
+
+
 class Decimals:
     """A sorted column as decimals: whole numbers of a unit, and apart from them those that are none.
 
@@ -89,7 +158,7 @@ class Decimals:
             self.whole[chunk] = rounded = np.where(whole, rounded, 0.0)
             return np.flatnonzero(~whole) + chunk.start, np.abs(rounded).sum()
 
-        for self.places in (2, 4, 6, 2) if values.dtype == np.float64 else (0,):
+        for self.places in (FEWEST_PLACES, 4, 6, FEWEST_PLACES) if values.dtype == np.float64 else (0,):
             parts = list(pool.map(in_units, chunks(len(values))))
             self.fine_at = np.concatenate([np.empty(0, np.int64), *(part[0] for part in parts)])
             if len(self.fine_at) <= len(values) * MOSTLY_WHOLE:
@@ -123,6 +192,18 @@ class ExactSums:
             raise TooLarge(int(beyond.argmax()), "an int64")
         return total
 
+    def totals(self, window: Window) -> Totals:
+        """What is in the windows, exactly; squares are left out."""
+        fine = _runs(self._decimals.fine_at, window)
+        count = window.rows.astype(object)
+        return Totals(count, self._exact(window, fine), count * 0, _places(self._decimals, count))
+
+    def _exact(self, window: Window, fine: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+        """The sums in the finest unit. ``fine`` are the runs of finer values in the windows, if any."""
+        high, low = self._wholes.of(window)
+        exact = (high.astype(object) * 2**32 + low) * self._decimals.scale
+        return exact if fine is None else exact + (self._fine[fine[1]] - self._fine[fine[0]])
+
     def quotients(self, window: Window, divisor: np.ndarray) -> np.ndarray:
         """Sum, divide by ``divisor``, and round once, to float64. `TooLarge` for one that float64 does not hold."""
         decimals = self._decimals
@@ -137,11 +218,7 @@ class ExactSums:
         # Both operands are whole numbers that float64 holds, so IEEE division rounds the true quotient once.
         result = np.where(over, 0, total).astype(np.float64) / (divisor * 10.0**decimals.places)
         if over.any():
-            some = window.only(over)
-            high, low = self._wholes.of(some)
-            exact = (high.astype(object) * 2**32 + low) * decimals.scale
-            if fine is not None:
-                exact += self._fine[fine[1][over]] - self._fine[fine[0][over]]
+            exact = self._exact(window.only(over), fine and (fine[0][over], fine[1][over]))
             result[over] = _divided(exact, divisor[over].astype(object) * 10**decimals.fine_places, over)
         return result
 
@@ -153,7 +230,7 @@ class ExactVariances:
     """
 
     def __init__(self, decimals: Decimals, timeline: Timeline, pool: ThreadPoolExecutor):
-        self._decimals = decimals
+        self._decimals, self._timeline = decimals, timeline
         shifted = np.zeros_like(decimals.whole)
 
         def shift(chunk: slice) -> tuple[np.ndarray, float, float]:
@@ -202,14 +279,27 @@ class ExactVariances:
             result[slow] = self._slowly(window.only(slow), runs and (runs[0][slow], runs[1][slow]), slow)
         return result, few
 
-    def _slowly(self, window: Window, runs: tuple | None, places: np.ndarray) -> np.ndarray:
+    def totals(self, window: Window) -> Totals:
+        """What is in the windows, exactly."""
+        total, squares = self._exact(window, _runs(self._slow_at, window))
+        near = self._decimals.whole[self._timeline.key_starts_at(window.start)].astype(object) * self._decimals.scale
+        count = window.rows.astype(object)
+        squares = squares + 2 * near * total + count * near * near
+        return Totals(count, total + count * near, squares, _places(self._decimals, count))
+
+    def _exact(self, window: Window, runs: tuple | None) -> tuple[np.ndarray, np.ndarray]:
+        """The sums of the differences to the value near by, in the finest unit, and of their squares."""
+
         def exact(sums: PrefixSums, slow: np.ndarray, scale: int) -> np.ndarray:
             high, low = sums.of(window)
             found = (high.astype(object) * 2**32 + low) * scale
             return found if runs is None else found + (slow[runs[1]] - slow[runs[0]])
 
         total = exact(self._sums, self._slow_sums, self._decimals.scale)
-        squares = exact(self._squares, self._slow_squares, self._decimals.scale**2)
+        return total, exact(self._squares, self._slow_squares, self._decimals.scale**2)
+
+    def _slowly(self, window: Window, runs: tuple | None, places: np.ndarray) -> np.ndarray:
+        total, squares = self._exact(window, runs)
         rows = (window.end - window.start).astype(object)
         return _divided(rows * squares - total * total, rows * (rows - 1) * 100**self._decimals.fine_places, places)
 
@@ -221,16 +311,24 @@ def _runs(positions: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray
     return np.searchsorted(positions, window.start), np.searchsorted(positions, window.end)
 
 
-def _divided(numerators: np.ndarray, denominators: np.ndarray, places: np.ndarray) -> np.ndarray:
+def _places(decimals: Decimals, like: np.ndarray) -> np.ndarray:
+    places = np.empty(len(like), dtype=object)
+    places[:] = decimals.fine_places
+    return places
+
+
+def _divided(numerators: np.ndarray, denominators: np.ndarray, places: np.ndarray | slice) -> np.ndarray:
     """Divide Python integers, of the results at ``places``: each true quotient is rounded once.
 
     Zero has no sign: adding 0.0 makes 0.0 of the -0.0 that a quotient just below zero rounds to.
     """
     try:
-        return numerators / denominators + 0.0
+        return (numerators / denominators + 0.0).astype(np.float64)
     except OverflowError:
         beyond = [not _holds(over, under) for over, under in zip(numerators, denominators, strict=True)]
-        raise TooLarge(int(np.flatnonzero(places)[beyond.index(True)]), "a float64") from None
+        first = beyond.index(True)
+        place = first if isinstance(places, slice) else np.flatnonzero(places)[first]
+        raise TooLarge(int(place), "a float64") from None
 
 
 def _holds(numerator: int, denominator: int) -> bool:

@@ -102,6 +102,14 @@ def _of_whole_keys(rows: Timeline) -> list[slice]:
     return [slice(start, end) for start, end in pairwise([*cuts.tolist(), len(rows)])]
 
 
+def first_of_their_key(values: np.ndarray, timeline: Timeline) -> np.ndarray:
+    """Which of sorted rows have a value that no earlier row of their key has."""
+    first = np.ones(len(values), bool)
+    for rows in _of_whole_keys(timeline):
+        first[_repeated(values[rows], timeline.key_starts_of(rows))[1] + rows.start] = False
+    return first
+
+
 def _repeated(values: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of positions of rows of one key with one value, with none such between them: the earlier and the later."""
     bits = len(values).bit_length()

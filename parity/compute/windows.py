@@ -25,15 +25,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from parity.compute.codes import Codes, column_codes, key_codes
 from parity.compute.exact import TooLarge
-from parity.compute.kernels import KERNELS, Rows
+from parity.compute.kernels import KERNELS, Past, Rows
 from parity.compute.timeline import Timeline, chunks
 from parity.definition.instants import UTC_MICROSECONDS
 from parity.definition.keys import KeyBook, shown_key
@@ -53,14 +53,25 @@ def aggregate(
     one row per distinct (keys, instant), sorted by the keys, the first of them first, and by the instant, and the
     schema `Definition.schema`. Keys are in the order of `parity.compute.codes.key_codes`.
 
-    With ``earlier``, of schema `Definition.tail`, those features of the keys in it are continued: it has their results
-    over earlier rows, which are not among ``rows``. With ``asked``, a boolean for each row, the same at one instant
-    of a key, only instants of the rows that are asked for are computed.
+    With ``earlier``, of schema `Definition.tail` or `Definition.state`, those features of the keys in it are continued:
+    it has their results over earlier rows, or what is kept of these, which are not among ``rows``. With ``asked``, a
+    boolean for each row, the same at one instant of a key, only instants of the rows that are asked for are computed.
 
     Raises `UserError` for a result that its type does not hold.
     """
+    return _computed(rows, definition, earlier, asked)
+
+
+def _computed(
+    rows: pa.Table,
+    definition: Definition,
+    earlier: pa.Table | None,
+    asked: np.ndarray | None,
+    is_kept: bool = False,
+) -> pa.Table:
+    """The features, or what is to be kept for them."""
     keys = rows.select(definition.keys.names)
-    past = _Past.of(keys, earlier, definition.keys) if earlier else None
+    past = _past(keys, earlier, definition.keys) if earlier or is_kept else None
     codes = key_codes(keys)
     times = column_codes(rows[definition.reading.timestamp])
     columns = {rule.column: column_codes(rows[rule.column]) for rule in definition.rules if rule.function != "count"}
@@ -72,41 +83,55 @@ def aggregate(
         for part in parts:
             timeline = Timeline(codes.only(part), times.only(part), pool, instants)
             of_part = {name: column.only(part) for name, column in columns.items()}
-            sorted_rows = Rows(timeline, of_part, definition.rules, pool)
-            known, wanted = past and past.only(part), asked if part is None or asked is None else asked[part]
-            batches += _features(sorted_rows, codes.decode, definition, known, wanted)
-    return pa.Table.from_batches(batches, definition.schema)
+            sorted_rows = Rows(timeline, of_part, definition.rules, pool, past and past.only(part))
+            wanted = asked if part is None or asked is None else asked[part]
+            batches += _features(sorted_rows, codes.decode, definition, wanted, is_kept)
+    return pa.Table.from_batches(batches, _schema(definition, is_kept))
 
 
-class _Past(NamedTuple):
-    """What is known of earlier rows of the keys: ``results``, and for each row which of them is its key's, or -1."""
+def _schema(definition: Definition, is_kept: bool) -> pa.Schema:
+    return definition.state.insert(len(definition.keys), _event(definition)) if is_kept else definition.schema
 
-    results: pa.Table
-    of_row: np.ndarray
 
-    @classmethod
-    def of(cls, keys: pa.Table, results: pa.Table, schema: pa.Schema) -> _Past:
-        book = KeyBook(schema)
-        book.number(results)
-        return cls(results.combine_chunks(), book.find(keys))
+def _event(definition: Definition) -> pa.Field:
+    return definition.schema.field(definition.event)
 
-    def only(self, rows: np.ndarray | None) -> _Past:
-        return self if rows is None else _Past(self.results, self.of_row[rows])
 
-    def at(self, rows: np.ndarray, name: str) -> pa.Array:
-        found = self.of_row[rows]
-        return self.results[name].take(pa.array(found, mask=found < 0)).combine_chunks()
+def fold(rows: pa.Table, earlier: pa.Table, definition: Definition) -> pa.Table:
+    """What ``rows`` come to, and those earlier ones that ``earlier`` is of: to continue from, as `aggregate` does.
+
+    ``rows``, in any order, are later than those of ``earlier``, which has the schema `Definition.state`, as the result
+    has: a row for each key that either has. Raises `UserError` for a sum of whole numbers that int64 does not hold.
+    """
+    if not rows.num_rows:
+        return earlier
+    keys = rows.select(definition.keys.names)
+    book = KeyBook(definition.keys)
+    numbers = book.number(keys)
+    times = rows[definition.reading.timestamp].cast(pa.int64()).to_numpy()
+    latest = np.full(len(book), np.iinfo(np.int64).min)
+    np.maximum.at(latest, numbers, times)
+    unwindowed = replace(definition, rules=definition.unwindowed, continuous=False)
+    folded = _computed(rows, unwindowed, earlier, times == latest[numbers], is_kept=True)
+    others = earlier.filter(pa.array(book.find(earlier) < 0))
+    return pa.concat_tables([folded.select(definition.state.names), others]).cast(definition.state)
+
+
+def _past(keys: pa.Table, kept: pa.Table, schema: pa.Schema) -> Past:
+    book = KeyBook(schema)
+    book.number(kept)
+    return Past(kept.combine_chunks(), book.find(keys))
 
 
 def _features(
     rows: Rows,
     decode: Callable[[np.ndarray], list[pa.Array]],
     definition: Definition,
-    past: _Past | None,
     asked: np.ndarray | None,
+    is_kept: bool,
 ) -> Iterator[pa.RecordBatch]:
     """The features of ``rows``, whose keys ``decode`` gives, a chunk at a time."""
-    timeline, schema = rows.timeline, definition.schema
+    timeline, past, schema = rows.timeline, rows.past, _schema(definition, is_kept)
     rules = [(rule, KERNELS[rule.function]) for rule in definition.rules]
     lengths = {rule.window for rule in definition.rules}
     prepared = [rows.once(kernel.prepare, rule.column) for rule, kernel in rules]
@@ -120,14 +145,16 @@ def _features(
         windows = timeline.windows(chunk, last, lengths)
         for (rule, kernel), column in zip(rules, prepared, strict=True):
             try:
-                if past and rule.continues:
-                    before = past.at(timeline.order[last], rule.name)
+                if is_kept:
+                    result = kernel.keep(column, windows[rule.window], rule, past.at(timeline.order[last], rule.name))
+                elif past and past.knows(rule):
+                    before = past.lengths_at(timeline.order[last], rule.name)
                     result = kernel.continued(column, windows[rule.window], rule, before)
                 else:
                     result = kernel.answer(column, windows[rule.window], rule)
             except TooLarge as error:
                 raise _refused(rule, error, [found[error.place] for found in columns], definition.keys) from None
-            columns.append(result.cast(rule.type))
+            columns.append(result.cast(schema.field(rule.name).type))
         return pa.record_batch(columns, schema=schema)
 
     return rows.pool.map(features, chunks(len(timeline)))

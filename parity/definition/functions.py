@@ -24,6 +24,10 @@ def _summed(column: pa.DataType) -> pa.DataType:
     return pa.int64() if column in WHOLE_NUMBERS else pa.float64()
 
 
+def _totals(column: pa.DataType) -> pa.DataType:
+    return pa.string()
+
+
 @dataclass(frozen=True)
 class Function:
     """A function over the rows in a window."""
@@ -38,18 +42,25 @@ class Function:
     """Whether it gives null, as it is not defined on few rows."""
     of_nothing: int | None = None
     """What it gives of no rows at all, as a window has once its last row has left it."""
+    totals: Callable[[pa.DataType], pa.DataType] | None = None
+    """The type of what is kept of rows to continue from where the result does not hold enough; by that of the column.
+    A text is one of `parity.compute.exact.Totals`; a list has each value once."""
+
+    def kept(self, column: pa.DataType) -> pa.DataType:
+        """The type of what is kept of rows, to continue from."""
+        return self.gives(column) if self.continues(column) else self.totals(column)
 
 
 FUNCTIONS = {
     "count": Function(COLUMN_TYPES, lambda column: pa.int64(), continues=lambda column: True, of_nothing=0),
-    "sum": Function(NUMBERS, _summed, continues=lambda column: column in WHOLE_NUMBERS, of_nothing=0),
-    "mean": Function(NUMBERS, lambda column: pa.float64()),
+    "sum": Function(NUMBERS, _summed, continues=lambda column: column in WHOLE_NUMBERS, of_nothing=0, totals=_totals),
+    "mean": Function(NUMBERS, lambda column: pa.float64(), totals=_totals),
     "min": Function((*NUMBERS, pa.string()), _own, continues=lambda column: True),
     "max": Function((*NUMBERS, pa.string()), _own, continues=lambda column: True),
     "first": Function((*NUMBERS, pa.string()), _own, continues=lambda column: True),
     "last": Function((*NUMBERS, pa.string()), _own, continues=lambda column: True),
-    "count_distinct": Function((*NUMBERS, pa.string()), lambda column: pa.int64(), of_nothing=0),
-    "var": Function(NUMBERS, lambda column: pa.float64(), nullable=True),
-    "std": Function(NUMBERS, lambda column: pa.float64(), nullable=True),
+    "count_distinct": Function((*NUMBERS, pa.string()), lambda column: pa.int64(), of_nothing=0, totals=pa.list_),
+    "var": Function(NUMBERS, lambda column: pa.float64(), nullable=True, totals=_totals),
+    "std": Function(NUMBERS, lambda column: pa.float64(), nullable=True, totals=_totals),
 }
 """By name. ``var`` and ``std`` are those of a sample, and null below two rows."""

@@ -99,6 +99,18 @@ class Definition:
         """What earlier rows of a key come to, for its later features: the keys, and the features that continue."""
         return pa.schema([*self.keys, *(pa.field(rule.name, rule.type) for rule in self.rules if rule.continues)])
 
+    @cached_property
+    def unwindowed(self) -> tuple[Rule, ...]:
+        """The rules of the features that look at all rows."""
+        return tuple(rule for rule in self.rules if rule.window is None)
+
+    @cached_property
+    def state(self) -> pa.Schema:
+        """What earlier rows of a key come to, for all its later features without a window: the keys, and what is kept
+        of each of these. With it any feature can be continued, where `tail` has those whose results are enough."""
+        kept = [pa.field(rule.name, FUNCTIONS[rule.function].kept(rule.column_type)) for rule in self.unwindowed]
+        return pa.schema([*self.keys, *kept])
+
     def may_be_null(self, rule: Rule) -> bool:
         """Whether a feature is null at some instants: where it is not defined on few rows, or on none."""
         empties = self.continuous and rule.window is not None

@@ -1,0 +1,113 @@
+"""What is kept of rows that are gone continues every feature exactly."""
+
+from datetime import timedelta
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parity.compute.windows import aggregate, fold
+from parity.definition.functions import FUNCTIONS
+from parity.definition.table import Rule
+from parity.edge.errors import UserError
+from tests.brute_force import (
+    DAYS_3,
+    MICROSECOND,
+    TYPES,
+    Row,
+    T,
+    bits,
+    declared,
+    expected,
+    rows_of,
+    table,
+)
+
+EVER = [
+    Rule(f"{function}_{column}", function, column, None, TYPES[column])
+    for function in FUNCTIONS
+    for column in TYPES
+    if TYPES[column] in FUNCTIONS[function].takes
+]
+"""Every function of every type of column."""
+ALL = declared(
+    [*EVER, Rule("mean_3d", "mean", "a", DAYS_3), Rule("distinct_1us", "count_distinct", "d", MICROSECOND, pa.string())]
+)
+COMPOSITE = declared(EVER[::3], {"name": pa.string(), "number": pa.int64(), "flag": pa.bool_()})
+
+
+def fitting(row: Row) -> Row:
+    """The same with values whose squares add up to a float64, and whole numbers that add up to an int64."""
+    a, c = row.values.get("a", 0.0), row.values.get("c", 0)
+    return row._replace(values=row.values | {"a": a / 1e160 if abs(a) > 1e140 else a, "c": c >> 6})
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([ALL, COMPOSITE]).flatmap(lambda one: st.tuples(st.just(one), rows_of(one))), st.data())
+def test_what_is_kept_of_any_past_continues_all_functions_to_the_bits_of_all_rows(case, data):
+    definition, rows = case[0], list(map(fitting, case[1]))
+    instants = sorted({row.time for row in rows})
+    cuts = sorted(data.draw(st.lists(st.sampled_from(instants), max_size=3)))
+    right = expected(rows, definition)
+    kept, before = definition.state.empty_table(), None
+    for cut in cuts:
+        leaving = [row for row in rows if row.time < cut and (before is None or row.time >= before)]
+        kept, before = fold(table(leaving, definition), kept, definition), cut
+    later = [row for row in rows if before is None or row.time >= before]
+    found = bits(aggregate(table(later, definition), definition, kept))
+    unwindowed = len(definition.keys) + 1 + len(definition.unwindowed)
+    assert [row[:unwindowed] for row in found] == [
+        row[:unwindowed] for row in right if before is None or row[len(definition.keys)] >= before
+    ]
+    assert kept.schema == definition.state
+
+
+AMOUNTS = [0.1, 0.2, 1e300, -1e300, 1e-300, 5e-324, 0.1, 2.0**60, 1 / 3, 0.0, -0.0, 123456789.12]
+SQUARES_FIT = [amount if abs(amount) < 1e200 else amount / 1e150 for amount in AMOUNTS]
+NOT_SQUARED = [rule for rule in EVER if rule.function not in ("var", "std")]
+
+
+@pytest.mark.parametrize("split", range(1, len(AMOUNTS)))
+@pytest.mark.parametrize(("rules", "amounts"), [(NOT_SQUARED, AMOUNTS), (EVER, SQUARES_FIT)], ids=["1e300", "squares"])
+def test_amounts_of_any_size_add_up_across_a_split(rules, amounts, split):
+    counts = [2**60, -(2**60), 2**62, 1, 2**60, 7, 7, 0, -1, 2**60, 3, -(2**62)]
+    rows = [
+        Row((1,), T + i * MICROSECOND, {"a": a, "b": i % 3, "c": c, "d": str(i % 4)})
+        for i, (a, c) in enumerate(zip(amounts, counts, strict=True))
+    ]
+    definition = declared(rules)
+    kept = fold(table(rows[:split], definition), definition.state.empty_table(), definition)
+    assert bits(aggregate(table(rows[split:], definition), definition, kept)) == expected(rows, definition)[split:]
+
+
+def test_what_is_kept_does_not_depend_on_how_the_past_was_cut_or_ordered():
+    definition = declared(EVER)
+    rows = [
+        Row((i % 3,), T + i * MICROSECOND, {"a": a, "b": i, "c": 7 * i, "d": str(i % 4)})
+        for i, a in enumerate(SQUARES_FIT)
+    ]
+    nothing = definition.state.empty_table()
+    at_once = fold(table(reversed(rows), definition), nothing, definition)
+    by_one = nothing
+    for row in rows:
+        by_one = fold(table([row], definition), by_one, definition)
+    assert sorted(by_one.to_pylist(), key=str) == sorted(at_once.to_pylist(), key=str)
+
+
+def test_a_sum_that_int64_does_not_hold_is_refused_where_it_is_kept():
+    definition = declared([Rule("sum", "sum", "c", None, TYPES["c"])])
+    rows = [Row((1,), T + timedelta(days=i), {"c": 2**62}) for i in range(2)]
+    with pytest.raises(UserError, match="beyond what an int64 holds"):
+        fold(table(rows, definition), definition.state.empty_table(), definition)
+
+
+def test_keys_of_bytes_have_each_a_past_of_their_own():
+    definition = declared(EVER[:3], {"k": pa.binary()})
+    rows = [
+        Row((key,), T + i * MICROSECOND, {"a": 1.0, "b": 1, "c": 1, "d": "x"}) for i, key in enumerate([b"", b"\0"])
+    ]
+    kept = fold(table(rows, definition), definition.state.empty_table(), definition)
+    later = [row._replace(time=row.time + DAYS_3) for row in rows]
+    found = bits(aggregate(table(later, definition), definition, kept))
+    assert found == [row for row in expected([*rows, *later], definition) if row[1] >= T + DAYS_3]
