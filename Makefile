@@ -67,4 +67,5 @@ clean:
 
 .venv/scale-installed: .venv/tests-installed requirements-spark.txt requirements-s3.txt tests/requirements-scale.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements-scale.txt
+	$(BIN)/python -m tests.brokers
 	@touch $@

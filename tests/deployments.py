@@ -101,7 +101,7 @@ def tls(folder: Path) -> Iterator[Deployment]:
     """TLS on both sides, each with a certificate of one CA, and a password within."""
     server = _tls_server()
     ours, theirs = folder / "client", folder / "server"
-    _certificates(folder, ours, theirs)
+    certificates(folder, ours, theirs)
     secret, plain, port = secrets.token_hex(12), free_port(), free_port()
     with Servers(folder) as servers:
         files = ["--tls-ca-cert-file", f"{folder}/ca.crt", "--tls-cert-file", f"{theirs}.crt"]
@@ -125,7 +125,7 @@ def _tls_server() -> str:
     pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
 
 
-def _certificates(folder: Path, *names: Path) -> None:
+def certificates(folder: Path, *names: Path) -> None:
     def openssl(*arguments: object) -> None:
         subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
 
