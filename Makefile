@@ -25,7 +25,7 @@ test: .venv/tests-installed
 	$(BIN)/python -c 'from parity.edge.redis_server import require_server; require_server()'
 	$(BIN)/python -m pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist worksteal -m "not scale"
 
-test-scale: .venv/scale-installed
+test-scale: .venv/scale-installed .venv/flink-installed
 	$(BIN)/python -c 'from parity.edge.redis_server import require_server; require_server()'
 	$(BIN)/python -m pytest -m scale
 
@@ -68,4 +68,12 @@ clean:
 .venv/scale-installed: .venv/tests-installed requirements-spark.txt requirements-s3.txt tests/requirements-scale.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements-scale.txt
 	$(BIN)/python -m tests.brokers
+	@touch $@
+
+# An environment of its own: see requirements-flink.txt. There is no Flink for Python 3.13 and newer.
+.venv/flink-installed: .venv/installed requirements-flink.txt
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then \
+	  $(BIN)/python -m venv .venv/flink && \
+	  .venv/flink/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-flink.txt; \
+	else echo "Apache Flink: it has no package for this Python, so its tests are skipped"; fi
 	@touch $@

@@ -1,6 +1,6 @@
 """A real Apache Kafka for the tests: one broker in KRaft mode, started, killed and started again on the same data.
 
-    python -m tests.brokers     fetch its jars, once for an environment
+    python -m tests.brokers     fetch its jars, and the one by which Flink reads Kafka, once for an environment
 
 They come from Maven Central, by Maven, and take Java 17 or newer.
 """
@@ -26,10 +26,12 @@ from filelock import FileLock
 from parity.edge.redis_server import free_port
 from tests.deployments import certificates
 
-HERE = Path(__file__).resolve().parent
-POM = HERE / "kafka.xml"
+POM = Path(__file__).resolve().parent / "kafka.xml"
 VERSION = re.search("<version>(.+)</version>", POM.read_text())[1]
 JARS = Path(sys.prefix) / f"kafka-{VERSION}"
+CONNECTOR = Path(sys.prefix) / "flink-sql-connector-kafka-5.0.0-2.2.jar"
+FLINK = Path(sys.prefix) / "flink" / "bin" / "python"
+"""The Python of the environment that requirements-flink.txt is installed in."""
 SECONDS_TO_START = 60
 JAVA = shutil.which("java", path=f"{os.environ['JAVA_HOME']}/bin" if "JAVA_HOME" in os.environ else None)
 MISSING = [
@@ -37,12 +39,15 @@ MISSING = [
     for name, there in {
         "confluent-kafka": find_spec("confluent_kafka"),
         "Java": JAVA,
-        "Maven": JARS.exists() or shutil.which("mvn"),
+        "Maven": (JARS.exists() and CONNECTOR.exists()) or shutil.which("mvn"),
     }.items()
     if not there
 ]
 needs_kafka = pytest.mark.skipif(
     bool(MISSING) and "CI" not in os.environ, reason=f"{' and '.join(MISSING)} missing, which Kafka takes"
+)
+needs_flink = pytest.mark.skipif(
+    not FLINK.exists(), reason="Apache Flink missing, which make test-scale installs where this Python has one"
 )
 
 SETTINGS = """
@@ -80,11 +85,25 @@ def fetch() -> Path:
     with FileLock(f"{JARS}.lock"):
         if not JARS.exists():
             with tempfile.TemporaryDirectory(dir=JARS.parent) as name:
-                command = ["mvn", "--quiet", "--batch-mode", "--file", POM, "dependency:copy-dependencies"]
-                command += [f"-DoutputDirectory={name}/jars", "-DincludeScope=runtime"]
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                _maven("copy-dependencies", f"-DoutputDirectory={name}/jars", "-DincludeScope=runtime", "--file", POM)
                 Path(name, "jars").rename(JARS)
     return JARS
+
+
+def fetch_connector() -> Path:
+    """The jar by which Flink reads Kafka, which is fetched if it is not there."""
+    with FileLock(f"{CONNECTOR}.lock"):
+        if not CONNECTOR.exists():
+            name, version = re.fullmatch(r"(\D+)-(.+)\.jar", CONNECTOR.name).groups()
+            with tempfile.TemporaryDirectory(dir=CONNECTOR.parent) as folder:
+                _maven("copy", f"-Dartifact=org.apache.flink:{name}:{version}", f"-DoutputDirectory={folder}")
+                Path(folder, CONNECTOR.name).rename(CONNECTOR)
+    return CONNECTOR
+
+
+def _maven(goal: str, *arguments: object) -> None:
+    command = ["mvn", "--quiet", "--batch-mode", f"dependency:{goal}", *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 @dataclass
@@ -179,5 +198,7 @@ def kafka(folder: Path) -> Iterator[Broker]:
 
 
 if __name__ == "__main__":
-    there = f"{' and '.join(MISSING)} missing, so its tests are skipped" if MISSING else fetch()
-    print(f"Apache Kafka {VERSION}: {there}")
+    if MISSING:
+        print(f"Apache Kafka: {' and '.join(MISSING)} missing, so its tests are skipped")
+    else:
+        print(f"Apache Kafka {VERSION}: {fetch()}\nApache Flink's connector: {fetch_connector()}")
