@@ -38,11 +38,13 @@ def main() -> None:
     tables = declared(REPOSITORY).of(args.view, args.service).tables
     with opened(REPOSITORY, tables) as store:
         materialized = materialize_all(store, tables, args.start, args.end, now, args.retract)
-    for table, (keys, retracted) in zip(tables, materialized, strict=True):
+    for table, (keys, retracted, ahead) in zip(tables, materialized, strict=True):
         view = f"{table.name}: " if len(tables) > 1 else ""
         print(f"{view}{keys:,} {table.noun(keys)} in Redis, materialized up to {args.end.isoformat()}")
         if retracted:
             print(f"{view}{retracted:,} rows removed that the features no longer have")
+        if ahead:
+            print(f"{view}{ahead:,} rows left alone, where a stream is ahead of the features")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,16 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 from feast import FeatureStore
+from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
 
 from parity.definition.checks import FeatureTable
 from parity.definition.keys import KeyBook, as_tuples, shown_keys
 from parity.edge.errors import UserError
 from parity.offline.side import EVER, latest_events
 from parity.online.encoding import has_fractions
-from parity.online.engine import ROWS_PER_BATCH, progress_of
+from parity.online.engine import ROWS_PER_BATCH, counting_ahead, progress_of
+from parity.online.following import steps_after
+from parity.online.marks import marks_beside
 from parity.online.scanning import Leftovers
 from parity.online.scripts import ForeignKeys
 from parity.online.side import Stored, foreign_keys, online_store_of, replace, retract, stored_events
@@ -34,6 +37,8 @@ class Materialized(NamedTuple):
     """How many the online store then holds."""
     retracted: int
     """How many rows were taken out, for good or for the one before them."""
+    ahead: int = 0
+    """How many rows were left alone, as a stream has written them and is ahead of the transactions' files."""
 
 
 def materialize(
@@ -60,7 +65,8 @@ def materialize_all(
 
     Without ``start`` it is the whole history, and rows that the history no longer has are taken out: of keys that are
     gone or of another type, and rows newer than their key's latest. So are the fields of features that no view has any
-    more. All instants are aware.
+    more. Of a continuous view the rows bring what follows them, up to its horizon after ``end``. Rows with events of a
+    stream that the files did not have when the features were computed are left alone. All instants are aware.
 
     Raises `UserError`, before anything is written, for an interval that is empty, holds no rows, or ends after ``now``;
     and, unless ``any_share`` is set, where more than `LARGEST_SHARE` of the rows of a table online would be taken out.
@@ -94,9 +100,12 @@ def repair(store: FeatureStore, table: FeatureTable, keys: pa.Table, at: datetim
     wanted.number(keys)
     given = stored[wanted.find(stored.keys) >= 0]._replace(others=stored.others)
     history.bring_in_step(given, history.place(given), now)
-    online = online_store_of(store)
-    for rows in history.rows(keys).to_batches(max_chunksize=ROWS_PER_BATCH):
-        if foreign := online.write_columns(store.config, table.view, rows)().foreign:
+    online, rows, done = online_store_of(store), history.rows(keys), 0
+    steps = history.steps(rows)
+    for batch in rows.to_batches(max_chunksize=ROWS_PER_BATCH):
+        follows = None if steps is None else steps[done : done + batch.num_rows]
+        done += batch.num_rows
+        if foreign := online.write_columns(store.config, table.view, batch, follows, history.marks)().foreign:
             raise ForeignKeys(foreign)
 
 
@@ -127,6 +136,7 @@ class _History:
                 f"{table.name}: a key of type {pa.timestamp('us', 'UTC')} has a fraction of a second, and Feast keeps "
                 "whole seconds of it online. Truncate it in the transactions, or declare it as String."
             )
+        self.marks = marks_beside(table.source.path)
         self._book = KeyBook(table.definition.keys)
         self._book.number(keys)
 
@@ -159,7 +169,7 @@ class _History:
 
     def bring_online(self, now: datetime) -> Materialized:
         store, table = self.store, self.table
-        with redirect_stdout(io.StringIO()):  # Feast reports progress there
+        with redirect_stdout(io.StringIO()), counting_ahead() as ahead:  # Feast reports progress there
             store.materialize(self.start or EVER, self.end, [table.name])
         online, retracted = online_store_of(store), 0
         leftovers = Leftovers(known=online.known_fields(store.config, _views(store)))
@@ -180,7 +190,7 @@ class _History:
             some = shown_keys(missing, table.definition.keys, SHOWN)
             noun = table.noun(len(missing))
             raise UserError(f"{len(missing):,} {noun} did not arrive in the online store: {some}.")
-        return Materialized(len(stored.found), retracted)
+        return Materialized(len(stored.found), retracted, *ahead)
 
     def place(self, stored: Stored) -> np.ndarray:
         """The places of keys that are stored in `latest`; -1 for one that is not there."""
@@ -190,20 +200,33 @@ class _History:
         """Retract what is outdated, or put the key's latest row in its place. Return how many rows were outdated."""
         gone, known = self._outdated(stored, place, now)
         if gone.any() or stored.others.count:
-            retract(self.store, self.table, [*stored[gone & ~known].found, *stored.others.found])
+            retract(self.store, self.table, [*stored[gone & ~known].found, *stored.others.found], self.marks)
             newer = stored[gone & known]
-            replace(self.store, self.table, newer, self.rows(newer.keys))
+            rows = self.rows(newer.keys)
+            replace(self.store, self.table, newer, rows, self.steps(rows), self.marks)
         return int(np.count_nonzero(gone)) + stored.others.count
 
     def _outdated(self, stored: Stored, place: np.ndarray, now: datetime) -> _Outdated:
         """Find, of what is ``stored`` and has its `place`, what the history up to the end does not have, and what lies
-        in the future, where nothing is known: keys that are gone, and rows newer than their key's latest."""
+        in the future, where nothing is known: keys that are gone, and rows newer than their key's latest. What a stream
+        has written, ahead of the files, is neither."""
         events = self.latest[self.table.definition.event].to_numpy().astype("datetime64[us]")
         known = place >= 0
         newer = known.copy()
         newer[known] = stored.events[known] > events[place[known]]
         settled = (stored.events <= _numpy(self.end)) | (stored.events > _numpy(now))
-        return _Outdated(settled & (newer | ~known), known)
+        gone = settled & (newer | ~known)
+        if gone.any():
+            keys = [key for key, _ in stored[gone].found]
+            online = online_store_of(self.store)
+            gone[gone] = ~np.array(online.are_ahead(self.store.config, self.table.view, keys, self.marks))
+        return _Outdated(gone, known)
+
+    def steps(self, rows: pa.Table) -> list[bytes] | None:
+        """What follows these latest rows, if the view is continuous."""
+        config = self.store.config
+        offline = get_offline_store_from_config(config.offline_store)
+        return steps_after(config, offline, self.table.view, rows, self.end)
 
     def rows(self, keys: pa.Table) -> pa.Table:
         """The latest rows of ``keys``, with their features."""

@@ -5,20 +5,24 @@ import asyncio
 import json
 from datetime import UTC, timedelta
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 import redis
 from feast import FeatureService
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.types import Int32, Int64, String
 
+from parity.definition.functions import FUNCTIONS
+from parity.materialization import Materialized, materialize, repair
 from parity.online.marks import is_ahead, marks_beside, marks_text
 from parity.online.scanning import Leftovers
-from parity.online.side import online_store_of, redis_keys, stored_events
+from parity.online.side import online_store_of, redis_keys, serving_values, stored_events
 from parity.online.steps import at_present, every_step
 from parity.online.writing import BYTES_PER_SCRIPT, _parts
-from tests.definition import aggregation, purchases, table, user
-from tests.online import NOW, STOCK, opened, rows_of
+from tests.definition import aggregation, customer, purchases, table, user
+from tests.online import NOW, STOCK, opened, require_in_step, rows_of, write_history
 
 MICROSECOND, HOUR, DAY = timedelta(microseconds=1), timedelta(hours=1), timedelta(days=1)
 NOT_LANDED = b"0123456789abcdef shop/0=00000000000000000007 shop/1=09007199254740993001"
@@ -354,3 +358,175 @@ class TestMarks:
         (tmp_path / "purchases.marks").write_text("{")
         with pytest.raises(Exception, match=r"purchases\.marks is not readable.*compute_features"):
             marks_beside(path)
+
+
+class TestMaterialization:
+    """By Feast's own commands, and by ours, which bring what follows from the offline store."""
+
+    @pytest.fixture
+    def offline(self, store, sliding):
+        write_history(sliding, *ROWS, (3, NOW + HOUR, 4.0, 1, 1))
+        return store
+
+    def _materialize(store, table):
+        store.materialize(NOW - 2 * HOUR, NOW, [table.name])
+
+    def _incremental(store, table):
+        store.materialize(NOW - 3 * HOUR, NOW - 2 * HOUR, [table.name])
+        store.materialize_incremental(NOW, [table.name])
+
+    def _ours(store, table):
+        assert materialize(store, table, None, NOW, NOW) == Materialized(2, 0)
+
+    def _from_a_start(store, table):
+        assert materialize(store, table, NOW - HOUR, NOW, NOW) == Materialized(2, 0)
+
+    def _repaired(store, table):
+        repair(store, table, pa.table({"user_id": pa.array([2, 1])}), NOW, NOW)
+
+    @pytest.mark.parametrize("by", [_materialize, _incremental, _ours, _from_a_start, _repaired])
+    @pytest.mark.parametrize("rows_per_batch", [1, 1000])
+    def test_rows_bring_what_follows(self, offline, sliding, by, rows_per_batch, monkeypatch):
+        monkeypatch.setattr("parity.online.engine.ROWS_PER_BATCH", rows_per_batch)
+        monkeypatch.setattr("parity.materialization.ROWS_PER_BATCH", rows_per_batch)
+        by(offline, sliding)
+        for instant, values in [
+            (NOW, [7.5, 2, 2]),
+            (NOW + HOUR - MICROSECOND, [7.5, 2, 2]),
+            (NOW + HOUR, [5.0, 1, 2]),
+            (NOW + 2 * HOUR, [0.0, 0, 2]),
+            (NOW + 2 * DAY, [0.0, 0, 2]),
+            (NOW + 2 * DAY + MICROSECOND, [None] * 3),
+        ]:
+            assert values_at(offline, sliding, instant) == values
+        assert values_at(offline, sliding, NOW + HOUR, 2) == [1.0, 1, 1]
+        assert values_at(offline, sliding, NOW + HOUR, 3) == [None] * 3  # no row by the end
+
+    @pytest.mark.parametrize("after", [0 * HOUR, HOUR - MICROSECOND, HOUR, HOUR + MICROSECOND, 2 * HOUR, 2 * DAY])
+    def test_serving_equals_training_at_every_instant(self, offline, sliding, after):
+        write_history(sliding, *ROWS)
+        materialize(offline, sliding, None, NOW, NOW)
+        online_store_of(offline).now = lambda: NOW + after
+        require_in_step(offline, sliding, NOW + after)
+
+    def test_a_later_run_moves_the_horizon_of_a_row_that_has_not_changed(self, offline, sliding):
+        materialize(offline, sliding, None, NOW, NOW)
+        later = NOW + 30 * MICROSECOND
+        online_store_of(offline).now = lambda: later
+        materialize(offline, sliding, None, later, later)
+        assert values_at(offline, sliding, later + 2 * DAY) == [0.0, 0, 2]
+
+    def test_an_end_in_the_past_knows_as_far_as_its_own_horizon(self, offline, sliding):
+        materialize(offline, sliding, None, NOW - HOUR, NOW)
+        assert values_at(offline, sliding, NOW + HOUR) == [5.0, 1, 2]
+        assert values_at(offline, sliding, NOW - HOUR + 2 * DAY + MICROSECOND) == [None] * 3
+
+    def test_rows_of_the_future_offline_are_normal(self, offline, sliding, caplog):
+        materialize(offline, sliding, None, NOW, NOW)
+        assert materialize(offline, sliding, None, NOW, NOW) == Materialized(2, 0)
+        assert caplog.text == ""
+
+    def test_a_row_newer_than_the_history_gives_way_to_the_one_before_with_its_steps(self, offline, sliding):
+        materialize(offline, sliding, None, NOW, NOW)
+        write_history(sliding, (1, NOW - 2 * HOUR, 3.0, 1, 1), (1, NOW + HOUR, 0.0, 0, 1), ROWS[3])
+        assert materialize(offline, sliding, None, NOW, NOW) == Materialized(2, 1)
+        assert values_at(offline, sliding, NOW + HOUR - MICROSECOND) == [3.0, 1, 1]
+        assert values_at(offline, sliding, NOW + HOUR) == [0.0, 0, 1]
+
+    def test_with_a_key_ttl_a_row_still_brings_what_follows(self, tmp_path, redis_port, sliding, client):
+        store = opened(tmp_path, redis_port, [sliding], key_ttl_seconds=1000)
+        write_history(sliding, *ROWS)
+        materialize(store, sliding, None, NOW, NOW)
+        assert values_at(store, sliding, NOW + HOUR) == [5.0, 1, 2]
+        [key] = redis_keys(store, sliding, pa.table({"user_id": pa.array([1])}))
+        assert 0 < client.ttl(key) <= 1000
+
+    def test_feasts_own_engine_writes_rows_that_are_past_their_horizon(self, tmp_path, redis_port, sliding):
+        store = opened(tmp_path, redis_port, [sliding], engine="local")
+        write_history(sliding, *ROWS)
+        store.materialize(NOW - 2 * HOUR, NOW, ["spending"])
+        assert {how for _, how, _ in answer_of(store, sliding).values()} == {"OUTSIDE_MAX_AGE"}
+
+    def test_every_function_empties_in_serving_as_in_training(self, tmp_path, redis_port):
+        schema = {"number": Int64, "small": Int32, "text": String}
+        functions = ["count", "sum", "mean", "min", "max", "var", "std", "first", "last"]
+        features = [aggregation(function, "amount", 1) for function in functions]
+        features += [
+            aggregation(function, "number", 1) for function in ("sum", "min", "max", "first", "last", "count_distinct")
+        ]
+        features += [aggregation(function, "small", 1) for function in ("min", "max", "last")]
+        features += [aggregation(function, "text", 1) for function in ("min", "max", "first", "last")]
+        every = table(tmp_path, "every", [user], features, schema, continuous=True)
+        store = opened(tmp_path, redis_port, [every])
+        extremes = {pa.int64(): [2**63 - 1, -(2**63)], pa.int32(): [2**31 - 1, -(2**31)]}
+        extremes |= {pa.float64(): [0.1, 1e308], pa.string(): ["", "ä" * 100]}
+
+        def row(key, instant, which):
+            rules = every.definition.rules
+            nothing = [FUNCTIONS[rule.function].of_nothing for rule in rules]
+            return key, instant, *([extremes[rule.type][which] for rule in rules] if which < 2 else nothing)
+
+        write_history(every, *(row(1, NOW + (which - 1) * HOUR, which) for which in range(3)), row(2, NOW, 0))
+        materialize(store, every, None, NOW - HOUR, NOW)
+        for after in (-HOUR, -MICROSECOND, 0 * HOUR, HOUR - MICROSECOND, HOUR, DAY):
+            online_store_of(store).now = lambda after=after: NOW + after
+            answer_of(store, every)
+            served = serving_values(store, every, pa.table({"user_id": pa.array([1])}))
+            [trained] = (
+                store.get_historical_features(
+                    pd.DataFrame({"user_id": [1], "event_timestamp": [pd.Timestamp(NOW + after)]}), every.service
+                )
+                .to_arrow()
+                .to_pylist()
+            )
+            assert {name: values[0] for name, values in served.items()} == {name: trained[name] for name in served}
+
+    @pytest.mark.parametrize("count", [0, 3])
+    def test_a_text_key_and_two_keys_are_followed_alike(self, tmp_path, redis_port, count):
+        view = table(tmp_path, "both", [customer, user], [aggregation("count", "x", 1, "n")], continuous=True)
+        store = opened(tmp_path, redis_port, [view])
+        rows = [(name, 7, NOW + hours * HOUR, 9 - hours) for name in ("0042", "ü") for hours in range(count + 1)]
+        write_history(view, *rows)
+        materialize(store, view, None, NOW, NOW)
+        for hours in range(count + 1):
+            online_store_of(store).now = lambda hours=hours: NOW + hours * HOUR
+            require_in_step(store, view, NOW + hours * HOUR)
+
+
+class TestStreamedRows:
+    """What a materialization does where a stream has written, and the files may not have its events yet."""
+
+    @pytest.fixture
+    def streamed(self, store, sliding, client):
+        """User 1 is ahead of the files by a later row; user 9, whom the files do not have, is too."""
+        write_history(sliding, *ROWS)
+        materialize(store, sliding, None, NOW - MICROSECOND, NOW, any_share=True)
+        for user_id in (1, 9):
+            row = (user_id, NOW - MICROSECOND, 99.0, 9, 9)
+            write(store, sliding, [row, (user_id, NOW + HOUR, 98.0, 8, 9)])
+            [key] = redis_keys(store, sliding, pa.table({"user_id": pa.array([user_id])}))
+            client.hset(key, "_applied:spending", NOT_LANDED)
+        return store
+
+    @pytest.mark.parametrize("start", [None, NOW - 2 * HOUR])
+    def test_what_is_ahead_is_left_alone_and_counted(self, streamed, sliding, start):
+        write_history(sliding, *ROWS, (1, NOW, 8.5, 3, 3))
+        done = materialize(streamed, sliding, start, NOW, NOW)
+        assert done == Materialized(3, 0, 1)
+        assert values_at(streamed, sliding, NOW) == [99.0, 9, 9]
+        assert values_at(streamed, sliding, NOW + HOUR, 9) == [98.0, 8, 9]
+        assert values_at(streamed, sliding, NOW, 2) == [1.0, 1, 1]
+
+    def test_a_repair_leaves_it_alone(self, streamed, sliding):
+        repair(streamed, sliding, pa.table({"user_id": pa.array([1, 2])}), NOW, NOW)
+        assert values_at(streamed, sliding, NOW) == [99.0, 9, 9]
+
+    def test_feasts_own_command_leaves_it_alone(self, streamed, sliding):
+        streamed.materialize(NOW - 2 * HOUR, NOW, ["spending"])
+        assert values_at(streamed, sliding, NOW) == [99.0, 9, 9]
+
+    def test_what_the_files_have_is_brought_in_step(self, tmp_path, streamed, sliding):
+        (tmp_path / "spending.marks").write_text(json.dumps(LANDED))
+        assert materialize(streamed, sliding, None, NOW, NOW, any_share=True) == Materialized(2, 2)
+        assert values_at(streamed, sliding, NOW) == [7.5, 2, 2]
+        assert values_at(streamed, sliding, NOW, 9) == [None] * 3

@@ -7,7 +7,8 @@ feature_store.yaml names it, through Feast's own plug-in mechanism:
 
 Feast's own reads every row of the interval, keeps each key's latest in pandas, and makes a protobuf message of every
 value. This one lets the offline store pick the latest rows and encodes them a column at a time, while Redis writes
-the ones before. What that can't take goes Feast's way, with the same result.
+the ones before. What that can't take goes Feast's way, with the same result. With the rows of a continuous view it
+writes what follows them.
 
 It also keeps what Feast notes down true. Nothing after the present is materialized or noted as such, whatever end was
 asked for, so the next incremental run begins where this one ended. And a run that begins where the last one ended
@@ -15,6 +16,7 @@ asked for, so the next incremental run begins where this one ended. And a run th
 that came back empty.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,8 +37,13 @@ from tqdm import tqdm
 from parity.definition.instants import utc_now
 from parity.edge.files import progress
 from parity.offline.side import EVER
+from parity.online.following import steps_after
+from parity.online.marks import marks_beside
 from parity.online.scripts import ForeignKeys
 from parity.online.store import ParityRedisOnlineStore
+from parity.online.writing import Written
+
+logger = logging.getLogger(__name__)
 
 FEASTS_EVER, A_MOMENT = timedelta(weeks=52), timedelta(minutes=5)
 """How far back Feast begins the first incremental run of a view without a ttl, and how long ago it may have done so."""
@@ -60,6 +67,28 @@ def progress_of(rows: int) -> Iterator[tqdm]:
             yield bar
         finally:
             _bar.reset(token)
+
+
+_ahead: ContextVar[list[int] | None] = ContextVar("ahead", default=None)
+
+
+@contextmanager
+def counting_ahead() -> Iterator[list[int]]:
+    """Count, in a list of one number, the rows that are left alone as a stream is ahead of the files there."""
+    count = [0]
+    token = _ahead.set(count)
+    try:
+        yield count
+    finally:
+        _ahead.reset(token)
+
+
+def _note_ahead(view: FeatureView, rows: int) -> None:
+    count = _ahead.get()
+    if count is not None:
+        count[0] += rows
+    elif rows:
+        logger.info("%s: %d rows were left alone, where a stream is ahead of the files.", view.name, rows)
 
 
 class ParityComputeEngineConfig(LocalComputeEngineConfig):
@@ -115,7 +144,7 @@ class ParityComputeEngine(LocalComputeEngine):
             return super()._materialize_one(registry, task, **kwargs)
         job = f"{view.name}-{task.start_time}-{task.end_time}"
         try:
-            taken = self._write(view, self._latest(task))
+            taken = self._write(view, self._latest(task), task.end_time)
         except Exception as failure:  # Feast raises it again
             return LocalMaterializationJob(job, MaterializationJobStatus.ERROR, failure)
         if not taken:
@@ -136,23 +165,30 @@ class ParityComputeEngine(LocalComputeEngine):
             end_date=task.end_time,
         ).to_arrow()
 
-    def _write(self, view: FeatureView, rows: pa.Table) -> bool:
-        """Write the rows online; False, and nothing is written, if there are some that the fast path does not take."""
+    def _write(self, view: FeatureView, rows: pa.Table, end: datetime) -> bool:
+        """Write the rows, each key's latest at ``end``, online, and what follows them if the view is continuous.
+
+        False, and nothing is written, if there are some that the fast path does not take.
+        """
         size = self.repo_config.materialization_config.online_write_batch_size or ROWS_PER_BATCH
         batches = rows.to_batches(max_chunksize=size)
         if not all(self.online_store.takes_columns(self.repo_config, view, batch) for batch in batches):
             return False
+        steps = steps_after(self.repo_config, self.offline_store, view, rows, end)
+        marks, done = marks_beside(getattr(view.batch_source, "path", "")), 0
         with ThreadPoolExecutor(WRITERS) as writers, progress_of(rows.num_rows) as bar:
-            writing: deque[Future] = deque()
-            foreign = []
+            writing: deque[Future[Written]] = deque()
+            written = []
             for batch in batches:
-                write = self.online_store.write_columns(self.repo_config, view, batch)
+                follows = None if steps is None else steps[done : done + batch.num_rows]
+                write = self.online_store.write_columns(self.repo_config, view, batch, follows, marks)
                 if len(writing) == WRITERS:
-                    foreign += writing.popleft().result().foreign
+                    written.append(writing.popleft().result())
                 writing.append(writers.submit(write))
                 bar.update(batch.num_rows)
-            for last in writing:
-                foreign += last.result().foreign
-        if foreign:
+                done += batch.num_rows
+            written += [last.result() for last in writing]
+        _note_ahead(view, sum(some.ahead for some in written))
+        if foreign := [key for some in written for key in some.foreign]:
             raise ForeignKeys(foreign)
         return True

@@ -20,6 +20,7 @@ EVERYTHING = "*"
 
 Marks = Mapping[str, int]
 """The greatest offset of each partition."""
+NO_MARKS: Marks = {}
 
 
 def marks_text(marks: Marks) -> str:
@@ -40,11 +41,12 @@ def _offsets(text: bytes) -> dict[bytes, bytes]:
 
 
 def marks_beside(path: str) -> dict[str, int]:
-    """The marks of the files that the offline table at ``path`` was computed from; none if no stream writes to them.
+    """The marks of the files that the offline table at ``path`` was computed from; none if no stream writes to them,
+    or it is no file.
 
     Raises `UserError`.
     """
-    noted = read_bytes(note_of_marks(path))
+    noted = read_bytes(note_of_marks(path)) if path else None
     if noted is None:
         return {}
     try:

@@ -24,6 +24,7 @@ from parity.edge.errors import UserError
 from parity.offline.side import nan_as_null
 from parity.online.columns import read_timestamps
 from parity.online.encoding import KeyEncoding, entity_keys
+from parity.online.marks import NO_MARKS, Marks
 from parity.online.scanning import Found, Leftovers
 from parity.online.store import ParityRedisOnlineStore
 
@@ -153,17 +154,28 @@ def replies(table: FeatureTable) -> Iterator[None]:
         ) from None
 
 
-def retract(store: FeatureStore, table: FeatureTable, found: Iterable[Found]) -> int:
-    """Delete rows online, each only while it is as it was ``found``; return how many were deleted."""
-    return online_store_of(store).retract(store.config, table.view, found)
+def retract(store: FeatureStore, table: FeatureTable, found: Iterable[Found], marks: Marks | None = None) -> int:
+    """Delete rows online, each only while it is as it was ``found``, and, with ``marks`` of the files, not ahead of
+    them; return how many were deleted."""
+    return online_store_of(store).retract(store.config, table.view, found, marks)
 
 
-def replace(store: FeatureStore, table: FeatureTable, rows: Stored, by: pa.Table) -> int:
+def replace(
+    store: FeatureStore,
+    table: FeatureTable,
+    rows: Stored,
+    by: pa.Table,
+    steps: Sequence[bytes] | None = None,
+    marks: Marks = NO_MARKS,
+) -> int:
     """Put the rows of ``by`` (join keys, event timestamp, features) in the place of ``rows`` of the same keys.
 
-    Each is replaced in one step, while it is as it was found. Returns how many were.
+    ``steps`` are what follows each of them, in a continuous view. Each is replaced in one step, while it is as it was
+    found, and not ahead of the ``marks`` of the files. Returns how many were.
     """
-    return online_store_of(store).replace(store.config, table.view, by, dict(rows.found)) if by.num_rows else 0
+    if not by.num_rows:
+        return 0
+    return online_store_of(store).replace(store.config, table.view, by, dict(rows.found), steps, marks)
 
 
 def stored_rows(

@@ -20,7 +20,7 @@ from parity.edge.feast_internals import stored_name
 from parity.online.columns import encode_timestamps, encode_values, takes
 from parity.online.connection import RedisConnections
 from parity.online.encoding import VERSION, KeyEncoding, redis_key, schema_of
-from parity.online.marks import Marks, marks_text
+from parity.online.marks import NO_MARKS, Marks, marks_text
 from parity.online.rows import Fields, timestamp_bytes
 from parity.online.scripts import (
     ARGUMENTS_PER_SCRIPT,
@@ -36,7 +36,6 @@ KEYS_PER_ROUND_TRIP = 1000
 KEYS_PER_SCRIPT = 250
 BYTES_PER_SCRIPT = 1 << 20
 """Of steps, which may be long."""
-NO_MARKS: Marks = {}
 
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 """Entity key, values, event timestamp, created timestamp."""

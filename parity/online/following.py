@@ -1,0 +1,48 @@
+"""What follows the rows of a continuous view, read from the offline store: the steps that are written with them."""
+
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from feast import FeatureView, RepoConfig
+
+from parity.definition.declare import horizon_of
+from parity.definition.instants import EPOCH, LAST_INSTANT, MICROSECOND, UTC_MICROSECONDS
+from parity.definition.keys import KeyBook
+from parity.edge.feast_internals import stored_name
+from parity.online.encoding import schema_of
+from parity.online.rows import Fields
+from parity.online.steps import encode
+
+
+def steps_after(
+    config: RepoConfig, offline_store: Any, view: FeatureView, rows: pa.Table, end: datetime
+) -> list[bytes] | None:
+    """Encode the steps of ``rows``, each key's latest at the aware instant ``end``, up to the horizon of ``view`` after
+    it; None if the view is not continuous.
+
+    Every row of the offline store in this time is read at once: some times their size is needed.
+    """
+    horizon = horizon_of(view)
+    if horizon is None:
+        return None
+    until = min((end - EPOCH) // MICROSECOND + horizon, (LAST_INSTANT - EPOCH) // MICROSECOND)
+    event, features = view.batch_source.timestamp_field, [feature.name for feature in view.features]
+    later = offline_store.pull_all_from_table_or_query(
+        config=config,
+        data_source=view.batch_source,
+        join_key_columns=view.join_keys,
+        feature_name_columns=features,
+        timestamp_field=event,
+        start_date=end + MICROSECOND,
+        end_date=EPOCH + until * MICROSECOND,
+    ).to_arrow()
+    book = KeyBook(schema_of(view))
+    book.number(rows)
+    owners = book.find(later)
+    instants = later[event].cast(UTC_MICROSECONDS).cast(pa.int64()).to_numpy()
+    order = np.lexsort((instants, owners))
+    order = order[np.searchsorted(owners[order], 0) :]
+    steps = later.take(pa.array(order))
+    return encode(Fields(stored_name(config, view)), event, features, rows, steps, owners[order], until)
