@@ -5,7 +5,7 @@ shares nothing with it but how a feature is declared.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -35,8 +35,9 @@ class Beyond(Exception):
     """A result is larger than its type."""
 
 
-def declared(rules: Sequence[Rule], keys: dict[str, pa.DataType] | None = None) -> Definition:
-    return Definition("view", key_schema(keys or {"user_id": pa.int64()}), "event_timestamp", tuple(rules))
+def declared(rules: Sequence[Rule], keys: dict[str, pa.DataType] | None = None, continuous: bool = False) -> Definition:
+    schema = key_schema(keys or {"user_id": pa.int64()})
+    return Definition("view", schema, "event_timestamp", tuple(rules), continuous=continuous)
 
 
 MEAN_AND_COUNT = declared([Rule("mean", "mean", "a", DAYS_3), Rule("count", "count", "a", None)])
@@ -61,14 +62,25 @@ def bits(history: pa.Table) -> list[tuple]:
 
 
 def expected(rows: Sequence[Row], definition: Definition, at_last: bool = False) -> list[tuple]:
-    """The `bits` of the features of ``rows``, or of those at the last instant only. `Beyond` if one has no value."""
+    """The `bits` of the features of ``rows``, or of those at the last moment only. `Beyond` if one has no value."""
     found, of_key = [], {}
     for row in rows:
         of_key.setdefault(row.key, []).append(row)
-    for key, time in sorted({row[:2] for row in rows})[-1 if at_last else 0 :]:
+    moments = {(row.key, moment) for row in rows for moment in moments_of(row, definition)}
+    for key, time in sorted(moments)[-1 if at_last else 0 :]:
         values = [evaluate(rule, of_key[key], time) for rule in definition.rules]
         found.append((*key, time, *(value.hex() if isinstance(value, float) else value for value in values)))
     return found
+
+
+def moments_of(row: Row, definition: Definition) -> Iterator[datetime]:
+    """The instant of a row, and those at which it leaves a window, if anyone lives to see it."""
+    yield row.time
+    for rule in definition.rules:
+        if definition.continuous and rule.time_window is not None:
+            left = datetime.max.replace(tzinfo=UTC) - row.time
+            if rule.time_window < left:
+                yield row.time + rule.time_window + MICROSECOND
 
 
 def evaluate(rule: Rule, rows: Iterable[Row], instant: datetime) -> Any:
@@ -78,6 +90,9 @@ def evaluate(rule: Rule, rows: Iterable[Row], instant: datetime) -> Any:
         if row.time <= instant and (rule.time_window is None or instant - row.time <= rule.time_window)
     ]
     values = [value + 0.0 if isinstance(value, float) else value for _, value in window]
+    if not values:
+        nothing = {"count": 0, "count_distinct": 0, "sum": 0 if rule.column in "bc" else 0.0}
+        return nothing.get(rule.function)
     numbers = [Fraction(Decimal(repr(value))) for value in values] if not isinstance(values[0], str) else []
     match rule.function:
         case "count":
@@ -92,7 +107,8 @@ def evaluate(rule: Rule, rows: Iterable[Row], instant: datetime) -> Any:
             earliest = min(time for time, _ in window)
             return min(value for value, (time, _) in zip(values, window, strict=True) if time == earliest)
         case "last":
-            return max(value for value, (time, _) in zip(values, window, strict=True) if time == instant)
+            latest = max(time for time, _ in window)
+            return max(value for value, (time, _) in zip(values, window, strict=True) if time == latest)
         case "sum":
             return whole(sum(values)) if isinstance(values[0], int) else nearest(sum(numbers))
         case "mean":
@@ -122,7 +138,7 @@ def nearest(number: Fraction) -> float:
 # What is drawn
 
 TYPES = {"a": pa.float64(), "b": pa.int32(), "c": pa.int64(), "d": pa.string()}
-WINDOWS = [None, MICROSECOND, timedelta(hours=1), DAYS_3, timedelta(days=90), timedelta.max]
+WINDOWS = [None, MICROSECOND, timedelta(hours=1), DAYS_3, timedelta(days=90), timedelta(days=400), timedelta.max]
 KEYS = {
     "INT32": [0, 7, -(2**31), 2**31 - 1],
     "INT64": [0, 1, -7, 2**63 - 1, -(2**63)],
@@ -159,9 +175,9 @@ def rules(draw) -> list[Rule]:
 
 
 @st.composite
-def definitions(draw) -> Definition:
+def definitions(draw, continuous: bool = False) -> Definition:
     types = draw(st.lists(st.sampled_from(sorted(KEYS)), min_size=1, max_size=3))
-    return declared(draw(rules()), {f"key_{i}": KEY_TYPES[type] for i, type in enumerate(types)})
+    return declared(draw(rules()), {f"key_{i}": KEY_TYPES[type] for i, type in enumerate(types)}, continuous)
 
 
 @st.composite
@@ -180,3 +196,8 @@ def rows_of(draw, definition: Definition, most: int = 25) -> list[Row]:
 
 cases = definitions().flatmap(lambda definition: st.tuples(st.just(definition), rows_of(definition)))
 """A declaration, and rows for it."""
+sliding_cases = definitions(continuous=True).flatmap(
+    lambda definition: st.tuples(st.just(definition), rows_of(definition, most=12))
+)
+"""The same of windows that slide between the rows."""
+any_cases = cases | sliding_cases

@@ -1,5 +1,6 @@
 """Features of a part of the rows are the bits that all rows together give."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -23,10 +24,11 @@ from tests.brute_force import (
     Beyond,
     Row,
     T,
+    any_cases,
     bits,
-    cases,
     declared,
     expected,
+    moments_of,
     table,
 )
 
@@ -49,7 +51,7 @@ def sorted_by_key(rows: list[Row]) -> list[Row]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(cases, st.data())
+@given(any_cases, st.data())
 def test_sorted_rows_in_parts_of_any_size_give_the_bits_of_all_rows_together(case, data):
     definition, rows = case
     whole = table(sorted_by_key(rows), definition)
@@ -66,7 +68,7 @@ def test_sorted_rows_in_parts_of_any_size_give_the_bits_of_all_rows_together(cas
 
 
 @settings(max_examples=150, deadline=None)
-@given(cases, st.data())
+@given(any_cases, st.data())
 def test_from_any_instant_on_rows_and_the_tail_before_them_give_the_bits_of_all_rows(case, data):
     definition, rows = case
     try:
@@ -74,9 +76,11 @@ def test_from_any_instant_on_rows_and_the_tail_before_them_give_the_bits_of_all_
     except Beyond:
         return
     instants = sorted({row.time for row in rows})
-    start, reach = data.draw(st.sampled_from(instants)), definition.reach
-    allowed = [time for time in instants if reach is not None and micros(time) <= micros(start) - reach]
-    since = data.draw(st.sampled_from(allowed or instants[:1]))
+    moments = sorted({moment for row in rows for moment in moments_of(row, definition)})
+    start, reach = data.draw(st.sampled_from(moments)), definition.reach
+    first = data.draw(st.integers(0, len(instants)))
+    most = sum(micros(time) < micros(start) - reach for time in instants) if reach is not None else 0
+    since = [*instants, start][min(first, most)]
     recent = [row for row in rows if row.time >= since]
     before = [row for row in rows if row.time < since]
     history = aggregate(table(before, definition), definition)
@@ -84,7 +88,11 @@ def test_from_any_instant_on_rows_and_the_tail_before_them_give_the_bits_of_all_
     assert bits(found) == [row for row in right if row[len(definition.keys)] >= start]
 
 
-@pytest.mark.parametrize("definition", [MEAN_AND_COUNT, CONTINUING], ids=["windowed", "all that continues"])
+@pytest.mark.parametrize(
+    "definition",
+    [MEAN_AND_COUNT, CONTINUING, replace(MEAN_AND_COUNT, continuous=True)],
+    ids=["windowed", "all that continues", "sliding"],
+)
 def test_a_key_with_very_many_rows_is_never_held_whole(monkeypatch, definition):
     random = np.random.default_rng(2)
     values = random.integers(-100, 100, 100_000).tolist()

@@ -2,11 +2,13 @@
 
 import math
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from unittest.mock import patch
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from parity.compute import exact, timeline, windows
 from parity.compute.kernels import KERNELS
 from parity.compute.windows import aggregate
 from parity.definition.functions import FUNCTIONS
+from parity.definition.instants import EPOCH, FIRST_INSTANT, LAST_INSTANT, UTC_MICROSECONDS
 from parity.definition.table import Definition, Rule
 from parity.edge.errors import UserError
 from tests.brute_force import (
@@ -25,11 +28,15 @@ from tests.brute_force import (
     Beyond,
     Row,
     T,
+    any_cases,
     bits,
     cases,
     declared,
+    evaluate,
     expected,
+    moments_of,
     purchases,
+    sliding_cases,
     table,
 )
 
@@ -231,26 +238,36 @@ def test_a_table_without_rows_has_no_features():
 
 
 @settings(max_examples=300, deadline=None)
-@given(cases)
+@given(any_cases)
 def test_any_rows_give_what_they_are_worth_for_any_declaration(case):
     definition, rows = case
     assert_right(rows, definition)
 
 
 @settings(max_examples=200, deadline=None)
-@given(cases, st.integers(1, 8), st.integers(1, 20), st.sampled_from([0, 0.3, 1]))
-def test_how_many_rows_are_worked_on_at_a_time_and_in_which_unit_does_not_change_a_bit(case, at_a_time, at_once, whole):
+@given(
+    any_cases,
+    st.integers(1, 8),
+    st.integers(1, 20),
+    st.sampled_from([0, 0.3, 1]),
+    st.sampled_from([2**62, 2**58, 2**40, 1]),
+)
+def test_how_many_rows_are_worked_on_at_a_time_and_in_which_units_does_not_change_a_bit(
+    case, at_a_time, at_once, whole, places
+):
+    """Where places are few, instants are numbered."""
     definition, rows = case
     with (
         patch.object(timeline, "ROWS_AT_A_TIME", at_a_time),
         patch.object(windows, "VALUES_AT_ONCE", at_once),
+        patch.object(windows, "PLACES", places),
         patch.object(exact, "MOSTLY_WHOLE", whole),
     ):
         assert_right(rows, definition)
 
 
 @settings(max_examples=100, deadline=None)
-@given(cases, st.randoms(use_true_random=False))
+@given(any_cases, st.randoms(use_true_random=False))
 def test_neither_the_order_of_rows_nor_their_partition_changes_a_bit(case, random):
     definition, rows = case
     try:
@@ -280,6 +297,157 @@ def test_older_history_does_not_change_a_bit_of_a_feature_with_a_window(case):
             expected([*older, *rows], definition)
 
 
+HOUR = timedelta(hours=1)
+
+
+def sliding(*rules: Rule) -> Definition:
+    return declared(rules, continuous=True)
+
+
+def history_of(rows: list[Row], definition: Definition) -> list[tuple]:
+    """Each moment's instant, as what lies between it and `T`, and the features."""
+    return [(row[1] - T, *row[2:]) for row in computed(rows, definition)]
+
+
+@pytest.mark.smoke
+def test_a_sliding_window_has_a_row_a_microsecond_after_each_purchase_is_exactly_as_old_as_it_is_long():
+    definition = replace(MEAN_AND_COUNT, continuous=True)
+    rows = purchases([(HOUR, 10.0), (NOW, 20.0)])
+    assert history_of(rows, definition) == [
+        (-HOUR, (10.0).hex(), 1),
+        (NOW, (15.0).hex(), 2),
+        (DAYS_3 - HOUR + MICROSECOND, (20.0).hex(), 2),
+        (DAYS_3 + MICROSECOND, None, 2),
+    ]
+
+
+def test_rows_and_steps_that_coincide_are_one_row():
+    definition = sliding(*(Rule(f"in {hours}", "count", "a", hours * HOUR - MICROSECOND) for hours in (1, 2)))
+    rows = purchases([(2 * HOUR, 1.0), (HOUR, 1.0), (HOUR, 1.0), (NOW, 1.0)])
+    assert history_of(rows, definition) == [
+        (-2 * HOUR, 1, 1),
+        (-HOUR, 2, 3),
+        (NOW, 1, 3),
+        (HOUR, 0, 1),
+        (2 * HOUR, 0, 0),
+    ]
+
+
+def test_of_an_empty_window_counts_and_sums_are_zero_and_all_else_is_null():
+    choices = [(f, c) for f, function in FUNCTIONS.items() for c in "abcd" if TYPES[c] in function.takes]
+    definition = sliding(*(Rule(f"{f} {c}", f, c, HOUR, TYPES[c]) for f, c in choices))
+    rows = [Row((1,), T, {"a": 2.5, "b": 3, "c": 4, "d": "x"})]
+    history = aggregate(table(rows, definition), definition)
+    assert history.num_rows == 2
+    nothing = history.slice(1).to_pylist()[0]
+    for function, column in choices:
+        right = 0 if function in ("count", "sum", "count_distinct") else None
+        assert nothing[f"{function} {column}"] == right, function
+        assert history.schema.field(f"{function} {column}").nullable == (right is None)
+    assert computed(rows, definition) == expected(rows, definition)
+
+
+def test_no_row_is_later_than_the_last_instant_that_there_is():
+    beginning, end = FIRST_INSTANT, LAST_INSTANT
+    definition = sliding(Rule("count", "count", "a", HOUR), Rule("ever", "sum", "a", timedelta.max))
+    times = [end - HOUR - MICROSECOND, end - HOUR, end, beginning]
+    for some in (times[:1], times[1:2], times[:2], times[:3], times):
+        rows = [Row((key,), time, {"a": 1.0}) for key in (1, 2) for time in some]
+        assert_right(rows, definition)
+    assert [row[1] for row in computed([Row((1,), times[0], {"a": 1.0})], definition)] == [times[0], end]
+    assert [row[1] for row in computed([Row((1,), times[1], {"a": 1.0})], definition)] == [times[1]]
+
+
+def test_numbered_instants_that_no_key_of_a_part_has_move_no_step_to_another_key(monkeypatch):
+    """Two keys a part: those of the other part have instants before all of these."""
+    monkeypatch.setattr(timeline, "ROWS_AT_A_TIME", 1)
+    monkeypatch.setattr(windows, "PLACES", 20)
+    early = [Row((key,), T - minutes * timedelta(minutes=10), {"a": 1.0}) for key in (0, 1) for minutes in (1, 2, 3)]
+    late = [Row((2,), T + 2 * HOUR, {"a": 1.0}), Row((3,), T, {"a": 1.0})]
+    assert_right([*early, *late], sliding(Rule("recent", "count", "a", HOUR), Rule("ever", "count", "a", None)))
+
+
+def test_very_many_moments_agree_at_sampled_ones():
+    random = np.random.default_rng(8)
+    count = 150_000
+    assert count > timeline.ROWS_AT_A_TIME
+    choices = [(f, w) for f in FUNCTIONS for w in (timedelta(minutes=3), 2 * HOUR)]
+    definition = sliding(*(Rule(f"{f} in {w}", f, "c", w, TYPES["c"]) for f, w in choices))
+    seconds = random.integers(0, 100_000, count)
+    columns = {
+        "user_id": random.integers(0, 40, count),
+        "timestamp": pa.array((T - EPOCH) // MICROSECOND + seconds * 10**6, UTC_MICROSECONDS),
+        "c": random.integers(-9, 9, count),
+    }
+    history = aggregate(pa.table(columns).cast(definition.transactions), definition)
+    for place in random.choice(history.num_rows, 8).tolist():
+        [(user, at, *found)] = bits(history.slice(place, 1))
+        own = np.flatnonzero(columns["user_id"] == user)
+        rows = [Row((user,), T + timedelta(seconds=int(seconds[i])), {"c": int(columns["c"][i])}) for i in own]
+        values = [evaluate(rule, rows, at) for rule in definition.rules]
+        assert found == [value.hex() if isinstance(value, float) else value for value in values]
+
+
+def test_a_table_that_does_not_slide_has_a_row_an_instant_of_its_rows_and_no_more():
+    assert len(computed(purchases([(HOUR, 1.0), (NOW, 2.0), (NOW, 3.0)]))) == 2
+
+
+def test_a_sum_too_large_at_a_step_is_refused_by_that_instant():
+    definition = sliding(Rule("total", "sum", "a", HOUR))
+    rows = [Row((1,), T, {"a": -1e308})] + [Row((1,), T + MICROSECOND, {"a": 1e308})] * 2
+    at = (T + HOUR + MICROSECOND).isoformat()
+    with pytest.raises(UserError, match=rf"^user_id 1: total at {re.escape(at)}: the sum of a is beyond"):
+        computed([Row((0,), T - DAYS_3, {"a": 1.0}), *rows], definition)
+
+
+def moments_around(rows: list[Row], definition: Definition) -> list[datetime]:
+    """The moments of rows, and the instants before and after them, as far as there are any."""
+    found = {moment for row in rows for moment in moments_of(row, definition)}
+    ends = {FIRST_INSTANT: [0, 1], LAST_INSTANT: [-1, 0]}
+    return sorted({moment + step * MICROSECOND for moment in found for step in ends.get(moment, [-1, 0, 1])})
+
+
+@settings(max_examples=100, deadline=None)
+@given(sliding_cases, st.data())
+def test_at_any_instant_the_latest_row_of_a_sliding_table_is_what_the_features_are_worth_then(case, data):
+    definition, rows = case
+    try:
+        history = computed(rows, definition)
+    except UserError:
+        return
+    at = data.draw(st.sampled_from(moments_around(rows, definition)))
+    width = len(definition.keys)
+    for key in {row.key for row in rows if row.time <= at}:
+        latest = [row for row in history if row[:width] == key and row[width] <= at][-1]
+        values = [evaluate(rule, [row for row in rows if row.key == key], at) for rule in definition.rules]
+        assert latest[width + 1 :] == tuple(v.hex() if isinstance(v, float) else v for v in values)
+
+
+@settings(max_examples=150, deadline=None)
+@given(any_cases, st.integers(1, 8), st.data())
+def test_only_moments_since_an_instant_and_of_rows_that_are_asked_for_are_computed(case, at_a_time, data):
+    definition, rows = case
+    try:
+        right = expected(rows, definition)
+    except Beyond:
+        return
+    width = len(definition.keys)
+    instants = sorted({row[:2] for row in rows})
+    asked = data.draw(st.sets(st.sampled_from(instants)))
+    since = data.draw(st.none() | st.sampled_from(moments_around(rows, definition)))
+
+    def wanted(moment: tuple) -> bool:
+        last = max(time for key, time in instants if key == moment[:width] and time <= moment[width])
+        return (moment[:width], last) in asked and (since is None or moment[width] >= since)
+
+    micros = None if since is None else (since - EPOCH) // MICROSECOND
+    with patch.object(timeline, "ROWS_AT_A_TIME", at_a_time):
+        found = aggregate(
+            table(rows, definition), definition, asked=np.array([row[:2] in asked for row in rows]), since=micros
+        )
+    assert bits(found) == [moment for moment in right if wanted(moment)]
+
+
 def test_one_key_with_very_many_rows_agrees_at_sampled_instants(monkeypatch):
     monkeypatch.setattr(timeline, "ROWS_AT_A_TIME", 500)
     random = np.random.default_rng(5)
@@ -304,14 +472,15 @@ def test_one_key_with_very_many_rows_agrees_at_sampled_instants(monkeypatch):
         assert bits(found) == [right]
 
 
-def test_windows_are_right_where_key_and_time_do_not_fit_one_int64():
+@pytest.mark.parametrize("continuous", [False, True])
+def test_windows_are_right_where_key_and_time_do_not_fit_one_int64(continuous):
     rows = [
         Row((user,), datetime(year, 1, 1, tzinfo=UTC) + k * DAYS_3, {"a": float(user + k)})
         for user in [*range(200), 2**63 - 1, -(2**63)]
         for year in (1, 2026, 9998)
         for k in range(3)
     ]
-    assert_right(rows, MEAN_AND_COUNT)
+    assert_right(rows, replace(MEAN_AND_COUNT, continuous=continuous))
 
 
 @pytest.mark.parametrize("years", [(1, 2026, 9998), (2024, 2027)])

@@ -70,27 +70,31 @@ class Repeats:
     """
 
     def __init__(self, values: np.ndarray, timeline: Timeline, windows: set[int | None], pool: ThreadPoolExecutor):
-        self._repeats = {length: np.zeros(len(values), np.int64) for length in windows}
+        # As neither starts nor ends go back, their sum says which window it is.
+        self._repeats = {length: np.zeros(2 * len(values) + 1, _holding(len(values))) for length in windows}
 
         def count(rows: slice) -> None:
             earlier, later = _repeated(values[rows], timeline.key_starts_of(rows))
-            last = timeline.instants(rows)
-            ends = np.zeros(rows.stop - rows.start, np.int64)
-            ends[last - rows.start] = 1
-            first_with_later = (np.cumsum(ends) - ends)[later]
-            for length, window in timeline.windows(rows, last, windows).items():
+            moments = timeline.moments(rows)
+            up_to = np.cumsum(np.bincount(moments.last - rows.start, minlength=rows.stop - rows.start))
+            first_with_later = np.append(0, up_to)[later]
+            for length, window in timeline.windows(moments, windows).items():
                 start = window.start - rows.start
                 first_without = np.cumsum(np.bincount(start, minlength=rows.stop - rows.start))[earlier]
                 both = first_without > first_with_later
-                begins = np.bincount(first_with_later[both], minlength=len(last) + 1)
-                ends_at = np.bincount(first_without[both], minlength=len(last) + 1)
-                self._repeats[length][last] = np.cumsum(begins - ends_at)[:-1]
+                begins = np.bincount(first_with_later[both], minlength=len(start) + 1)
+                ends_at = np.bincount(first_without[both], minlength=len(start) + 1)
+                self._repeats[length][window.start + window.end] = np.cumsum(begins - ends_at)[:-1]
 
         list(pool.map(count, _of_whole_keys(timeline)))
 
     def distinct(self, window: Window, length: int | None) -> np.ndarray:
         """How many values are distinct in ``window``, which is of this length."""
-        return window.rows - self._repeats[length][window.end - 1]
+        return window.rows - self._repeats[length][window.start + window.end]
+
+
+def _holding(number: int) -> type:
+    return np.int32 if number < 2**31 else np.int64
 
 
 def _of_whole_keys(rows: Timeline) -> list[slice]:

@@ -27,13 +27,12 @@ ROWS_AT_ONCE = 1 << 20
 
 
 def aggregate_from(start: int, rows: pa.Table, earlier: pa.Table, definition: Definition) -> pa.Table:
-    """Give what `aggregate` gives at the instants from ``start`` (microseconds) on.
+    """Give what `aggregate` gives at the moments from ``start`` (microseconds) on.
 
     ``rows`` are those from `Definition.reach` before ``start`` on, or from further back; ``earlier`` is the tail of all
     rows before them.
     """
-    times = rows[definition.reading.timestamp].cast(pa.int64()).to_numpy()
-    return aggregate(rows, definition, earlier, times >= start)
+    return aggregate(rows, definition, earlier, since=start)
 
 
 def tail_of(history: pa.Table, definition: Definition) -> pa.Table:
