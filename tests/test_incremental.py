@@ -122,6 +122,10 @@ EVER = [Rule(f"{function} ever", function, AMOUNT, None) for function in ("mean"
 WINDOWED = [Rule("recent", "sum", AMOUNT, timedelta(days=5)), Rule("now", "count", AMOUNT, MICROSECOND)]
 
 
+def sliding(definition: Definition) -> Definition:
+    return replace(definition, continuous=True)
+
+
 def every(functions, *windows) -> Definition:
     """Each of these functions of each column, over each of the windows."""
     combined = product(functions, ("a", "c", "d"), windows)
@@ -166,6 +170,11 @@ class Killer:
             replace(ALL, keys=BOTH),
             replace(CONTINUING, keys=BOTH),
             replace(CONTINUING, keys=key_schema({"name": pa.string()})),
+            sliding(SEED),
+            sliding(declared([*SEED.rules, *WINDOWED])),
+            sliding(declared([Rule("long", "sum", AMOUNT, timedelta(days=400)), *WINDOWED])),
+            sliding(replace(ALL, keys=BOTH)),
+            sliding(replace(CONTINUING, keys=key_schema({"name": pa.string()}))),
         ]
     ),
 )
@@ -263,6 +272,58 @@ def test_a_day_without_purchases_any_more_is_gone(shop):
     shop.assert_right()
 
 
+def test_days_on_which_purchases_leave_a_window_come_and_go_with_these(tmp_path):
+    shop = Shop(tmp_path, sliding(SEED))
+    shop.put("a", day(0))
+    shop.update()
+    assert shop.days().keys() == {name(0), name(3)}
+    shop.put("b", day(5))  # two days after the last step
+    shop.update()
+    assert shop.days().keys() == {name(0), name(3), name(5), name(8)}
+    before = shop.days()
+    shop.put("late", day(2))
+    shop.update()
+    assert shop.days().keys() == {name(number) for number in (0, 2, 3, 5, 8)}
+    assert shop.days()[name(0)] == before[name(0)]
+    shop.assert_right()
+    shop.remove("b")  # the last ones
+    shop.update()
+    assert shop.days().keys() == {name(number) for number in (0, 2, 3, 5)}
+    shop.assert_right()
+    shop.remove("a")  # the first ones
+    shop.update()
+    assert shop.days().keys() == {name(2), name(5)}
+    shop.assert_right()
+    assert shop.update() is None
+
+
+def test_a_sliding_table_whose_days_were_damaged_after_the_last_purchase_is_computed_anew(tmp_path):
+    shop = Shop(tmp_path, sliding(declared([*SEED.rules, *EVER[1:]])))
+    shop.put("a", day(0))
+    shop.update()
+    file = shop.features / name(3) / "features.parquet"
+    file.write_bytes(other_numbers(file.read_bytes()))
+    shop.update()
+    shop.assert_right()
+    file.unlink()
+    shop.update()
+    shop.assert_right()
+
+
+def test_a_new_day_of_a_sliding_table_replaces_no_day_before_it(tmp_path):
+    shop = Shop(tmp_path, sliding(SEED))
+    for number in range(10):
+        shop.put(f"day-{number}", day(number))
+        shop.update()
+    before = shop.days()
+    assert before.keys() == {name(number) for number in range(13)}
+    shop.put("day-10", day(10))
+    shop.update()
+    after = shop.days()
+    assert {part for part in before if before[part] == after[part]} == {name(number) for number in range(10)}
+    shop.assert_right()
+
+
 def test_another_definition_computes_everything_anew(shop):
     for number in range(5):
         shop.put(f"day-{number}", day(number))
@@ -272,6 +333,14 @@ def test_another_definition_computes_everything_anew(shop):
     shop.definition = declared([MEAN, replace(COUNT, time_window=DAYS_3)])
     shop.update()
     shop.assert_right()
+    still = shop.days()
+    shop.definition = sliding(shop.definition)
+    shop.update()
+    shop.assert_right()
+    shop.definition = replace(shop.definition, continuous=False)
+    shop.update()
+    shop.assert_right()
+    assert shop.days().keys() == still.keys()
 
 
 @pytest.mark.parametrize("lost", ["a day", "the manifest", "the counts"])

@@ -153,13 +153,14 @@ EVERY = [
     [{"a.b": "STRING", "A": "INT32"}, {"id": "BYTES", "at": "UNIX_TIMESTAMP", "is": "BOOL"}, {"Id": "INT64"}],
     ids=lambda keys: " and ".join(keys.values()),
 )
-def test_every_function_of_every_column_of_keys_of_any_types(tmp_path, keys):
+@pytest.mark.parametrize("continuous", [False, True])
+def test_every_function_of_every_column_of_keys_of_any_types(tmp_path, keys, continuous):
     """Half of all rows are of one key, and the files hold the rows in any order."""
     from parity.compute.spark import compute
 
     draw, names = random.Random(3), {"a", "b", "c", "d"}
     assert names == TYPES.keys()
-    definition = declared(EVERY, {name: KEY_TYPES[type] for name, type in keys.items()})
+    definition = declared(EVERY, {name: KEY_TYPES[type] for name, type in keys.items()}, continuous)
     any_key = [tuple(draw.choice(KEYS[type]) for type in keys.values()) for _ in range(20)]
     rows = [
         Row(
