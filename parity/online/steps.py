@@ -3,12 +3,15 @@
 Between transactions a windowed feature is a step function: it changes when one leaves the window. The steps to come are
 the rows of the feature history that follow a row, up to a horizon: their instants, and of each feature that changes its
 values. The bytes begin with `_HEADER` and a `_COLUMN` for each of these features; then come the instants, and column
-after column, each in the narrowest numbers that hold it. All numbers have their lowest byte first.
+after column, each in the narrowest numbers that hold it: what is sent takes most of the time of a read. All numbers
+have their lowest byte first.
 """
 
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +23,9 @@ from parity.definition.table import Definition
 from parity.online.rows import DOUBLE, INT32, INT64, LENGTH, NOTHING, TEXT, Fields, report, varint
 
 VERSION = 1
-_HEADER = struct.Struct("<BxHIIqq")
-"""Version, number of columns, number of steps, size of all in bytes, instant of the row that they follow, horizon."""
+_HEADER = struct.Struct("<BBHIIqq")
+"""Version, steps of a block, number of columns, number of steps, size of all in bytes, instant of the row that they
+follow, horizon."""
 _COLUMN = struct.Struct("<4sBxxxI")
 """The field of a feature in a Redis hash, how its values are kept, and where they begin."""
 _NULL_DOUBLE = struct.pack("<d", np.nan)
@@ -61,21 +65,22 @@ def encode(
     ``rows``; they are sorted by it and by their instant. Both tables have the columns ``event`` and ``features``."""
     counts = np.bincount(owners, minlength=rows.num_rows)
     ends = np.cumsum(counts)
-    starts, before = ends - counts, rows.take(pa.array(owners))
-    columns = [_column(fields[name], before[name], steps[name], starts, counts) for name in features]
-    instants = memoryview(_instants(steps[event]).astype("<i8")).cast("B")
-    bounds = zip(_instants(rows[event]).tolist(), starts.tolist(), ends.tolist(), strict=True)
+    bounds, before = _Bounds(ends - counts, counts), rows.take(pa.array(owners))
+    columns = [_column(fields[name], before[name], steps[name], bounds) for name in features]
+    instants = _instants(steps[event]).astype("<i8")
+    pieces = zip(_instants(rows[event]).tolist(), bounds.starts.tolist(), ends.tolist(), strict=True)
     encoded = []
-    for place, (instant, start, end) in enumerate(bounds):
+    for place, (instant, start, end) in enumerate(pieces):
         chosen = [column for column in columns if column.changes[place]]
-        at = _HEADER.size + _COLUMN.size * len(chosen) + 8 * (end - start)
-        heads, parts = [], [instants[8 * start : 8 * end]]
+        block, some = _packed_instants(instants[start:end])
+        at = _HEADER.size + _COLUMN.size * len(chosen) + len(some)
+        heads, parts = [], [some]
         for column in chosen:
             code, part = column.part(place, start, end)
             heads.append(_COLUMN.pack(column.field, code, at))
             parts.append(part)
             at += len(part)
-        header = _HEADER.pack(VERSION, len(chosen), end - start, at, instant, until)
+        header = _HEADER.pack(VERSION, block, len(chosen), end - start, at, instant, until)
         encoded.append(b"".join((header, *heads, *parts)))
     return encoded
 
@@ -89,18 +94,17 @@ def holding(stored: bytes | None, event: int, present: int) -> tuple[int, Values
     if stored is None:
         return PAST_HORIZON
     try:
-        version, columns, count, size, row, until = _HEADER.unpack_from(stored)
+        version, block, columns, count, size, row, until = _HEADER.unpack_from(stored)
         if version != VERSION or size != len(stored):
             raise ValueError(version)
         if row != event or present > until:
             return PAST_HORIZON
         begin = _HEADER.size + _COLUMN.size * columns
-        instants = memoryview(stored)[begin : begin + 8 * count].cast("q")
-        place = bisect_right(instants, present) - 1
+        place, instant = _last_by(memoryview(stored)[begin:], block, count, present)
         if place < 0:
             return None
         heads = _COLUMN.iter_unpack(stored[_HEADER.size : begin])
-        return instants[place], {field: _VALUE[code](stored, at, place, count) for field, code, at in heads}
+        return instant, {field: _VALUE[code](stored, at, place, count) for field, code, at in heads}
     except (struct.error, ValueError, TypeError, LookupError, OverflowError):
         report("the steps that are stored beside a row are not readable: %r", stored)
         return PAST_HORIZON
@@ -108,10 +112,10 @@ def holding(stored: bytes | None, event: int, present: int) -> tuple[int, Values
 
 def every_step(stored: bytes) -> list[tuple[int, Values]]:
     """All steps of bytes that `holding` can read: instants, and values. Raises `ValueError` and the like for others."""
-    _, columns, count, *_ = _HEADER.unpack_from(stored)
+    _, block, columns, count, *_ = _HEADER.unpack_from(stored)
     begin = _HEADER.size + _COLUMN.size * columns
     heads = list(_COLUMN.iter_unpack(stored[_HEADER.size : begin]))
-    instants = memoryview(stored)[begin : begin + 8 * count].cast("q")
+    instants = [instant for some in _blocks(memoryview(stored)[begin:], block, count) for instant in some]
     return [
         (instant, {field: _VALUE[code](stored, at, place, count) for field, code, at in heads})
         for place, instant in enumerate(instants)
@@ -120,7 +124,49 @@ def every_step(stored: bytes) -> list[tuple[int, Values]]:
 
 def horizon_of_steps(stored: bytes) -> int:
     """Up to when, in microseconds since 1970, such bytes say what holds."""
-    return _HEADER.unpack_from(stored)[5]
+    return _HEADER.unpack_from(stored)[6]
+
+
+_BLOCK, _WITHIN = 64, 1 << 32
+"""Steps of a block, and how many microseconds it lasts at most."""
+
+
+def _packed_instants(instants: np.ndarray) -> tuple[int, bytes]:
+    """Instants as int64, and 0; or, where that takes less, the first of each block, then of all how many microseconds
+    they come after it, as uint32; and how many are a block."""
+    if len(instants) > 2 * _BLOCK:
+        firsts = instants[::_BLOCK]
+        after = instants - np.repeat(firsts, _BLOCK)[: len(instants)]
+        if after.max() < _WITHIN:
+            return _BLOCK, firsts.tobytes() + after.astype("<u4").tobytes()
+    return 0, instants.tobytes()
+
+
+def _last_by(packed: memoryview, block: int, count: int, present: int) -> tuple[int, int]:
+    """The place, and the instant, of the last of ``count`` instants at or before ``present``; -1 if there is none."""
+    if not block:
+        instants = packed[: 8 * count].cast("q")
+        place = bisect_right(instants, present) - 1
+        return place, instants[place] if place >= 0 else 0
+    blocks = -(-count // block)
+    firsts, after = packed[: 8 * blocks].cast("q"), packed[8 * blocks : 8 * blocks + 4 * count].cast("I")
+    which = bisect_right(firsts, present) - 1
+    if which < 0:
+        return -1, 0
+    start = block * which
+    place = bisect_right(after, present - firsts[which], start, min(start + block, count)) - 1
+    return place, firsts[which] + after[place]
+
+
+def _blocks(packed: memoryview, block: int, count: int) -> Iterator[list[int]]:
+    """All instants, a block at a time."""
+    if not block:
+        yield packed[: 8 * count].cast("q").tolist()
+        return
+    blocks = -(-count // block)
+    firsts, after = packed[: 8 * blocks].cast("q"), packed[8 * blocks : 8 * blocks + 4 * count].cast("I")
+    for which, first in enumerate(firsts):
+        yield [first + more for more in after[block * which : block * (which + 1)]]
 
 
 def _instants(column: pa.ChunkedArray) -> np.ndarray:
@@ -146,25 +192,29 @@ def _doubles(column: pa.ChunkedArray) -> np.ndarray:
     return numbers
 
 
-def _column(
-    field: bytes, before: pa.ChunkedArray, column: pa.ChunkedArray, starts: np.ndarray, counts: np.ndarray
-) -> "_Column":
+class _Bounds(NamedTuple):
+    """Where the steps of each row begin among all, and how many they are."""
+
+    starts: np.ndarray
+    counts: np.ndarray
+
+    def of_each_row(self, join: np.ufunc, values: np.ndarray) -> np.ndarray:
+        """``values`` of all steps, joined for each row; 0, or False, for one without steps."""
+        found = np.zeros(len(self.counts), values.dtype)
+        if len(values):
+            found[self.counts > 0] = join.reduceat(values, self.starts[self.counts > 0])
+        return found
+
+
+def _column(field: bytes, before: pa.ChunkedArray, column: pa.ChunkedArray, bounds: "_Bounds") -> "_Column":
     if pa.types.is_floating(column.type):
-        made = _Doubles(field, column)
+        made = _cents(field, column, bounds)
     elif pa.types.is_string(column.type):
         made = _Dictionaries(field, column)
     else:
-        made = _Integers(field, column, starts, counts)
-    made.changes = _any(_differ(before, column), starts, counts).tolist()
+        made = _integers(field, column, bounds)
+    made.changes = bounds.of_each_row(np.logical_or, _differ(before, column)).tolist()
     return made
-
-
-def _any(where: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """For each row, whether it is so at any of its steps."""
-    found = np.zeros(len(counts), bool)
-    if len(where):
-        found[counts > 0] = np.logical_or.reduceat(where, starts[counts > 0])
-    return found
 
 
 class _Column:
@@ -182,9 +232,9 @@ class _Column:
 
 
 class _Doubles(_Column):
-    def __init__(self, field: bytes, column: pa.ChunkedArray):
+    def __init__(self, field: bytes, numbers: np.ndarray):
         super().__init__(field)
-        self._bytes = memoryview(_doubles(column)).cast("B")
+        self._bytes = memoryview(numbers).cast("B")
 
     def part(self, place: int, start: int, end: int) -> tuple[int, memoryview]:
         return DOUBLE, self._bytes[8 * start : 8 * end]
@@ -195,29 +245,61 @@ _WIDTHS = (1, 2, 4, 8)
 
 
 class _Integers(_Column):
-    def __init__(self, field: bytes, column: pa.ChunkedArray, starts: np.ndarray, counts: np.ndarray):
+    """Int64 ``numbers``, null where ``null`` is true, in the narrowest width that all of a row's steps fit in."""
+
+    def __init__(
+        self,
+        field: bytes,
+        code: int,
+        numbers: np.ndarray,
+        null: np.ndarray,
+        wide: np.ndarray,
+        bounds: "_Bounds",
+        otherwise: Callable[[], _Column],
+    ):
+        """``wide`` says how many of the `_WIDTHS` a number does not fit in; where it is in none, the column of the row
+        is as ``otherwise`` makes it."""
         super().__init__(field)
-        self._column, self._dictionaries = column, None
-        self._code = _INT32 if column.type == pa.int32() else _INT64
-        self._null = pc.is_null(column).to_numpy()
-        self._numbers = pc.fill_null(column, 0).to_numpy().astype("<i8")
-        needed = sum((_need_more(self._numbers, width) for width in _WIDTHS), np.zeros(len(column), np.int8))
-        self._width = np.zeros(len(counts), np.int8)
-        if len(column):
-            self._width[counts > 0] = np.maximum.reduceat(needed, starts[counts > 0])
-        self._bytes: dict[int, memoryview] = {}
+        self._code, self._numbers, self._null = code, numbers, null
+        self._wide = bounds.of_each_row(np.maximum, wide)
+        self._otherwise = cache(otherwise)
+        self._bytes = cache(self._narrowed)
 
     def part(self, place: int, start: int, end: int) -> tuple[int, bytes | memoryview]:
-        which = int(self._width[place])
-        if which == len(_WIDTHS):  # a number that would stand for null
-            self._dictionaries = self._dictionaries or _Dictionaries(self.field, self._column)
-            return self._dictionaries.part(place, start, end)
+        which = int(self._wide[place])
+        if which == len(_WIDTHS):
+            return self._otherwise().part(place, start, end)
         width = _WIDTHS[which]
-        if width not in self._bytes:
-            narrow = self._numbers.astype(f"<i{width}")
-            narrow[self._null] = np.iinfo(narrow.dtype).min
-            self._bytes[width] = memoryview(narrow).cast("B")
-        return self._code + which, self._bytes[width][width * start : width * end]
+        return self._code + which, self._bytes(width)[width * start : width * end]
+
+    def _narrowed(self, width: int) -> memoryview:
+        narrow = self._numbers.astype(f"<i{width}")
+        narrow[self._null] = np.iinfo(narrow.dtype).min
+        return memoryview(narrow).cast("B")
+
+
+def _integers(field: bytes, column: pa.ChunkedArray, bounds: "_Bounds") -> _Integers:
+    numbers, code = pc.fill_null(column, 0).to_numpy().astype("<i8"), _INT32 if column.type == pa.int32() else _INT64
+    null = pc.is_null(column).to_numpy()
+    return _Integers(field, code, numbers, null, _wide(numbers), bounds, lambda: _Dictionaries(field, column))
+
+
+def _cents(field: bytes, column: pa.ChunkedArray, bounds: "_Bounds") -> _Integers:
+    """Doubles as whole hundredths, where these give the very same bits and take less."""
+    doubles = _doubles(column)
+    null = np.isnan(doubles)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = np.where(null, 0, np.rint(doubles * 100))
+        whole = np.abs(scaled) < 1 << 31
+        hundredths = np.where(whole, scaled, 0).astype("<i8")
+        whole &= null | ((hundredths / 100).view("<i8") == doubles.view("<i8"))
+    wide = np.where(whole, _wide(hundredths), len(_WIDTHS))
+    return _Integers(field, _CENTS, hundredths, null, wide, bounds, lambda: _Doubles(field, doubles))
+
+
+def _wide(numbers: np.ndarray) -> np.ndarray:
+    """In how many of the `_WIDTHS` a number does not fit, beside the one that stands for null."""
+    return sum((_need_more(numbers, width) for width in _WIDTHS), np.zeros(len(numbers), np.int64))
 
 
 def _need_more(numbers: np.ndarray, width: int) -> np.ndarray:
@@ -253,9 +335,9 @@ def _value_bytes(value: int | str, type: pa.DataType) -> bytes:
     return LENGTH[INT32 if type == pa.int32() else INT64] + varint(value)
 
 
-_INT32, _INT64, _LISTED = 0x80, 0x90, 0xA0
-"""The codes of columns of integers and of dictionaries, to which the place of their width in `_WIDTHS` is added; that
-of doubles is `DOUBLE`."""
+_INT32, _INT64, _CENTS, _LISTED = 0x80, 0x90, 0xA0, 0xB0
+"""The codes of columns of integers, hundredths and dictionaries, to which the place of their width in `_WIDTHS` is
+added; that of doubles is `DOUBLE`."""
 
 _Read = Callable[[bytes, int, int, int], bytes]
 """From bytes, where a column begins in them, a place in it, and its length, to a protobuf Value."""
@@ -275,6 +357,16 @@ def _read_integers(tag: int, width: int, packed: str) -> _Read:
     def value(stored: bytes, at: int, place: int, count: int) -> bytes:
         [number] = read(stored, at + width * place)
         return NOTHING if number == null else head + varint(number)
+
+    return value
+
+
+def _read_cents(width: int, packed: str) -> _Read:
+    read, null = struct.Struct(f"<{packed}").unpack_from, -(1 << 8 * width - 1)
+
+    def value(stored: bytes, at: int, place: int, count: int) -> bytes:
+        [number] = read(stored, at + width * place)
+        return NOTHING if number == null else _DOUBLE + struct.pack("<d", number / 100)
 
     return value
 
@@ -304,4 +396,5 @@ _VALUE: dict[int, _Read] = {DOUBLE: _read_double}
 for _which, (_width, _letter) in enumerate(zip(_WIDTHS, _PACKED, strict=True)):
     _VALUE[_INT32 + _which] = _read_integers(INT32, _width, _letter)
     _VALUE[_INT64 + _which] = _read_integers(INT64, _width, _letter)
+    _VALUE[_CENTS + _which] = _read_cents(_width, _letter)
     _VALUE[_LISTED + _which] = _read_listed(_width, _letter)
