@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -226,6 +226,46 @@ def online_reads(calls: int, folder: Path, port: int) -> list[Row]:
             must = "at most 1.5x" if kind == "text" else ""
             rows.append(at_most(f"{work}, {_of(kind)}", must, "int64 keys", p50[kind], p50["int64"], "ms"))
     return rows
+
+
+def sliding_reads(calls: int, folder: Path, port: int) -> list[Row]:
+    """p50 of `get_online_features` of one user, of continuous tables against the same features without: of 50 and of
+    5,000 steps to come."""
+    features = [aggregation("mean", "purchase_amount", 3, AVERAGE), aggregation("count", "purchase_amount", 3, TOTAL)]
+    users = [Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)]
+    tables = {steps: table(folder, f"steps_{steps}", users, features, continuous=steps > 0) for steps in (0, 50, 5000)}
+    store = store_of("ours", list(tables.values()), folder, port)
+    for steps, one in tables.items():
+        _write_steps(one, steps)
+        with quiet():
+            materialize(store, one, None, END, END)
+    online_store_of(store).now = lambda: END + timedelta(days=1)
+    ways = {
+        steps: lambda one=one: store.get_online_features(one.service, [{"user_id": 1}]) for steps, one in tables.items()
+    }
+    answers = {steps: [ask().to_dict()[name][0] for name in NAMES] for steps, ask in ways.items()}
+    assert answers == {0: [50.0, 5001], 50: [50 + 25 / 7, 5001 - 25], 5000: [50 + 2500 / 7, 5001 - 2500]}
+    seconds = alternately(ways, calls)
+    return [
+        at_most(
+            f"get_online_features, 1 user with {steps:,} steps to come, p50",
+            must,
+            "the same without",
+            seconds[steps] * 1000,
+            seconds[0] * 1000,
+            "ms",
+        )
+        for steps, must in ((50, "at most 1.2x"), (5000, "at most 1.5x"))
+    ]
+
+
+def _write_steps(table: FeatureTable, steps: int) -> None:
+    """Write an offline table of a row at `END`, and as many steps within the two days after it."""
+    numbers = np.arange(steps + 1)
+    events = int(END.timestamp() * 1e6) + numbers * (2 * 86_400_000_000 // (steps or 1))
+    columns = [pa.array(np.ones(steps + 1, np.int64)), pa.array(events).cast(pa.timestamp("us", "UTC"))]
+    columns += [pa.array(50 + numbers / 7), pa.array(5001 - numbers)]
+    pq.write_table(pa.table(columns, schema=table.definition.schema), table.source.path)
 
 
 def historical(entities: int, rows: int, repeats: int, folder: Path, port: int) -> Row:
