@@ -14,11 +14,10 @@ from feast.infra.offline_stores.offline_utils import get_offline_store_from_conf
 from parity.definition.checks import FeatureTable
 from parity.definition.keys import KeyBook, as_tuples, shown_keys
 from parity.edge.errors import UserError
-from parity.offline.side import EVER, latest_events
+from parity.offline.side import EVER, latest_events, marks_of
 from parity.online.encoding import has_fractions
 from parity.online.engine import ROWS_PER_BATCH, counting_ahead, progress_of
 from parity.online.following import steps_after
-from parity.online.marks import marks_beside
 from parity.online.scanning import Leftovers
 from parity.online.scripts import ForeignKeys
 from parity.online.side import Stored, foreign_keys, online_store_of, replace, retract, stored_events
@@ -136,7 +135,7 @@ class _History:
                 f"{table.name}: a key of type {pa.timestamp('us', 'UTC')} has a fraction of a second, and Feast keeps "
                 "whole seconds of it online. Truncate it in the transactions, or declare it as String."
             )
-        self.marks = marks_beside(table.source.path)
+        self.marks = marks_of(table)
         self._book = KeyBook(table.definition.keys)
         self._book.number(keys)
 

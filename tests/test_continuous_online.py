@@ -2,27 +2,37 @@
 back."""
 
 import asyncio
+import contextlib
 import json
-from datetime import UTC, timedelta
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pyarrow as pa
 import pytest
 import redis
+import yaml
 from feast import FeatureService
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import Int32, Int64, String
 
 from parity.definition.functions import FUNCTIONS
+from parity.edge.redis_server import free_port
 from parity.materialization import Materialized, materialize, repair
-from parity.online.marks import is_ahead, marks_beside, marks_text
+from parity.online.marks import is_ahead, marks_text
 from parity.online.scanning import Leftovers
 from parity.online.side import online_store_of, redis_keys, serving_values, stored_events
 from parity.online.steps import at_present, every_step
 from parity.online.writing import BYTES_PER_SCRIPT, _parts
+from tests import deployments
+from tests.conftest import BIN, ROOT
 from tests.definition import aggregation, customer, purchases, table, user
-from tests.online import NOW, STOCK, opened, require_in_step, rows_of, write_history
+from tests.online import ENGINE, NOW, OFFLINE, OURS, STOCK, opened, require_in_step, rows_of, write_history
 
 MICROSECOND, HOUR, DAY = timedelta(microseconds=1), timedelta(hours=1), timedelta(days=1)
 NOT_LANDED = b"0123456789abcdef shop/0=00000000000000000007 shop/1=09007199254740993001"
@@ -349,15 +359,8 @@ class TestMarks:
         assert client.hgetall(key) == {b"_applied:purchases": NOT_LANDED}
         assert "1 rows were not written online, where a stream has written them" in caplog.text
 
-    def test_the_marks_lie_beside_the_offline_table(self, tmp_path):
-        path = str(tmp_path / "purchases.parquet")
-        assert marks_beside(path) == {}
-        (tmp_path / "purchases.marks").write_text(json.dumps(LANDED))
-        assert marks_beside(path) == LANDED
+    def test_marks_are_stored_as_digits_that_compare_as_texts(self):
         assert marks_text(LANDED) == "shop/0=00000000000000000007 shop/1=09007199254740993001"
-        (tmp_path / "purchases.marks").write_text("{")
-        with pytest.raises(Exception, match=r"purchases\.marks is not readable.*compute_features"):
-            marks_beside(path)
 
 
 class TestMaterialization:
@@ -491,6 +494,76 @@ class TestMaterialization:
         for hours in range(count + 1):
             online_store_of(store).now = lambda hours=hours: NOW + hours * HOUR
             require_in_step(store, view, NOW + hours * HOUR)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    folder = tmp_path / "servers"
+    folder.mkdir()
+    with deployments.cluster(folder) as deployment:
+        yield {"connection_string": deployment.connection_string, "redis_type": deployment.redis_type}
+
+
+def test_a_cluster_holds_what_follows_and_leaves_alone_what_is_ahead(tmp_path, cluster, sliding):
+    store = opened(tmp_path, 0, [sliding], **cluster)
+    rows = [row for key in range(1, 41) for row in ((key, *ROWS[0][1:]), (key, *ROWS[1][1:]))]
+    write_history(sliding, *rows)
+    assert materialize(store, sliding, None, NOW, NOW) == Materialized(40, 0)
+    online_store_of(store).now = lambda: NOW + HOUR
+    require_in_step(store, sliding, NOW + HOUR)
+    online_store_of(store).now = lambda: NOW
+    client = online_store_of(store)._get_client(store.config.online_store)
+    for key in redis_keys(store, sliding, pa.table({"user_id": pa.array([1, 2, 3])})):
+        client.hset(key, "_applied:spending", NOT_LANDED)
+    write_history(sliding, *((key, NOW - 2 * HOUR, 1.0, 1, 1) for key in range(2, 41)))
+    assert materialize(store, sliding, None, NOW, NOW, any_share=True) == Materialized(40, 37, 2)
+    assert values_at(store, sliding, NOW, 1) == values_at(store, sliding, NOW, 2) == [7.5, 2, 2]
+    assert values_at(store, sliding, NOW, 4) == [1.0, 1, 1]
+
+
+@pytest.mark.smoke
+def test_feasts_own_commands_and_server_serve_the_step_that_holds(tmp_path, redis_port):
+    """With the real clock: materialized ten minutes ago, of which a view with a horizon of a minute knows nothing."""
+    now = datetime.now(UTC)
+    end = now - timedelta(minutes=10)
+    views = [spending(tmp_path), spending(tmp_path, horizon=timedelta(minutes=1), name="brief")]
+    store = opened(tmp_path, redis_port, views)
+    for view in views:
+        write_history(view, (1, end - HOUR, 7.5, 2, 2), (1, end + timedelta(minutes=5), 5.0, 1, 2))
+    config = {"project": store.project, "provider": "local", "registry": store.config.registry.path}
+    config |= {"offline_store": {"type": OFFLINE}, "batch_engine": {"type": ENGINE}}
+    config |= {"online_store": {"type": OURS, "connection_string": f"localhost:{redis_port}"}}
+    (tmp_path / "feature_store.yaml").write_text(yaml.safe_dump(config | {"entity_key_serialization_version": 3}))
+    feast, environment = [BIN / "feast", "-c", tmp_path], os.environ | {"PYTHONPATH": str(ROOT)}
+    begin = (end - DAY).isoformat()
+    subprocess.run([*feast, "materialize", begin, end.isoformat()], check=True, env=environment, capture_output=True)
+    port = free_port()
+    with open(tmp_path / "serve.log", "wb") as log:
+        command = [*feast, "serve", "--port", str(port), "--no-access-log"]
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            assert server.poll() is None, (tmp_path / "serve.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        body = json.dumps({"features": ["spending:spent", "brief:bought"], "entities": {"user_id": [1, 2]}})
+        url, kind = f"http://127.0.0.1:{port}/get-online-features", {"Content-Type": "application/json"}
+        request = urllib.request.Request(url, body.encode(), kind)
+        answer = json.load(urllib.request.urlopen(request, timeout=10))
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    results = dict(zip(answer["metadata"]["feature_names"], answer["results"], strict=True))
+    assert results["spent"]["values"] == [5.0, None]
+    assert results["spent"]["statuses"] == ["PRESENT", "NOT_FOUND"]
+    instant = datetime.fromisoformat(results["spent"]["event_timestamps"][0])
+    assert abs(instant - (end + timedelta(minutes=5))) < timedelta(seconds=1)
+    assert results["bought"]["values"] == [None, None]
+    assert results["bought"]["statuses"] == ["OUTSIDE_MAX_AGE", "NOT_FOUND"]
 
 
 class TestStreamedRows:

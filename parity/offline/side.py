@@ -74,16 +74,25 @@ def note_marks(table: FeatureTable, output: Location, marks: Mapping[str, int]) 
 
 def marks_of(table: FeatureTable) -> dict[str, int]:
     """Up to which offset of each partition of a stream the offline table has the landed events."""
-    noted = read_bytes(_note(table, ".marks"))
+    return marks_beside(table.source.path)
+
+
+def marks_beside(path: str) -> dict[str, int]:
+    """The same of the offline table at ``path``."""
+    place = _beside(path, ".marks")
+    noted = read_bytes(place)
     try:
         return {str(partition): int(offset) for partition, offset in json.loads(noted or b"{}").items()}
     except (ValueError, TypeError, AttributeError):
-        place = _note(table, ".marks")
         raise UserError(f"{place}: this is not what was noted there. Run: python compute_features.py") from None
 
 
 def _note(table: FeatureTable, suffix: str = ".origin") -> Location:
-    place = location(table.source.path)
+    return _beside(table.source.path, suffix)
+
+
+def _beside(path: str, suffix: str) -> Location:
+    place = location(path)
     return place.with_suffix(suffix) if isinstance(place, Path) else f"{place.removesuffix('.parquet')}{suffix}"
 
 

@@ -27,7 +27,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 import pyarrow as pa
-from feast import FeatureView
+from feast import FeatureView, FileSource
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.local.compute import LocalComputeEngine, LocalComputeEngineConfig
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
@@ -36,9 +36,8 @@ from tqdm import tqdm
 
 from parity.definition.instants import utc_now
 from parity.edge.files import progress
-from parity.offline.side import EVER
+from parity.offline.side import EVER, marks_beside
 from parity.online.following import steps_after
-from parity.online.marks import marks_beside
 from parity.online.scripts import ForeignKeys
 from parity.online.store import ParityRedisOnlineStore
 from parity.online.writing import Written
@@ -175,7 +174,8 @@ class ParityComputeEngine(LocalComputeEngine):
         if not all(self.online_store.takes_columns(self.repo_config, view, batch) for batch in batches):
             return False
         steps = steps_after(self.repo_config, self.offline_store, view, rows, end)
-        marks, done = marks_beside(getattr(view.batch_source, "path", "")), 0
+        source, done = view.batch_source, 0
+        marks = marks_beside(source.path) if isinstance(source, FileSource) else {}
         with ThreadPoolExecutor(WRITERS) as writers, progress_of(rows.num_rows) as bar:
             writing: deque[Future[Written]] = deque()
             written = []

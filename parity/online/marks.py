@@ -1,17 +1,12 @@
 """How far a stream has come: which of its events are in a row online, and which are in the files. It knows no Feast.
 
 A row that a stream has written says so in a field beside it (`parity.online.rows.APPLIED`): a fingerprint, and of each
-partition of the stream that it had events of the greatest offset, PARTITION=OFFSET, in `DIGITS` digits. The offline
-table has such marks beside it, of the files that it was computed from.
+partition of the stream that it had events of the greatest offset, PARTITION=OFFSET, in `DIGITS` digits. The marks are
+those of the files that the offline table was computed from: `parity.offline.side.marks_of`.
 """
 
-import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
-
-from parity.edge.errors import UserError
-from parity.edge.files import Location, location, read_bytes
 
 DIGITS = 20
 """So that offsets compare as texts: a number in Lua is exact up to 2^53 only."""
@@ -38,27 +33,3 @@ def is_ahead(applied: bytes | None, marks: Marks) -> bool:
 
 def _offsets(text: bytes) -> dict[bytes, bytes]:
     return dict(re.findall(rb"(\S+)=([0-9]+)", text))
-
-
-def marks_beside(path: str) -> dict[str, int]:
-    """The marks of the files that the offline table at ``path`` was computed from; none if no stream writes to them,
-    or it is no file.
-
-    Raises `UserError`.
-    """
-    noted = read_bytes(note_of_marks(path)) if path else None
-    if noted is None:
-        return {}
-    try:
-        return {str(partition): int(offset) for partition, offset in json.loads(noted).items()}
-    except (ValueError, TypeError, AttributeError):
-        raise UserError(
-            f"{note_of_marks(path)} is not readable. It says which events of a stream are in the features. Run: python "
-            "compute_features.py"
-        ) from None
-
-
-def note_of_marks(path: str) -> Location:
-    """Where the marks of the offline table at ``path`` are kept."""
-    place = location(path)
-    return place.with_suffix(".marks") if isinstance(place, Path) else f"{place.removesuffix('.parquet')}.marks"
