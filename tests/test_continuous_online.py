@@ -436,6 +436,21 @@ class TestMaterialization:
         assert values_at(offline, sliding, NOW + HOUR - MICROSECOND) == [3.0, 1, 1]
         assert values_at(offline, sliding, NOW + HOUR) == [0.0, 0, 1]
 
+    @pytest.mark.parametrize("first", [True, False])
+    def test_an_incremental_run_brings_a_row_that_is_too_old_and_becomes_a_step_that_is_not(
+        self, tmp_path, redis_port, first
+    ):
+        sliding, now = spending(tmp_path, ttl=HOUR), datetime.now(UTC)
+        store = opened(tmp_path, redis_port, [sliding], now=now)
+        write_history(sliding, (1, now - 23 * HOUR, 7.5, 2, 2), (1, now + HOUR + MICROSECOND, 0.0, 0, 2))
+        if not first:
+            store.materialize(now - HOUR, now - 2 * MICROSECOND, ["spending"])
+        store.materialize_incremental(now, ["spending"])
+        for after in (0 * HOUR, HOUR, HOUR + MICROSECOND, 2 * HOUR + MICROSECOND, 2 * HOUR + 2 * MICROSECOND):
+            online_store_of(store).now = lambda after=after: now + after
+            require_in_step(store, sliding, now + after)
+        assert values_at(store, sliding, now + HOUR + MICROSECOND) == [0.0, 0, 2]
+
     def test_with_a_key_ttl_a_row_still_brings_what_follows(self, tmp_path, redis_port, sliding, client):
         store = opened(tmp_path, redis_port, [sliding], key_ttl_seconds=1000)
         write_history(sliding, *ROWS)

@@ -34,6 +34,7 @@ from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
 from tqdm import tqdm
 
+from parity.definition.declare import horizon_of
 from parity.definition.instants import utc_now
 from parity.edge.files import progress
 from parity.offline.side import EVER, marks_beside
@@ -126,6 +127,9 @@ class ParityComputeEngine(LocalComputeEngine):
         """From when on to look for rows: of a run that goes on where the last one ended, all that can be served."""
         view = task.feature_view
         last_end = getattr(view, "most_recent_end_time", None)
+        if horizon_of(view) is not None:  # a row that is too old to be served may become a step that is not
+            first = last_end is None and abs(utc_now() - (view.ttl or FEASTS_EVER) - task.start_time) < A_MOMENT
+            return EVER if first or task.start_time == last_end else task.start_time
         first = last_end is None and not view.ttl and abs(utc_now() - FEASTS_EVER - task.start_time) < A_MOMENT
         if task.start_time != last_end and not first:
             return task.start_time

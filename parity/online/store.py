@@ -14,6 +14,9 @@ what it lets in and in what it gives out:
 - A value older than the feature view's ttl reads as null, OUTSIDE_MAX_AGE; its age may be the ttl exactly, as in the
   offline store. An unknown entity reads as null, NOT_FOUND, and so does what is not readable. A value from the
   future is neither written nor served; how far a producer's clock may be ahead can be declared.
+- A row of a continuous view carries its own future (online/steps.py): what is served is the step that holds at the
+  present, which is what the ttl counts from; and past the horizon nothing, OUTSIDE_MAX_AGE.
+- What a stream has written, ahead of the files, no materialization takes back.
 - What was retracted offline can be taken out again (`retract`), or replaced by the row before it (`replace`).
 - A view is served while it is materialized, and a FeatureService with ``precompute_online`` from the same rows as all
   others: its vectors would know of no ttl and no retraction.
