@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parity.definition.functions import FUNCTIONS
+from parity.definition.instants import LAST_INSTANT, MICROSECOND
 from parity.definition.table import Rule
 from parity.edge.errors import UserError
 from parity.proof.causes import same
-from parity.proof.oracle import evaluate, evaluate_each
+from parity.proof.oracle import evaluate, evaluate_each, expected, last_moment, moments, slides_of
 from parity.proof.raw import Purchase, left_out, raw_transactions
 from tests.definition import aggregation, customer, store, table
 
@@ -144,6 +145,87 @@ def test_a_key_with_very_many_purchases_is_gone_through_once(function):
     found = evaluate_each(rule(function, window=timedelta(hours=4)), purchases)
     assert monotonic() - begin < 15, "the slow way takes many minutes"
     assert same(found[-1][1], evaluate(rule(function, window=timedelta(hours=4)), purchases, T))
+
+
+class TestSliding:
+    """Windows that slide between purchases: a value at every instant, and a row at each at which it may change."""
+
+    SLIDES = (DAY, WINDOW)
+
+    def test_a_row_is_at_each_purchase_and_where_it_has_just_left_a_window(self):
+        purchases = bought((DAY, "1"), (DAY, "2"), (timedelta(), "3"))
+        left = [T + MICROSECOND, T + DAY + MICROSECOND, T + 2 * DAY + MICROSECOND, T + WINDOW + MICROSECOND]
+        assert moments(purchases, self.SLIDES) == [T - DAY, T, *left]
+        assert moments(purchases) == [T - DAY, T]
+
+    def test_a_purchase_that_falls_on_such_an_instant_is_of_one_row(self):
+        purchases = bought((DAY + MICROSECOND, "1"), (timedelta(), "2"))
+        assert moments(purchases, [DAY]) == [T - DAY - MICROSECOND, T, T + DAY + MICROSECOND]
+        assert evaluate_each(rule("sum", window=DAY), purchases, [DAY]) == [
+            (T - DAY - MICROSECOND, 1.0),
+            (T, 2.0),
+            (T + DAY + MICROSECOND, 0.0),
+        ]
+
+    def test_none_lies_beyond_the_calendar(self):
+        times = [LAST_INSTANT - DAY - MICROSECOND, LAST_INSTANT - DAY]
+        last = [Purchase(time, {"x": "1"}) for time in times]
+        assert moments(last, [DAY, timedelta.max]) == [*times, LAST_INSTANT]
+        assert evaluate_each(rule("count", window=DAY), last, [DAY])[-1] == (LAST_INSTANT, 1)
+
+    @pytest.mark.parametrize("function", sorted(FUNCTIONS))
+    def test_of_an_empty_window_counts_and_sums_are_zero_and_all_else_is_null(self, function):
+        type = next(type for type in (WHOLE, TEXT) if type in FUNCTIONS[function].takes)
+        nothing = FUNCTIONS[function].of_nothing
+        some, one = bought((timedelta(), 5), (timedelta(), 7)), rule(function, type, DAY)
+        assert same(evaluate(one, some, T + DAY + MICROSECOND), nothing)
+        assert same(evaluate_each(one, some, [DAY])[-1][1], nothing)
+        assert nothing == (0 if function in ("count", "sum", "count_distinct") else None)
+
+    def test_an_empty_sum_of_amounts_is_a_float(self):
+        assert same(evaluate(rule("sum", window=DAY), bought((timedelta(), "5")), T + 2 * DAY), 0.0)
+        assert same(evaluate_each(rule("sum", window=DAY), bought((timedelta(), "5")), [DAY])[-1][1], 0.0)
+
+    def test_the_value_is_that_of_the_instant_that_is_asked_for(self):
+        purchases = bought((timedelta(), "5"))
+        for after, value in ((timedelta(), 5.0), (WINDOW, 5.0), (WINDOW + MICROSECOND, None), (WINDOW * 5, None)):
+            assert same(expected(rule("mean"), purchases, T + after, None, slides=[WINDOW]), value)
+        assert expected(rule("mean"), purchases, T + WINDOW * 5, None) == 5.0, "which is what stays without sliding"
+        assert expected(rule("count"), purchases, T - MICROSECOND, None, slides=[WINDOW]) is None, "nothing is known"
+
+    @pytest.mark.parametrize("ttl", [timedelta(hours=1), DAY, 30 * DAY])
+    def test_the_age_counts_from_the_last_row(self, ttl):
+        purchases = bought((timedelta(), "5"))
+
+        def count(after: timedelta) -> int | None:
+            return expected(rule("count"), purchases, T + after, ttl, slides=self.SLIDES)
+
+        for moment in (timedelta(), DAY + MICROSECOND, WINDOW + MICROSECOND):
+            inside = 1 if moment <= WINDOW else 0
+            assert count(moment) == inside
+            assert count(moment + min(ttl, DAY)) == inside, "a day later another row follows, or the last one lives on"
+        assert count(WINDOW + MICROSECOND + ttl) == 0
+        assert count(WINDOW + 2 * MICROSECOND + ttl) is None
+        assert count(DAY - MICROSECOND) == (1 if ttl >= DAY - MICROSECOND else None)
+
+    def test_they_are_the_windows_of_a_continuous_table_each_length_once(self, tmp_path):
+        features = [aggregation("sum", "total", 7), aggregation("mean", "total", 7), aggregation("count", "total", 1)]
+        features.append(aggregation("last", "total"))
+        of = [table(tmp_path, "orders", [customer], features, continuous=some).definition for some in (True, False)]
+        assert [sorted(slides_of(definition)) for definition in of] == [[DAY, 7 * DAY], []]
+
+
+@given(declared(), st.sets(WINDOWS.filter(bool), min_size=1), st.data())
+def test_between_its_rows_nothing_changes(drawn, slides, data):
+    one, purchases = drawn
+    slides |= {one.time_window} - {None}
+    rows = evaluate_each(one, purchases, slides)
+    assert [instant for instant, _ in rows] == moments(purchases, slides)
+    for (instant, value), (following, _) in zip(rows, [*rows[1:], (rows[-1][0] + DAY, None)], strict=True):
+        between = data.draw(st.datetimes(instant.replace(tzinfo=None), following.replace(tzinfo=None)))
+        for at in {instant, min(between.replace(tzinfo=UTC), following - MICROSECOND), following - MICROSECOND}:
+            assert same(expected(one, purchases, at, None, slides=slides), value)
+            assert last_moment(purchases, at, slides) == instant
 
 
 class TestRows:

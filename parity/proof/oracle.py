@@ -2,11 +2,15 @@
 
 It shares nothing with the code that it checks: it computes with exact fractions and Python's own calendar, of what
 `parity.proof.raw` has read. What it knows of the features it reads in their declaration, a `Rule`.
+
+Where windows slide, a value is worked out at the very instant that is asked for, and not at the last one before it at
+which something changed. ``slides`` are then the lengths of the windows of all features, and else nothing: see
+`slides_of`.
 """
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -14,7 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from parity.definition.table import Rule
+from parity.definition.instants import LAST_INSTANT, MICROSECOND
+from parity.definition.table import Definition, Rule
 from parity.edge.errors import UserError
 from parity.proof.raw import Purchase
 
@@ -23,8 +28,23 @@ EXACT = ("sum", "mean", "var", "std")
 """Functions that are worked out with exact numbers."""
 
 
+def slides_of(definition: Definition) -> frozenset[timedelta]:
+    """How long the windows are that slide on between purchases: none if the table is not continuous."""
+    lengths = {rule.time_window for rule in definition.rules if rule.time_window is not None}
+    return frozenset(lengths if definition.continuous else ())
+
+
+def moments(purchases: Iterable[Purchase], slides: Collection[timedelta] = ()) -> list[datetime]:
+    """The instants, ascending, at which the offline table has a row of one key: those of its ``purchases``, and those
+    at which one has just left a window, up to the end of the calendar."""
+    times = {purchase.time for purchase in purchases}
+    left = {time + slide + MICROSECOND for time in times for slide in slides if LAST_INSTANT - time > slide}
+    return sorted(times | left)
+
+
 def evaluate(rule: Rule, purchases: Iterable[Purchase], instant: datetime) -> Any:
-    """Work out ``rule`` for one key at ``instant``, by looking at each purchase; what is of nothing is null.
+    """Work out ``rule`` for one key at ``instant``, by looking at each purchase. Of nothing, counts and sums are 0, and
+    all else is null.
 
     Raises `UserError` for a result that its type does not hold.
     """
@@ -64,8 +84,10 @@ def _of_numbers(rule: Rule, instant: datetime, numbers: list[Fraction]) -> float
     return variance if rule.function == "var" else math.sqrt(variance)
 
 
-def evaluate_each(rule: Rule, purchases: Iterable[Purchase]) -> list[tuple[datetime, Any]]:
-    """Work out what `evaluate` gives at each instant of one key's purchases, in their order: (instant, value).
+def evaluate_each(
+    rule: Rule, purchases: Iterable[Purchase], slides: Collection[timedelta] = ()
+) -> list[tuple[datetime, Any]]:
+    """Work out what `evaluate` gives at each of the `moments` of one key's purchases, in their order: (instant, value).
 
     Goes through the sorted purchases once: each enters the window and leaves it.
     """
@@ -81,13 +103,14 @@ def evaluate_each(rule: Rule, purchases: Iterable[Purchase]) -> list[tuple[datet
     found = []
     start = end = 0
     times, length = [purchase.time for purchase in known], rule.time_window
-    while end < len(known):
-        instant, before = times[end], end
+    for instant in moments(known, slides):
+        before = end
         while end < len(known) and times[end] == instant:
             end += 1
-        window.enter(before, end)
+        if end > before:
+            window.enter(before, end)
         left = start
-        while not _within(length, instant - times[start]):
+        while start < end and not _within(length, instant - times[start]):
             start += 1
         if start > left:
             window.leave(left, start)
@@ -140,7 +163,7 @@ class _Sums(_Window):
             whole = rule.type == pa.int64()
             return _whole(rule, instant, self.total) if whole else _nearest(rule, instant, self.total, self.unit)
         if rule.function == "mean":
-            return _nearest(rule, instant, self.total, self.unit * count)
+            return _nearest(rule, instant, self.total, self.unit * count) if count else None
         if count < 2:
             return None
         squares = count * self.squares - self.total**2
@@ -169,7 +192,7 @@ class _Extreme(_Window):
             self.places.popleft()
 
     def result(self, instant: datetime, start: int, end: int) -> Any:
-        return self.values[self.places[0]]
+        return self.values[self.places[0]] if self.places else None
 
 
 class _End(_Window):
@@ -184,11 +207,11 @@ class _End(_Window):
         self.at.append((start, self.of_instant(self.values[start:end])))
 
     def leave(self, start: int, end: int) -> None:
-        while self.at[0][0] < end:
+        while self.at and self.at[0][0] < end:
             self.at.popleft()
 
     def result(self, instant: datetime, start: int, end: int) -> Any:
-        return self.at[0 if self.rule.function == "first" else -1][1]
+        return self.at[0 if self.rule.function == "first" else -1][1] if self.at else None
 
 
 class _Distinct(_Window):
@@ -218,15 +241,16 @@ def expected(
     at: datetime,
     ttl: timedelta | None,
     whose: Callable[[], str] | None = None,
+    slides: Collection[timedelta] = (),
 ) -> Any:
     """Work out what both stores have to answer for one key at the instant ``at``: null if nothing is known, or no
-    longer, because its last purchase is more than ``ttl`` ago. A ttl of zero is none, as in Feast. An error says
-    what ``whose`` gives, if given."""
-    last = last_event(purchases, at)
+    longer, because the last of its `moments` is more than ``ttl`` ago. A ttl of zero is none, as in Feast. An error
+    says what ``whose`` gives, if given."""
+    last = last_moment(purchases, at, slides)
     if last is None or is_expired(last, at, ttl):
         return None
     try:
-        return evaluate(rule, purchases, last)
+        return evaluate(rule, purchases, at if slides else last)
     except UserError as error:
         raise UserError(str(error) if whose is None else f"{whose()}: {error}") from None
 
@@ -234,6 +258,13 @@ def expected(
 def last_event(purchases: Iterable[Purchase], at: datetime) -> datetime | None:
     """The instant of the last of ``purchases`` up to ``at``."""
     return max((purchase.time for purchase in purchases if purchase.time <= at), default=None)
+
+
+def last_moment(purchases: Sequence[Purchase], at: datetime, slides: Collection[timedelta] = ()) -> datetime | None:
+    """The last of the `moments` up to ``at``."""
+    last = last_event(purchases, at)
+    left = [p.time + slide + MICROSECOND for slide in slides for p in purchases if at - p.time > slide]
+    return max([last, *left]) if left else last
 
 
 def is_expired(event: datetime, at: datetime, ttl: timedelta | None) -> bool:
