@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,21 @@ import jinja2
 import numpy as np
 
 from parity.definition.functions import NUMBERS
+from parity.definition.instants import MICROSECOND
 from parity.definition.table import Rule
 from parity.edge.files import replacing
 from parity.online.side import cut
 from parity.proof.causes import MEANING, same
-from parity.proof.found import Comparison
-from parity.proof.oracle import expected
+from parity.proof.found import Comparison, duration
+from parity.proof.oracle import evaluate_each, expected, slides_of
 from parity.report import charts
 from parity.report.seen import Gallery, Seen
 from parity.report.shortcuts import IMPLEMENTATIONS
 from parity.report.terminal import PROMISED_MILLISECONDS, looked_at, not_looked_at
 
 DIFFERENCES_LISTED = 50
+PURCHASES_DRAWN = 12
+"""How many of a key's last purchases its value over time is drawn of."""
 LARGEST_DRAWN = 1e300
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -70,6 +73,7 @@ def _view(seen: Seen, milliseconds: np.ndarray, proven: dict[str, Any]) -> dict[
         "looked_at": looked_at(found),
         "listed": found.differences[:DIFFERENCES_LISTED],
         "features": [_feature(rule, gallery.points.get(rule.name, [])) for rule in found.table.definition.rules],
+        "sliding": _sliding(found, gallery),
         "prevented": _prevented(found, gallery),
         "latency": charts.histogram(milliseconds, "milliseconds", {"p50": p50, "p99": p99}),
         "p99": p99,
@@ -111,6 +115,35 @@ def _prevented(found: Comparison, gallery: Gallery) -> list[dict[str, Any]]:
             }
         )
     return drawn
+
+
+def _sliding(found: Comparison, gallery: Gallery) -> dict[str, Any] | None:
+    """Draw one feature of one key over time, of a continuous table, and what it would be if windows did not slide."""
+    slides, known = slides_of(found.table.definition), {}
+    rules = [rule for rule in found.table.definition.rules if rule.time_window and rule.type in NUMBERS]
+    if slides and rules:
+        known = {number: [p for p in some if p.time <= found.at] for number, some in gallery.purchases.items()}
+    number = max(known, key=lambda number: (len(known[number]), -number), default=None)
+    if number is None or not known[number]:
+        return None
+    rule = next((rule for rule in rules if rule.function == "mean"), rules[0])
+    some = sorted(known[number], key=lambda purchase: purchase.time)
+    begin = sorted({purchase.time for purchase in some})[-PURCHASES_DRAWN:][0]
+    rows = [row for row in evaluate_each(rule, some, {rule.time_window}) if begin <= row[0] <= found.at]
+    staying = [row for row in evaluate_each(rule, some) if begin <= row[0]]
+    end = min(found.at, rows[-1][0] + max(rule.time_window / 2, MICROSECOND))
+    lines = {"stay": _over_time(staying), "slide": _over_time(rows)}
+    return {
+        "feature": rule.name,
+        "key": found.named(gallery.names[number]),
+        "window": duration(rule.time_window),
+        "chart": charts.timeline(lines, [instant.timestamp() for instant, _ in staying], end.timestamp(), rule.name),
+    }
+
+
+def _over_time(rows: list[tuple[datetime, Any]]) -> list[tuple[float, float | None]]:
+    """Rows as they can be drawn; see `_drawable`."""
+    return [(i.timestamp(), v if v is not None and _drawable([(v, v)]) else None) for i, v in rows]
 
 
 def _unless_close(value: float | None, right: float) -> float | None:

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from parity.definition.keys import as_tuples
 from parity.edge.files import progress
 from parity.proof.causes import same
-from parity.proof.found import Comparison, Sample, require_same_definition, require_values
+from parity.proof.found import Comparison, Sample, plain, require_same_definition, require_values
 from parity.proof.proof import Proof
 from parity.proof.raw import Purchase
 from parity.proof.sides import Batch
@@ -24,6 +25,8 @@ class Gallery:
         self._every = max(1, math.ceil(keys / KEYS_DRAWN))
         self.points: dict[str, list[tuple[Any, Any]]] = {}
         self.purchases: dict[int, list[Purchase]] = {}
+        self.names: dict[int, Any] = {}
+        """The keys of those purchases."""
 
     def look(self, batch: Batch) -> None:
         """Take up every so many-th key, and every key that differs while there is room."""
@@ -33,8 +36,11 @@ class Gallery:
                 odd = not (same(training, serving) and same(training, oracle))
                 if place % self._every == 0 or (odd and len(points) < 2 * KEYS_DRAWN):
                     points.append((training, serving))
-        drawn = zip(batch.numbers[:: self._every].tolist(), batch.purchases[:: self._every], strict=True)
-        self.purchases.update((number, some) for number, some in drawn if some)
+        numbers = batch.numbers[:: self._every].tolist()
+        keys = as_tuples(batch.keys.take(list(range(0, len(batch.numbers), self._every))))
+        for number, key, some in zip(numbers, keys, batch.purchases[:: self._every], strict=True):
+            if some:
+                self.purchases[number], self.names[number] = some, plain(key)
 
 
 class Seen(NamedTuple):
