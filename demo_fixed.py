@@ -45,7 +45,7 @@ def main() -> int:
     with (
         opened(REPOSITORY, tables, redefined=True) as store,
         watched(data, hashed=bool(args.certificate or args.report)) as files,
-        proving(store, tables, transactions, args.at, now) as proofs,
+        proving(store, tables, transactions, args.at, now, args.seed) as proofs,
     ):
         shown = [proof.number(asked.get(proof.table.name)) for proof in proofs]
         if args.explain is not None:
@@ -93,7 +93,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--explain", metavar="KEY", help="show only what the features of this key are made of")
     parser.add_argument("--repair", action="store_true", help="put right the keys that differ, then compare again")
     parser.add_argument("--sample", type=whole_number(1), help="compare so many keys of each view, drawn at random")
-    parser.add_argument("--seed", type=whole_number(0), default=secrets.randbits(32), help="of that draw")
+    parser.add_argument("--seed", type=whole_number(0), default=secrets.randbits(32), help="of that draw, and of edges")
     parser.add_argument(
         "--report", type=file_named(".html"), metavar="FILE.html", help="write an HTML page that shows what was found"
     )

@@ -46,6 +46,9 @@ from tests.world import (
     World,
 )
 
+SLIDING = ["sliding", "sliding texts"]
+"""Kinds whose windows slide, with the same two features."""
+
 Planted = set[tuple]
 """The values that a fault makes wrong: (key, feature) at the instant of the comparison, and (key, feature, instant,
 kind of difference) in the row of an instant; with the cause behind, if it is not that of the fault. Keys are numbers,
@@ -220,7 +223,7 @@ def an_event_time_is_shifted_and_no_value_differs_yet(world: World) -> Planted:
     return {(who, EVENT)}
 
 
-@fault(MISMATCH, causes.COERCION)
+@fault(MISMATCH, causes.COERCION, of=[*SIMPLE, *SLIDING])
 def the_total_is_stored_as_an_instant(world: World) -> Planted:
     who = world.fresh()
     world.put(who, TOTAL, Value(unix_timestamp_val=world.row(who)[TOTAL]))
@@ -285,14 +288,14 @@ def the_average_is_cut_off_to_an_integer(world: World) -> Planted:
     return {(who, AVERAGE)}
 
 
-@fault(MISMATCH, causes.COERCION)
+@fault(MISMATCH, causes.COERCION, of=[*SIMPLE, *SLIDING])
 def the_total_is_stored_as_a_float(world: World) -> Planted:
     who = world.fresh()
     world.put(who, TOTAL, Value(double_val=float(world.row(who)[TOTAL])))
     return {(who, TOTAL)}
 
 
-@fault(MISMATCH, causes.COERCION)
+@fault(MISMATCH, causes.COERCION, of=[*SIMPLE, *SLIDING])
 def the_total_is_stored_as_text(world: World) -> Planted:
     who = world.fresh()
     world.put(who, TOTAL, Value(string_val=str(world.row(who)[TOTAL])))
@@ -490,7 +493,7 @@ def an_event_was_moved_by_a_microsecond_in_redis(world: World) -> Planted:
     return {(who, EVENT)}
 
 
-@fault(MISMATCH, causes.TAMPERED)
+@fault(MISMATCH, causes.TAMPERED, of=[*SIMPLE, *SLIDING])
 def a_total_was_changed_in_redis(world: World) -> Planted:
     who = world.fresh()
     world.put(who, TOTAL, Value(int64_val=world.row(who)[TOTAL] + 1000))
@@ -1009,24 +1012,34 @@ def the_zone_of_local_times_is_not_looked_at(world: World) -> Planted:
 
 def _is_redefined(world: World, definition: Definition, materialized: bool = True) -> Planted:
     """Let the features be those of another definition, as its file says, and not of the one that is declared."""
-    right = _by_row(world, world.history())
+    right = world.history()
     found = world.history(definition).replace_schema_metadata(definition.schema.metadata)
-    wrong = _by_row(world, found)
     world.save(found)
     world.materialize()
+    return _between(world, right, found)
+
+
+def _between(world: World, right: pa.Table, wrong: pa.Table) -> Planted:
+    """Every value in which the history that both stores have is ``wrong``: at the instant when the world is compared, a
+    minute from now, and in its rows."""
     at, planted = world.now + timedelta(minutes=1), set()
+    here, there = _by_row(world, right), _by_row(world, wrong)
     for who in world.users:
-        events = {event for number, event in right.keys() | wrong.keys() if number == who}
-        last = max(events)
-        for event in events:
-            here, there = right.get((who, event)), wrong.get((who, event))
-            for feature in world.every_feature:
-                if here and there and same(here[feature], there[feature]):
+        events = {event for number, event in here.keys() | there.keys() if number == who}
+        last = [max((e for n, e in rows if n == who and e <= at), default=None) for rows in (here, there)]
+        for feature in world.every_feature:
+            now = [
+                rows[who, event][feature] if event and at - event <= world.kind.ttl else None
+                for rows, event in zip((here, there), last, strict=True)
+            ]
+            is_named = not same(*now)
+            planted |= {(who, feature, None, WRONG)} if is_named else set()
+            for event in events:
+                rows = here.get((who, event)), there.get((who, event))
+                if all(rows) and same(*(row[feature] for row in rows)):
                     continue
-                kind = WRONG_ROW if here and there else EXTRA_ROW if there else MISSING_ROW
-                if event == last and at - event <= TTL and here and there:
-                    planted.add((who, feature))
-                else:
+                kind = WRONG_ROW if all(rows) else EXTRA_ROW if rows[1] else MISSING_ROW
+                if not (is_named and event == max(filter(None, last))):
                     planted.add((who, feature, event, kind))
     return planted
 
@@ -1055,6 +1068,249 @@ def a_mean_became_a_minimum_and_was_not_computed(world: World) -> Planted:
         return replace(rule, function="min") if rule.name == AVERAGE else rule
 
     return _is_redefined(world, _with_rules(world.table.definition, change))
+
+
+# Windows that slide
+
+LEFT = WINDOW + MICROSECOND
+"""How long after a purchase it has left the window of `AVERAGE`."""
+
+
+def _slides(world: World) -> datetime:
+    """Let key 900 buy once yesterday and once the day before, and long ago; give the instant at which the older one of
+    the two leaves the window, which is yet to come."""
+    for age in (DAY, 2 * DAY, 20 * DAY, 21 * DAY):
+        world.rows.append((900, T - age, f"{age.days * 7}.31"))
+    world.write()
+    world.compute()
+    world.materialize()
+    return T - 2 * DAY + LEFT
+
+
+def _holds(instant: datetime) -> Planted:
+    """The average of key 900 from the ``instant`` of `_slides` on, at its edges and at that of the next step."""
+    around = (instant, instant + MICROSECOND, T - DAY + LEFT - MICROSECOND)
+    return {(900, AVERAGE, edge) for edge in around}
+
+
+def _rows(world: World) -> list[dict]:
+    return pq.read_table(world.features).to_pylist()
+
+
+def _of_900(world: World) -> list[dict]:
+    return [row for row in _rows(world) if world.is_of(row, 900)]
+
+
+@fault(MISSING_ROW, causes.DELETED, of=SLIDING)
+def a_step_is_missing(world: World) -> Planted:
+    _slides(world)
+    step = T - 20 * DAY + LEFT
+    world.save_rows([row for row in _rows(world) if not _is_row(world, row, 900, step)])
+    return rows_of(900, MISSING_ROW, step)
+
+
+@fault(MISSING_ROW, causes.DELETED, of=SLIDING)
+def a_step_to_come_is_missing_in_both_stores(world: World) -> Planted:
+    step = _slides(world)
+    world.save_rows([row for row in _rows(world) if not _is_row(world, row, 900, step)])
+    world.materialize()
+    return rows_of(900, MISSING_ROW, step)
+
+
+@fault(EXTRA_ROW, causes.WINDOW_EDGE, of=SLIDING)
+def a_purchase_leaves_its_window_a_microsecond_early(world: World) -> Planted:
+    _slides(world)
+    step = T - 20 * DAY + LEFT
+    early = step - MICROSECOND
+    world.save_rows([row | {EVENT: early} if _is_row(world, row, 900, step) else row for row in _rows(world)])
+    return rows_of(900, EXTRA_ROW, early) | rows_of(900, MISSING_ROW, step)
+
+
+@fault(EXTRA_ROW, causes.WINDOW_EDGE, of=SLIDING)
+def a_purchase_leaves_its_window_a_microsecond_late(world: World) -> Planted:
+    _slides(world)
+    step = T - 21 * DAY + LEFT
+    late = step + MICROSECOND
+    world.save_rows([row | {EVENT: late} if _is_row(world, row, 900, step) else row for row in _rows(world)])
+    return rows_of(900, EXTRA_ROW, late) | rows_of(900, MISSING_ROW, step)
+
+
+@fault(WRONG_ROW, causes.WINDOW_EDGE, of=SLIDING)
+def a_step_still_has_the_purchase_that_leaves(world: World) -> Planted:
+    _slides(world)
+    step = T - 21 * DAY + LEFT
+    world.change_history(900, step, **{AVERAGE: 143.81})
+    return rows_of(900, WRONG_ROW, step, features=[AVERAGE])
+
+
+@fault(WRONG_ROW, causes.WINDOW_EDGE, of=SLIDING)
+def a_purchase_does_not_see_one_at_the_start_of_its_window(world: World) -> Planted:
+    _slides(world)
+    event = T - 20 * DAY + WINDOW
+    world.rows.append((900, event, "7.50"))
+    world.write()
+    world.compute()
+    world.materialize()
+    world.change_history(900, event, **{AVERAGE: 7.5})
+    return rows_of(900, WRONG_ROW, event, features=[AVERAGE])
+
+
+@fault(WRONG_ROW, causes.DEFINITION, of=SLIDING)
+def a_mean_of_nothing_is_zero(world: World) -> Planted:
+    _slides(world)
+    step = T - 20 * DAY + LEFT
+    world.change_history(900, step, **{AVERAGE: 0.0})
+    return rows_of(900, WRONG_ROW, step, features=[AVERAGE])
+
+
+@fault(WRONG_ROW, causes.DEFINITION, of=SLIDING)
+def a_value_stays_until_the_next_purchase(world: World) -> Planted:
+    _slides(world)
+    step = T - 20 * DAY + LEFT
+    world.change_history(900, step, **{AVERAGE: 143.81})
+    return rows_of(900, WRONG_ROW, step, features=[AVERAGE])
+
+
+@fault(WRONG_ROW, causes.TAMPERED, of=SLIDING)
+def a_step_to_come_was_changed_in_both_stores(world: World) -> Planted:
+    step = _slides(world)
+    world.change_history(900, step, **{AVERAGE: 1001.0})
+    world.materialize()
+    return rows_of(900, WRONG_ROW, step, features=[AVERAGE])
+
+
+@fault(MISSING_ROW, causes.DEFINITION, of=SLIDING)
+def a_table_is_computed_without_sliding(world: World) -> Planted:
+    right = world.history()
+    definition = replace(world.table.definition, continuous=False)
+    wrong = world.history(definition)
+    world.save(wrong)
+    world.materialize()
+    return _between(world, right, wrong)
+
+
+@fault(WRONG, causes.TIME_ZONE, of=SLIDING)
+def a_table_that_slides_is_computed_in_local_time(world: World) -> Planted:
+    world.rows = [row for row in world.rows if row[0] <= 5]
+    world.write()
+    right = world.history()
+    wrong = world.history(shift=timedelta(hours=5, minutes=30))
+    world.save(wrong)
+    world.materialize()
+    return _between(world, right, wrong)
+
+
+@fault(EXTRA, causes.LATE_ROW, online=STOCK, of=["sliding"])
+def stock_redis_does_not_slide(world: World) -> Planted:
+    left = world.now + timedelta(minutes=3, seconds=50)
+    world.rows = [(900, left - LEFT, "7.31")]
+    world.write()
+    world.compute()
+    world.materialize()
+    return {(900, AVERAGE)}
+
+
+@fault(WRONG, causes.DEFINITION, of=SLIDING)
+def a_window_that_slides_was_made_longer_and_not_computed(world: World) -> Planted:
+    def change(rule: Rule) -> Rule:
+        return replace(rule, time_window=timedelta(days=4)) if rule.time_window == WINDOW else rule
+
+    return _is_redefined(world, _with_rules(world.table.definition, change))
+
+
+@fault(WRONG, causes.LATE_ROW, of=[*SLIDING, "sliding, every function"])
+def a_late_purchase_is_not_computed(world: World) -> Planted:
+    _slides(world)
+    wrong = world.history()
+    world.rows.append((900, T - 36 * timedelta(hours=1), "99.50"))
+    world.write()
+    return _between(world, world.history(), wrong)
+
+
+@fault(MISMATCH, causes.CORRECTION, of=["sliding"])
+def a_late_purchase_is_computed_and_not_materialized(world: World) -> Planted:
+    _slides(world)
+    world.rows.append((900, T - 36 * timedelta(hours=1), "99.50"))
+    world.write()
+    world.compute()
+    return both(900)
+
+
+@fault(MISMATCH, causes.WINDOW_EDGE, of=SLIDING)
+def a_step_online_still_has_the_purchase_that_leaves(world: World) -> Planted:
+    step = _slides(world)
+    world.put_steps(900, [row | ({AVERAGE: 10.81} if row[EVENT] == step else {}) for row in _of_900(world)])
+    return _holds(step)
+
+
+@fault(MISMATCH, causes.TAMPERED, of=SLIDING)
+def a_step_online_was_changed(world: World) -> Planted:
+    step = _slides(world)
+    world.put_steps(900, [row | ({AVERAGE: 1001.0} if row[EVENT] == step else {}) for row in _of_900(world)])
+    return _holds(step)
+
+
+@fault(MISMATCH, causes.TAMPERED, of=SLIDING)
+def a_step_online_is_missing(world: World) -> Planted:
+    step = _slides(world)
+    world.put_steps(900, [row for row in _of_900(world) if row[EVENT] != step])
+    return _holds(step)
+
+
+@fault(MISMATCH, causes.WINDOW_EDGE, of=SLIDING)
+def a_step_online_comes_a_microsecond_early(world: World) -> Planted:
+    step = _slides(world)
+    early = step - MICROSECOND
+    world.put_steps(900, [row | ({EVENT: early} if row[EVENT] == step else {}) for row in _of_900(world)])
+    return {(900, AVERAGE, early)}
+
+
+@fault(MISMATCH, causes.WINDOW_EDGE, of=SLIDING)
+def a_step_online_comes_a_microsecond_late(world: World) -> Planted:
+    step = _slides(world)
+    late = step + MICROSECOND
+    world.put_steps(900, [row | ({EVENT: late} if row[EVENT] == step else {}) for row in _of_900(world)])
+    return {(900, AVERAGE, step)}
+
+
+@fault(MISMATCH, causes.DEFINITION, of=SLIDING)
+def the_steps_online_are_those_of_another_window(world: World) -> Planted:
+    def change(rule: Rule) -> Rule:
+        return replace(rule, time_window=timedelta(days=2)) if rule.time_window == WINDOW else rule
+
+    _slides(world)
+    other = world.history(_with_rules(world.table.definition, change)).to_pylist()
+    world.put_steps(900, [row for row in other if world.is_of(row, 900)])
+    return {(900, AVERAGE)}
+
+
+@fault(MISSING, causes.TAMPERED, of=SLIDING)
+def the_steps_online_are_cut_off(world: World) -> Planted:
+    _slides(world)
+    world.put_steps(900, world.steps(900)[:-3])
+    return both(900)
+
+
+@fault(MISSING, causes.PAST_HORIZON, of=SLIDING)
+def a_row_online_has_no_steps(world: World) -> Planted:
+    _slides(world)
+    world.client.hdel(world.redis_key(900), world.steps_field)
+    return both(900)
+
+
+@fault(MISSING, causes.PAST_HORIZON, of=SLIDING)
+def nothing_was_materialized_for_longer_than_the_horizon(world: World) -> Planted:
+    _slides(world)
+    world.now += 2 * DAY
+    at = world.now + timedelta(minutes=1)
+    planted: Planted = set()
+    for who in world.users:
+        moments = {time for moment in world.events(who) for time in (moment, moment + LEFT) if time <= at}
+        if at - max(moments) <= world.kind.ttl:
+            planted.add((who, TOTAL))
+            if any(at - event <= WINDOW for event in world.events(who)):
+                planted.add((who, AVERAGE))
+    return planted
 
 
 def _mean(amounts: list[str]) -> float:

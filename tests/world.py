@@ -24,11 +24,15 @@ from feast.types import Float64, Int64, String
 
 from parity.compute.windows import aggregate
 from parity.definition.checks import FeatureTable
+from parity.definition.instants import EPOCH
 from parity.definition.keys import Key, as_table
 from parity.definition.table import Definition
+from parity.edge.feast_internals import stored_name
 from parity.edge.files import write_table
 from parity.materialization import materialize
-from parity.online.side import clock_of, online_store_of, redis_keys
+from parity.online.rows import Fields
+from parity.online.side import clock_of, online_store_of, redis_keys, stored_rows
+from parity.online.steps import at_present, horizon_of_steps
 from parity.proof.found import Comparison, OtherKey, plain
 from parity.proof.proof import Proof
 from parity.proof.raw import raw_transactions
@@ -43,6 +47,8 @@ EVENT = "event_timestamp"
 MICROSECOND = timedelta(microseconds=1)
 KEYS_DRAWN = 25
 DAY = timedelta(days=1)
+MINUTES_LATER = timedelta(minutes=4)
+"""After `T`, when a world is compared that nothing was done to."""
 
 Row = tuple[int, datetime, str]
 """The number of a key, when, and for how much. What else a transaction has follows from these: see `World.beside`."""
@@ -58,6 +64,8 @@ class Kind(NamedTuple):
     """Aggregations beside the mean and the count."""
     where: str | None = None
     time_zone: str | None = None
+    continuous: bool = False
+    ttl: timedelta = TTL
 
 
 EVERY = (
@@ -88,6 +96,13 @@ KINDS = {
     "every function of two keys": Kind({"customer_id": "STRING", "store_id": "INT64"}, lambda n: (f"{n:05}", n), EVERY),
     "condition": Kind({"user_id": "INT64"}, lambda n: (n,), EVERY, "status = 'paid'"),
     "local times": Kind({"user_id": "INT64"}, lambda n: (n,), EVERY, time_zone="Asia/Kolkata"),
+    "sliding": Kind({"user_id": "INT64"}, lambda n: (n,), continuous=True),
+    "sliding texts": Kind({"customer_id": "STRING"}, lambda n: (f"{n:05}",), continuous=True),
+    "sliding, short life": Kind({"user_id": "INT64"}, lambda n: (n,), EVERY, continuous=True, ttl=DAY),
+    "sliding, every function": Kind(
+        {"customer_id": "STRING", "store_id": "INT64"}, lambda n: (f"{n:05}", n), EVERY, continuous=True
+    ),
+    "sliding, condition": Kind({"user_id": "INT64"}, lambda n: (n,), EVERY, "status = 'paid'", continuous=True),
 }
 LOCAL = timedelta(hours=5, minutes=30)
 """How far the clocks of `KINDS["local times"]` are ahead of UTC, all year round."""
@@ -139,7 +154,18 @@ class World:
         entities = [Entity(name=n, join_keys=[n], value_type=ValueType[t]) for n, t in self.kind.keys.items()]
         aggregations = [aggregation("mean", "amount", 3, AVERAGE), aggregation("count", "amount", name=TOTAL)]
         features = [*aggregations, *self.kind.more]
-        return table(folder, "zoo", entities, features, COLUMNS, self.kind.where, time_zone=self.kind.time_zone)
+        kind = self.kind
+        return table(
+            folder,
+            "zoo",
+            entities,
+            features,
+            COLUMNS,
+            kind.where,
+            kind.ttl,
+            continuous=kind.continuous,
+            time_zone=kind.time_zone,
+        )
 
     def draw(self, keys: int) -> list[Row]:
         """Purchases with ties, with window edges and ttl bounds hit exactly or missed by a microsecond."""
@@ -150,6 +176,10 @@ class World:
             times = [last] * draw.choice([1, 1, 2, 3])
             times += [last - WINDOW + step * MICROSECOND for step in draw.sample([-1, 0, 1], draw.randint(0, 3))]
             times += [last - draw.random() * 10 * DAY for _ in range(draw.randint(0, 4))]
+            if self.kind.continuous:  # left the window of three days when it is compared, or a microsecond beside
+                left = T + MINUTES_LATER - WINDOW - MICROSECOND
+                times += [left + step * MICROSECOND for step in draw.sample([-1, 0, 1], draw.choice([0, 0, 1, 3]))]
+                times += [left + draw.random() * DAY for _ in range(draw.choice([0, 1]))]
             rows += [(number, time, self.amount()) for time in times]
         draw.shuffle(rows)
         return rows
@@ -290,6 +320,23 @@ class World:
         """Overwrite a feature in Redis, behind everybody's back."""
         stored = value if isinstance(value, bytes) else value.SerializeToString()
         self.client.hset(self.redis_key(number), _mmh3(f"{self.view.name}:{feature}"), stored)
+
+    def steps(self, number: int) -> bytes:
+        """What a key's row in Redis says will follow."""
+        return self.client.hget(self.redis_key(number), self.steps_field)
+
+    def put_steps(self, number: int, rows: list[dict] | bytes) -> None:
+        """Let a key's row in Redis say that these ``rows`` of the Parquet file follow, or have any bytes for them."""
+        if not isinstance(rows, bytes):
+            schema = pq.read_schema(self.features)
+            [(row, _)] = stored_rows(self.store, self.table, as_table([self.key(number)], self.table.definition.keys))
+            present, until = (row - EPOCH) // MICROSECOND, horizon_of_steps(self.steps(number))
+            _, [rows] = at_present(pa.Table.from_pylist(rows, schema), self.table.definition, present, until)
+        self.client.hset(self.redis_key(number), self.steps_field, rows)
+
+    @property
+    def steps_field(self) -> str:
+        return Fields(stored_name(self.store.config, self.view)).steps
 
     def push(self, number: int, event: datetime, values: dict[str, Any]) -> None:
         """Replace a key's row in Redis by another, as a careless writer would."""

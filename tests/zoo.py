@@ -58,7 +58,7 @@ def try_healthy(port: int, seed: int) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=whole_number(1), default=10, help="random stores per fault (default: 10)")
+    parser.add_argument("--rounds", type=whole_number(1), default=8, help="random stores per fault (default: 8)")
     parser.add_argument("--healthy", type=whole_number(1), default=500, help="random healthy stores (default: 500)")
     args = parser.parse_args()
     logging.disable()  # the online store reports broken bytes, which some faults are made of

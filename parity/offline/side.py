@@ -153,6 +153,34 @@ def training_values(store: FeatureStore, table: FeatureTable, keys: pa.Table, at
     return values
 
 
+def training_at(
+    store: FeatureStore, table: FeatureTable, keys: pa.Table, instants: Sequence[datetime]
+) -> dict[str, list]:
+    """As `training_values`, of each of ``keys`` at an instant of its own; no two of a key are the same."""
+    book = KeyBook(table.definition.keys)
+    times = pa.array(instants, UTC_MICROSECONDS)
+    frame = keys.to_pandas(types_mapper=_PANDAS_TYPES.get)
+    frame[ENTITY_TIME] = pd.DatetimeIndex(times.cast(pa.int64()).to_numpy().astype("datetime64[us]"), tz="UTC")
+    wanted = {asked: place for place, asked in enumerate(zip(book.number(keys).tolist(), _counts(times), strict=True))}
+    found = store.get_historical_features(frame, table.requested).to_arrow()
+    answered = list(zip(book.find(found).tolist(), _counts(found[ENTITY_TIME]), strict=True))
+    if len(set(answered)) < len(answered) or not wanted.keys() >= set(answered):
+        raise UserError("the offline store answered with rows that nobody asked for, so nothing can be compared.")
+    values = {}
+    for rule in table.definition.rules:
+        values[rule.name] = [ROW_DROPPED] * len(wanted)
+        for asked, value in zip(answered, nan_as_null(found[rule.name].to_pylist()), strict=True):
+            values[rule.name][wanted[asked]] = value
+    return values
+
+
+def _counts(times: pa.Array | pa.ChunkedArray) -> list[int]:
+    """Microseconds since 1970."""
+    return times.cast(UTC_MICROSECONDS).cast(pa.int64()).to_pylist()
+
+
+ENTITY_TIME = "event_timestamp"
+"""What Feast calls the instant of a row of entities."""
 _PANDAS_TYPES = {pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
 """Of columns that pandas would otherwise change where they meet others."""
 

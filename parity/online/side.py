@@ -65,7 +65,7 @@ def serving_values(store: FeatureStore, table: FeatureTable, keys: pa.Table) -> 
     with replies(table):
         response = store.get_online_features(table.requested, entities).proto
     vectors = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
-    return {feature.name: _python(feature, vectors[feature.name].values) for feature in table.view.features}
+    return {feature.name: python_values(feature, vectors[feature.name].values) for feature in table.view.features}
 
 
 class Others(NamedTuple):
@@ -185,7 +185,9 @@ def stored_rows(
     with replies(table):
         rows = online_store_of(store).inspect(store.config, table.view, entity_keys(keys))
     features = {feature.name: feature for feature in table.view.features}
-    return [(event, {name: _python(features[name], [value])[0] for name, value in row.items()}) for event, row in rows]
+    return [
+        (event, {name: python_values(features[name], [value])[0] for name, value in row.items()}) for event, row in rows
+    ]
 
 
 def key_of(table: FeatureTable, key: Key) -> EntityKey:
@@ -223,7 +225,7 @@ class Coerced(NamedTuple):
         return f"{shown(self.value)} as {self.kind}"
 
 
-def _python(feature: Field, values: Iterable[Value]) -> list:
+def python_values(feature: Field, values: Iterable[Value]) -> list:
     """What the values of a feature are in Python; None for null, and for NaN, which is null by another name."""
     declared = f"{feature.dtype.to_value_type().name.lower()}_val"
     found = []

@@ -7,21 +7,22 @@ before age or the future hide it. Each cause is a claim about them; the first th
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from parity.definition.instants import MICROSECOND
+from parity.definition.instants import FIRST_INSTANT, LAST_INSTANT, MICROSECOND
 from parity.definition.table import Rule
 from parity.edge.errors import UserError
 from parity.online.rows import UNREADABLE
 from parity.online.side import Coerced
-from parity.proof.oracle import evaluate, is_inside
+from parity.proof.oracle import evaluate, is_inside, last_event
 from parity.proof.raw import Purchase
 
 DEFINITION = "definition changed"
@@ -35,6 +36,7 @@ TIE = "tie"
 DELETED = "row deleted"
 NEVER = "never materialized"
 FUTURE = "from the future"
+PAST_HORIZON = "past its horizon"
 TAMPERED = "tampered"
 
 MEANING = {
@@ -44,11 +46,12 @@ MEANING = {
     CORRECTION: "the same event, recomputed since the later side last took it over",
     TIME_ZONE: "the same value under an event time that is off by a whole number of quarters of an hour",
     COERCION: "the same value, rounded, cut off, or of another type",
-    WINDOW_EDGE: "the value of a window that takes in or leaves out what lies exactly on its bound",
+    WINDOW_EDGE: "a window that takes in or leaves out what lies exactly on its bound: a value, or when it changes",
     TIE: "the value with only some of several purchases at one instant",
     DELETED: "an event that one side still has and another has no longer",
     NEVER: "nothing of this feature was ever written online, or all of it was lost",
     FUTURE: "the stored event lies after the instant of the check, so it is not served",
+    PAST_HORIZON: "the row online knew its future no further than this; materialize again",
     TAMPERED: "another value of the same event, or an event that nothing gives, and no known cause",
 }
 """Every cause, in words. The sides in the order of the data: transactions, offline, online."""
@@ -60,14 +63,24 @@ FARTHEST_ZONES = timedelta(hours=26)
 class Evidence(NamedTuple):
     """What is on file about one key, up to the instant of the check; what is stored online, whatever its instant.
 
-    ``tied`` are the instants at which the offline store has several rows, of which ``history`` has one.
+    ``events`` are the instants at which the history has to have a row, by the purchases. ``tied`` are those at which
+    the offline store has several, of which ``history`` has one. ``stored_at`` and ``stored`` are what holds at the
+    instant of the check of the row online, which is of the instant ``row_at``: another one if windows slide, and the
+    row has become what it had said that it would. ``hidden`` is the cause for which it says nothing of the instant,
+    and ``strange`` are the steps that it says will come where nothing happens.
     """
 
     purchases: list[Purchase]
+    events: set[datetime]
     history: dict[datetime, dict[str, Any]]
     tied: set[datetime]
     stored_at: datetime | None
     stored: dict[str, Any]
+    row_at: datetime | None
+    hidden: str | None = None
+    strange: Mapping[datetime, bool] = MappingProxyType({})
+    """Whether a step is a microsecond beside one that has to be there."""
+    slides: bool = False
 
 
 class Freshness(NamedTuple):
@@ -82,7 +95,11 @@ class Freshness(NamedTuple):
 
 def online_cause(feature: str, rule: Rule, e: Evidence, at: datetime, fresh: Freshness) -> str:
     """Say why serving differs from training."""
-    if e.stored_at is None or feature not in e.stored:
+    if e.stored_at is None:
+        return NEVER
+    if e.hidden:
+        return e.hidden
+    if feature not in e.stored:
         return NEVER
     if cause := event_cause(e, at, fresh):
         return cause
@@ -91,8 +108,9 @@ def online_cause(feature: str, rule: Rule, e: Evidence, at: datetime, fresh: Fre
         return EXPIRED
     if fresh.redefined and _is_coerced(stored, computed):  # by a definition under which it is of another type
         return DEFINITION
-    if known := _arithmetic(stored, computed, rule, e.purchases, e.stored_at):
-        return known
+    known = _arithmetic(stored, computed, rule, e.purchases, e.stored_at)
+    if known and (_is_unchanged(fresh) or known not in (WINDOW_EDGE, TIE)):
+        return known  # and no purchase that came late and looks like that
     return CORRECTION if not fresh.materialized or fresh.materialized < fresh.computed else TAMPERED
 
 
@@ -107,29 +125,59 @@ def event_cause(e: Evidence, at: datetime, fresh: Freshness) -> str | None:
             return TIME_ZONE
         if e.stored_at > at:
             return FUTURE
+        if e.stored_at in e.strange:
+            return _of_strange(e)
         return TAMPERED if _was_moved(e, fresh) else DELETED
     if e.stored_at < max(e.history):
-        return LATE_ROW
+        return _of_strange(e) if _has_lost_steps(e, fresh) else LATE_ROW
     return None
+
+
+def _of_strange(e: Evidence) -> str:
+    """Why the steps to come are not those that have to be."""
+    if not e.strange:
+        return TAMPERED
+    return WINDOW_EDGE if all(e.strange.values()) else DEFINITION
 
 
 def _was_moved(e: Evidence, fresh: Freshness) -> bool:
     """Whether the row online is one of the history under another event, which was in no purchase, and the history is
     the one that was materialized."""
-    if e.stored_at in {purchase.time for purchase in e.purchases}:
+    if e.stored_at in e.events:
         return False
-    unchanged = fresh.materialized is not None and fresh.materialized >= fresh.computed
-    return unchanged and any(e.stored == row for row in e.history.values())
+    return _is_unchanged(fresh) and any(e.stored == row for row in e.history.values())
+
+
+def _has_lost_steps(e: Evidence, fresh: Freshness) -> bool:
+    """Whether the row online is the one that was the last when it was materialized, and only what it says of the time
+    since lacks something."""
+    known = [event for event in e.history if fresh.materialized and event <= fresh.materialized]
+    return e.slides and _is_unchanged(fresh) and e.row_at == max(known, default=None)
+
+
+def _is_unchanged(fresh: Freshness) -> bool:
+    """Whether the history is the one that was materialized."""
+    return fresh.materialized is not None and fresh.materialized >= fresh.computed
+
+
+def is_beside(event: datetime, others: Collection[datetime]) -> bool:
+    """Whether one of ``others`` is a microsecond earlier or later."""
+    return (event > FIRST_INSTANT and event - MICROSECOND in others) or (
+        event < LAST_INSTANT and event + MICROSECOND in others
+    )
 
 
 def offline_cause(feature: str, rule: Rule, e: Evidence, right: Any, fresh: Freshness) -> str:
     """Say why training differs from the raw transactions, which give ``right``."""
     if fresh.redefined:
         return DEFINITION
-    events = {purchase.time for purchase in e.purchases}
-    missing, surplus = events - e.history.keys(), e.history.keys() - events
-    if _is_shift(e.history, events):
+    missing, surplus = e.events - e.history.keys(), e.history.keys() - e.events
+    if _is_shift(e.history, e.events):
         return TIME_ZONE
+    if e.slides and any(is_beside(event, missing) for event in surplus):
+        return WINDOW_EDGE
+    if e.slides and e.history.keys() == {purchase.time for purchase in e.purchases} != e.events:
+        return DEFINITION  # under which no window slides
     if surplus:
         return cause_of_surplus(fresh)
     if missing:  # what is online has once been offline
@@ -148,7 +196,7 @@ def offline_cause(feature: str, rule: Rule, e: Evidence, right: Any, fresh: Fres
 class Past:
     """What is on file about the whole history of one key: ``purchases``, and the offline rows, (event, features).
 
-    Events are aware instants. ``right`` has, by event, what the purchases give.
+    Events are aware instants. ``right`` has, by event, what the purchases give. ``slides`` is whether windows do.
     """
 
     def __init__(
@@ -156,8 +204,9 @@ class Past:
         purchases: list[Purchase],
         rows: list[tuple[datetime, dict[str, Any]]],
         right: dict[datetime, dict[str, Any]],
+        slides: bool,
     ):
-        self.purchases, self.right = purchases, right
+        self.purchases, self.right, self.slides = purchases, right, slides
         self.history = dict(rows)
         self.tied = {event for event, count in Counter(event for event, _ in rows).items() if count > 1}
         self.missing, self.surplus = right.keys() - self.history.keys(), self.history.keys() - right.keys()
@@ -169,21 +218,33 @@ class Past:
             return any(_same_row(self.history[event], self.right[other]) for other in _zones_away(event, self.missing))
         return any(_same_row(self.history[other], self.right[event]) for other in _zones_away(event, self.surplus))
 
+    def is_beside(self, event: datetime) -> bool:
+        """Whether a row at ``event`` that one side has is there on the other side a microsecond earlier or later, as if
+        a window were open at one end, or closed at both."""
+        return self.slides and is_beside(event, self.missing if event in self.surplus else self.surplus)
+
 
 def surplus_cause(past: Past, event: datetime, at: datetime, fresh: Freshness) -> str:
-    """Say why the offline table has a row at ``event``, where no purchase is."""
+    """Say why the offline table has a row at ``event``, where there is nothing to be one of."""
     if fresh.redefined:
         return DEFINITION
     if past.shifted or past.moved(event):
         return TIME_ZONE
-    return FUTURE if event > at else cause_of_surplus(fresh)
+    if past.is_beside(event):
+        return WINDOW_EDGE
+    may_be_later = past.slides and fresh.computed < fresh.transactions  # as what is gone since would have left a window
+    return FUTURE if event > at and not may_be_later else cause_of_surplus(fresh)
 
 
 def missing_cause(past: Past, event: datetime, fresh: Freshness) -> str:
-    """Say why the offline table has no row at ``event``, where a purchase is."""
+    """Say why the offline table has no row at ``event``, where a purchase is, or has just left a window."""
     if fresh.redefined:
         return DEFINITION
-    return TIME_ZONE if past.shifted or past.moved(event) else cause_of_missing(fresh)
+    if past.shifted or past.moved(event):
+        return TIME_ZONE
+    if past.slides and past.history.keys() == {purchase.time for purchase in past.purchases}:
+        return DEFINITION  # under which no window slides
+    return WINDOW_EDGE if past.is_beside(event) else cause_of_missing(fresh)
 
 
 def wrong_cause(rule: Rule, past: Past, event: datetime, wrong: Any, right: Any, fresh: Freshness) -> str:
@@ -243,6 +304,8 @@ def _is_shift(history: dict[datetime, dict], events: set[datetime]) -> bool:
 
 def _arithmetic(wrong: Any, right: Any, rule: Rule, purchases: list[Purchase], event: datetime) -> str | None:
     """Name the mistake in computing or storing that turns ``right`` into ``wrong``, if one is known to."""
+    if wrong in (None, 0) and right in (None, 0) and not any(is_inside(rule, p, event) for p in purchases):
+        return DEFINITION  # of what a window comes to that nothing is in
     if wrong is None:
         return None
     if _is_coerced(wrong, right):
@@ -256,11 +319,19 @@ def _arithmetic(wrong: Any, right: Any, rule: Rule, purchases: list[Purchase], e
             continue
         if _is_same(wrong, value):
             return cause
+    if _is_same(wrong, _unslid(rule, purchases, event)):
+        return DEFINITION
     if rule.function in ("var", "std") and isinstance(wrong, float):
         population = _of_population(rule, purchases, event)
         if population is not None and math.isclose(wrong, population):  # whoever divides so does it in floats
             return DEFINITION
     return None
+
+
+def _unslid(rule: Rule, purchases: list[Purchase], event: datetime) -> Any:
+    """The value that stays from the last purchase on, if windows do not slide."""
+    last = last_event(purchases, event)
+    return None if last in (None, event) else evaluate(rule, purchases, last)
 
 
 def _is_same(wrong: Any, value: Any) -> bool:

@@ -8,24 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parity.definition.keys import as_tuples
-from parity.offline.side import ROW_DROPPED, history_by_part
+from parity.offline.side import history_by_part
 from parity.proof.causes import (
     COERCION,
-    EXPIRED,
     NEVER,
     TAMPERED,
-    Evidence,
     Freshness,
     event_cause,
-    offline_cause,
-    online_cause,
-    same,
 )
-from parity.proof.found import EXTRA, MATCH, MISMATCH, MISSING, WRONG, Comparison, Difference, OtherKey, plain
+from parity.proof.edges import compare_edges, draw_of
+from parity.proof.found import EXTRA, MATCH, MISMATCH, MISSING, Comparison, Difference, OtherKey, plain
 from parity.proof.history import RowsOf, compare_rows
-from parity.proof.oracle import is_expired, last_event
+from parity.proof.oracle import is_expired, last_event, last_moment, slides_of
 from parity.proof.raw import Purchase
-from parity.proof.sides import Batch, evidence_of, three_sides
+from parity.proof.sides import Batch, cause_of, evidence_of, kind_of, three_sides
 
 if TYPE_CHECKING:
     from parity.proof.proof import Proof
@@ -41,6 +37,8 @@ def compare(proof: Proof, numbers: np.ndarray, fresh: Freshness, found: Comparis
     would not expire together, or a row from the future would be served when its time has come. It is none where the
     events on both sides are older than the ttl, as nothing of them is ever served again.
 
+    Of a continuous table, edges are compared too: see `parity.proof.edges`.
+
     Holds some thousand keys at a time, and yields what it has compared of them, to draw a picture, say.
     """
     known, raw, everyone = proof.known, proof.raw, len(numbers) == len(proof)
@@ -49,22 +47,25 @@ def compare(proof: Proof, numbers: np.ndarray, fresh: Freshness, found: Comparis
     parts = _Parts(proof)
     number_of = parts.number if everyone else lambda keys: parts.number_chosen(keys, chosen)
     in_history: list[Difference] = []
+    draw = draw_of(proof, found)
     with history_by_part(proof.store, proof.table, number_of, parts.of, len(raw)) as rows_of:
         for part in range(len(raw)):
             of_part = numbers[parts.of(numbers) == part]
             purchases = parts.purchases(part, chosen)
             for start in range(0, len(of_part), KEYS_PER_BATCH):
                 batch = _ask(proof, of_part[start : start + KEYS_PER_BATCH], purchases)
-                _count(proof, batch, purchases, fresh, found)
+                _count(proof, batch, fresh, found)
                 at_odds = sorted(known.at_odds.intersection(batch.numbers.tolist()) - found.differing_numbers)
                 _count_events(proof, np.array(at_odds, np.int64), purchases, fresh, found)
                 yield batch
             rows = RowsOf(proof.table, rows_of(part), purchases, known.book)
-            in_history += compare_rows(rows, fresh, found)
+            in_history += compare_rows(rows, fresh, found, draw)
     if everyone or found.sample:
         _count_others(proof, found)
     found.left_over = len(known.left_over.intersection(numbers.tolist()) - set(found.skewed.tolist()))
     found.differences += in_history
+    if draw:
+        compare_edges(proof, draw, fresh, found)
 
 
 class _Parts:
@@ -105,22 +106,23 @@ def _ask(proof: Proof, numbers: np.ndarray, purchases: Mapping[int, list[Purchas
 def _count(
     proof: Proof,
     batch: Batch,
-    purchases: Mapping[int, list[Purchase]],
     fresh: Freshness,
     found: Comparison,
 ) -> None:
     different = []
-    numbers = batch.numbers.tolist()
     for feature, values in batch.sides.items():
         for place, (training, serving, oracle) in enumerate(zip(*values, strict=True)):
-            kind = _kind(training, serving, oracle)
+            kind = kind_of(training, serving, oracle)
             found.counts[kind] += 1
             found.nulls += kind == MATCH and training is None
             if kind != MATCH:
                 different.append((place, feature, kind, training, serving, oracle))
-    found.keys += len(numbers)
-    lasts = [last for some in batch.purchases if (last := last_event(some, found.at))]
-    found.expired += sum(is_expired(last, found.at, found.ttl) for last in lasts)
+    found.keys += len(batch.numbers)
+    slides = slides_of(proof.table.definition)
+    lasts = [last for some in batch.purchases if (last := last_moment(some, found.at, slides))]
+    expired = sum(is_expired(last, found.at, found.ttl) for last in lasts)
+    found.expired, found.current = found.expired + expired, found.current + len(lasts) - expired
+    lasts = [last for some in batch.purchases if (last := last_event(some, found.at))] if slides else lasts
     found.last = max([*lasts, *([found.last] if found.last else [])], default=None)
     if not different:
         return
@@ -129,23 +131,14 @@ def _count(
     places = sorted({place for place, *_ in different})
     keys = batch.keys.take(places)
     found.differing_numbers.update(batch.numbers[places].tolist())
-    evidence = evidence_of(proof.store, proof.table, batch.numbers[places], keys, purchases, found.at)
+    some = [batch.purchases[place] for place in places]
+    evidence = dict(
+        zip(places, evidence_of(proof.store, proof.table, keys, some, [found.at] * len(places)), strict=True)
+    )
     named = dict(zip(places, map(plain, as_tuples(keys)), strict=True))
     for place, feature, kind, training, serving, oracle in different:
-        cause = _cause(proof, feature, evidence[numbers[place]], training, serving, oracle, fresh)
+        cause = cause_of(proof.table, feature, evidence[place], (training, serving, oracle), found.at, fresh)
         found.differences.append(Difference(named[place], feature, kind, cause, training, serving, oracle))
-
-
-def _cause(
-    proof: Proof, feature: str, evidence: Evidence, training: Any, serving: Any, oracle: Any, fresh: Freshness
-) -> str:
-    [rule] = [rule for rule in proof.table.definition.rules if rule.name == feature]
-    if training is ROW_DROPPED:
-        return EXPIRED if evidence.history else NEVER
-    redefined = fresh.redefined and serving is not None
-    if not same(training, oracle) and (redefined or same(training, serving) or same(serving, oracle)):
-        return offline_cause(feature, rule, evidence, oracle, fresh)
-    return online_cause(feature, rule, evidence, proof.at, fresh)
 
 
 def _count_events(
@@ -157,10 +150,10 @@ def _count_events(
 ) -> None:
     """Count the event timestamps that differ, or are not unique, of keys in whose values nothing differs."""
     keys = proof.known.book.keys(numbers)
-    evidence = evidence_of(proof.store, proof.table, numbers, keys, purchases, found.at)
-    for key, number in zip(as_tuples(keys), numbers.tolist(), strict=True):
-        e = evidence[number]
-        offline, oracle = max(e.history, default=None), max((p.time for p in e.purchases), default=None)
+    some = [purchases.get(number, []) for number in numbers.tolist()]
+    evidence = evidence_of(proof.store, proof.table, keys, some, [found.at] * len(some))
+    for key, number, e in zip(as_tuples(keys), numbers.tolist(), evidence, strict=True):
+        offline, oracle = max(e.history, default=None), max(e.events, default=None)
         events = [event for event in (offline, e.stored_at) if event]
         if not events or is_expired(max(events), found.at, found.ttl):
             continue  # null on both sides for good
@@ -169,7 +162,8 @@ def _count_events(
         kind = MISMATCH if len(events) == 2 else EXTRA if e.stored_at else MISSING
         found.counts[kind] += 1
         found.differing_numbers.add(number)
-        cause = (event_cause(e, found.at, fresh) or TAMPERED) if e.stored_at else NEVER
+        hidden = e.hidden if e.history else None
+        cause = (hidden or event_cause(e, found.at, fresh) or TAMPERED) if e.stored_at else NEVER
         event = proof.table.source.timestamp_field
         found.differences.append(Difference(plain(key), event, kind, cause, offline, e.stored_at, oracle))
 
@@ -181,11 +175,3 @@ def _count_others(proof: Proof, found: Comparison) -> None:
     event = proof.table.source.timestamp_field
     for name in found.others.examples:
         found.differences.append(Difference(OtherKey(name), event, EXTRA, COERCION, None, "a row", None))
-
-
-def _kind(training: Any, serving: Any, oracle: Any) -> str:
-    if training is ROW_DROPPED:
-        return EXTRA
-    if not same(training, serving):
-        return MISSING if serving is None else EXTRA if training is None else MISMATCH
-    return MATCH if same(training, oracle) else WRONG

@@ -31,7 +31,8 @@ class OtherKey(str):
 
 
 class Difference(NamedTuple):
-    """One value on which the sides do not agree: at the instant of the comparison, or in the row of an ``instant``.
+    """One value on which the sides do not agree: at the instant of the comparison, in the row of an ``instant``, or, at
+    an edge, at that instant. In the history, and at an edge of the past, serving is `NOT_ASKED`.
 
     The ``key`` is that of one join key, or the tuple of several, or an `OtherKey`. A side that has no
     such row has `ROW_DROPPED`.
@@ -94,6 +95,24 @@ class History:
 
 
 @dataclass
+class Edges:
+    """What a comparison found a microsecond before, at and after some of the instants at which values of a continuous
+    table change, which ``seed`` has drawn."""
+
+    seed: int
+    past: int = 0
+    """How many of these instants are in the past, where training is compared."""
+    ahead: int = 0
+    """How many are to come, up to which the rows online know their future: serving is compared too."""
+    counts: Counter = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
+    differing_numbers: set[int] = field(default_factory=set)
+
+    @property
+    def differing(self) -> int:
+        return self.counts.total() - self.counts[MATCH]
+
+
+@dataclass
 class Comparison:
     """What a comparison of one feature table found: values of each kind counted, every difference at its instant kept,
     and the first `HISTORY_LISTED` of the history; and what it did not see."""
@@ -119,6 +138,10 @@ class Comparison:
     """Keys online that are of another type than declared, where no read finds them."""
     left_over: int = 0
     """Keys that are left over online: the offline store does not know them, and their row is older than the ttl."""
+    edges: Edges | None = None
+    """Of a continuous table."""
+    current: int = 0
+    """Keys of which something is known and not expired, be it that nothing is in any of their windows."""
     redefined: bool = False
     """Whether the offline table was computed by another definition than is declared now."""
 
@@ -140,12 +163,14 @@ class Comparison:
 
     @property
     def differing(self) -> int:
-        return self.counts.total() - self.counts[MATCH] + self.history.differing
+        at_edges = self.edges.differing if self.edges else 0
+        return self.counts.total() - self.counts[MATCH] + self.history.differing + at_edges
 
     @property
     def skewed(self) -> np.ndarray:
         """The numbers of the keys that differ, int64 and ascending."""
-        return np.array(sorted(self.differing_numbers | self.history.differing_numbers), np.int64)
+        at_edges = self.edges.differing_numbers if self.edges else set()
+        return np.array(sorted(self.differing_numbers | self.history.differing_numbers | at_edges), np.int64)
 
     @property
     def keys_skewed(self) -> int:
@@ -193,13 +218,14 @@ def duration(span: timedelta) -> str:
 def require_values(comparisons: Sequence[Comparison]) -> None:
     """Raise a `UserError` if nothing was compared of a view but nulls, which proves nothing."""
     for found in comparisons:
-        if found.differences or found.nulls < found.values:
+        if found.differences or found.nulls < found.values or (found.edges and found.current):
             continue
         noun = found.table.noun
         reason = f"no purchase of these {found.keys:,} {noun(found.keys)} was known by then"
         if found.expired:
             expired = f"{found.expired:,} {noun(found.expired)}"
-            reason = f"the last purchase of {expired} is more than the ttl of {duration(found.ttl)} ago"
+            what = "purchase, or end of a window," if found.edges else "purchase"
+            reason = f"the last {what} of {expired} is more than the ttl of {duration(found.ttl)} ago"
         hint = "Compare as of a later instant."
         if found.last:
             hint = f"Compare as of an instant with values: --at {(found.last + MICROSECOND).isoformat()}"

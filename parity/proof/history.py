@@ -16,6 +16,7 @@ from parity.definition.instants import EPOCH, FIRST_INSTANT, LAST_INSTANT, MICRO
 from parity.definition.keys import KeyBook
 from parity.offline.side import EVENT, NUMBER, ROW_DROPPED, nan_as_null
 from parity.proof.causes import TIE, Freshness, Past, missing_cause, same, surplus_cause, wrong_cause
+from parity.proof.edges import Draw
 from parity.proof.found import (
     EXTRA_ROW,
     HISTORY_LISTED,
@@ -27,7 +28,7 @@ from parity.proof.found import (
     Difference,
     plain,
 )
-from parity.proof.oracle import evaluate_each
+from parity.proof.oracle import evaluate_each, slides_of
 from parity.proof.raw import Purchase
 
 Row = tuple[int, dict[str, Any]]
@@ -43,10 +44,15 @@ class RowsOf(NamedTuple):
     book: KeyBook
 
 
-def compare_rows(some: RowsOf, fresh: Freshness, found: Comparison) -> list[Difference]:
+def compare_rows(some: RowsOf, fresh: Freshness, found: Comparison, draw: Draw | None = None) -> list[Difference]:
     """Count how the rows of some keys in the offline table compare with those of the oracle, and give those that
-    differ, sorted. What is named as a difference at the instant of the comparison is not named again."""
+    differ, sorted. What is named as a difference at the instant of the comparison is not named again.
+
+    Edges are drawn of the rows of the oracle, if there is a ``draw``.
+    """
     offline, right = _Rows.offline(some), _Rows.by_oracle(some)
+    if draw:
+        draw.look(right.numbers, right.events, some.purchases)
     now, history = _microseconds(found.at), found.history
     history.later += int(np.count_nonzero(offline.events > now))
     if found.past:
@@ -94,12 +100,12 @@ class _Rows(NamedTuple):
     @classmethod
     def by_oracle(cls, some: RowsOf) -> _Rows:
         """What the offline table has to hold of these keys."""
-        rules = some.of.definition.rules
+        rules, slides = some.of.definition.rules, slides_of(some.of.definition)
         numbers, events, values = [], [], {rule.name: [] for rule in rules}
         for number in sorted(some.purchases):
             bought = sorted(some.purchases[number], key=lambda purchase: purchase.time)
             for place, rule in enumerate(rules):
-                instants, results = zip(*evaluate_each(rule, bought), strict=True)
+                instants, results = zip(*evaluate_each(rule, bought, slides), strict=True)
                 values[rule.name] += results
                 if place == 0:
                     numbers += [number] * len(instants)
@@ -216,7 +222,8 @@ class _OneKey:
         if self.past is None:
             rows = [(_instant(event), row) for event, row in self.rows]
             right = {_instant(event): row for event, row in self.right.items()}
-            self.past = Past(self.some.purchases.get(self.number, []), rows, right)
+            slides = self.some.of.definition.continuous
+            self.past = Past(self.some.purchases.get(self.number, []), rows, right, slides)
         return self.past
 
 

@@ -1,5 +1,6 @@
 """The proof: three sides, compared by key and for equality, for every key and every feature at one instant; and every
-row that training can read, of any instant, against the oracle.
+row that training can read, of any instant, against the oracle. Where windows slide, the sides are compared at
+the edges too: a microsecond before, at and after some of the instants at which values change, drawn by a seed.
 
 - training: what the offline store answers (`get_historical_features`),
 - serving: what the online store answers (`get_online_features`),
@@ -29,11 +30,12 @@ from parity.edge.errors import UserError
 from parity.edge.files import Location, location, modified
 from parity.materialization import repair
 from parity.offline.side import EVER, latest_events, tied_events
-from parity.online.side import Others, online_latency, stored_events
+from parity.online.side import Others, Stored, online_latency, stored_events
 from parity.online.store import ParityRedisOnlineStore
 from parity.proof.causes import Freshness
 from parity.proof.compare import compare
-from parity.proof.found import Comparison, Sample, Values, named, plain
+from parity.proof.found import Comparison, Edges, Sample, Values, named, plain
+from parity.proof.held import held_events
 from parity.proof.raw import Purchase, RawTransactions, left_out, raw_transactions
 from parity.proof.replay import store_at
 from parity.proof.sides import Batch, three_sides
@@ -70,9 +72,10 @@ class Proof:
         raw: RawTransactions,
         at: datetime,
         past: bool = False,
+        seed: int = 0,
     ):
         self.store, self.table, self.transactions, self.raw = store, table, transactions, raw
-        self.at, self.past = at, past
+        self.at, self.past, self.seed = at, past, seed
         self.known = known_keys(store, table, raw, at)
         self.redefined = bool(computed_by(table) - {table.definition.fingerprint})
         """Whether the offline table was computed by another definition than is declared now."""
@@ -125,6 +128,8 @@ class Proof:
         """Begin a comparison of the keys with these numbers. What it finds is whole once the batches are gone through,
         and each batch is what was compared in a step."""
         found = Comparison(self.table, self.at, self.past, sample, redefined=self.redefined)
+        if self.table.definition.continuous:
+            found.edges = Edges(self.seed)
         return found, compare(self, numbers, self._freshness(), found)
 
     def repair(self, found: Comparison, now: datetime) -> None:
@@ -156,6 +161,7 @@ def proving(
     transactions: Sequence[Location],
     at: datetime | None,
     now: datetime,
+    seed: int = 0,
 ) -> Iterator[list[Proof]]:
     """Open the proof of each of ``tables`` and its ``transactions``: of the present, or of the past instant ``at``."""
     with ExitStack() as stack:
@@ -167,7 +173,7 @@ def proving(
         ]
         there = stack.enter_context(store_at(store, tables, at, now))
         yield [
-            Proof(there, table, place, raw, at or now, past=at is not None)
+            Proof(there, table, place, raw, at or now, at is not None, seed)
             for table, place, raw in zip(tables, transactions, raws, strict=True)
         ]
 
@@ -216,10 +222,24 @@ def known_keys(store: FeatureStore, table: FeatureTable, raw: RawTransactions, a
     offline[book.find(latest.select(names))] = latest[event].to_numpy().astype("datetime64[us]")
     online = book.find(stored.keys)
     odd = (stored.events != offline[online]) | np.isnat(offline[online])
+    if table.definition.continuous:
+        odd = odd & _are_at_odds(store, table, stored, odd, offline[online], at)
     old = np.isnat(offline[online]) & _are_expired(stored.events, at, table.view.ttl)
     tied = book.find(tied_events(store, table, at).select(names))
     at_odds = frozenset([*online[odd & ~old].tolist(), *tied.tolist()])
     return Known(book, raw_numbers, at_odds, frozenset(online[old].tolist()), stored.others)
+
+
+def _are_at_odds(
+    store: FeatureStore, table: FeatureTable, stored: Stored, odd: np.ndarray, offline: np.ndarray, at: datetime
+) -> np.ndarray:
+    """Which of the rows online that are ``odd``, as theirs is not the last event ``offline``, have not become what has
+    it meanwhile. One that does not know so far ahead is none: it is not served, and its values are compared."""
+    are, places = odd.copy(), np.flatnonzero(odd)
+    some = stored.keys.take(pa.array(places))
+    for place, event in zip(places, held_events(store, table, some, stored.events[places], at), strict=True):
+        are[place] = np.isnat(offline[place]) if event is None else bool(event != offline[place])
+    return are
 
 
 def _in_order(tables: Sequence[pa.Table], schema: pa.Schema) -> KeyBook:

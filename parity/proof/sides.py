@@ -1,10 +1,10 @@
 """The three sides: what training, serving and the oracle say of some keys; and what is on file about them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +12,12 @@ from feast import FeatureStore
 
 from parity.definition.checks import FeatureTable
 from parity.definition.keys import as_tuples
-from parity.offline.side import history_of, training_values
-from parity.online.side import clock_of, serving_values, stored_rows
-from parity.proof.causes import Evidence
-from parity.proof.found import Values, named, plain
-from parity.proof.oracle import expected
+from parity.offline.side import ROW_DROPPED, history_of, training_values
+from parity.online.side import clock_of, serving_values
+from parity.proof.causes import EXPIRED, NEVER, Evidence, Freshness, is_beside, offline_cause, online_cause, same
+from parity.proof.found import EXTRA, MATCH, MISMATCH, MISSING, WRONG, Values, named, plain
+from parity.proof.held import held_rows
+from parity.proof.oracle import expected, moments, slides_of
 from parity.proof.raw import Purchase
 
 
@@ -41,13 +42,17 @@ def three_sides(
     training = training_values(store, table, keys, at)
     with clock_of(store, at):
         serving = serving_values(store, table, keys)
-    ttl, of_key = table.view.ttl, list(zip(map(plain, as_tuples(keys)), purchases, strict=True))
+    names = list(map(plain, as_tuples(keys)))
+    right = oracle_values(table, [(key, some, at) for key, some in zip(names, purchases, strict=True)])
+    names = [rule.name for rule in table.definition.rules]
+    return {name: Values(training[name], serving[name], right[name]) for name in names}
+
+
+def oracle_values(table: FeatureTable, asked: Sequence[tuple[Any, list[Purchase], datetime]]) -> dict[str, list]:
+    """Work out every feature of some keys, each with its purchases and the instant that is asked for."""
+    ttl, slides = table.view.ttl, slides_of(table.definition)
     return {
-        rule.name: Values(
-            training[rule.name],
-            serving[rule.name],
-            [expected(rule, some, at, ttl, partial(named, key, table)) for key, some in of_key],
-        )
+        rule.name: [expected(rule, some, at, ttl, partial(named, key, table), slides) for key, some, at in asked]
         for rule in table.definition.rules
     }
 
@@ -55,23 +60,60 @@ def three_sides(
 def evidence_of(
     store: FeatureStore,
     table: FeatureTable,
-    numbers: np.ndarray,
     keys: pa.Table,
-    purchases: Mapping[int, list[Purchase]],
-    at: datetime,
-) -> dict[int, Evidence]:
-    """Gather what is on file about ``keys`` up to ``at``, by their ``numbers``."""
-    if not len(numbers):
-        return {}
-    evidence = {}
-    history, stored = history_of(store, table, keys, at), stored_rows(store, table, keys)
-    for number, rows, (stored_at, values) in zip(numbers.tolist(), history, stored, strict=True):
-        events = Counter(event for event, _ in rows)
-        evidence[number] = Evidence(
-            purchases=[purchase for purchase in purchases.get(number, []) if purchase.time <= at],
-            history=dict(rows),
-            tied={event for event, count in events.items() if count > 1},
-            stored_at=stored_at,
-            stored=values,
+    purchases: Sequence[list[Purchase]],
+    instants: Sequence[datetime],
+) -> list[Evidence]:
+    """Gather what is on file about each of ``keys``, which has these ``purchases``, up to an instant of its own."""
+    if not keys.num_rows:
+        return []
+    evidence, slides = [], slides_of(table.definition)
+    histories, stored = history_of(store, table, keys, max(instants)), held_rows(store, table, keys, instants)
+    for rows, some, held, at in zip(histories, purchases, stored, instants, strict=True):
+        history = [(event, row) for event, row in rows if event <= at]
+        events = Counter(event for event, _ in history)
+        known = [purchase for purchase in some if purchase.time <= at]
+        right = set(moments(some, slides))
+        evidence.append(
+            Evidence(
+                purchases=known,
+                events={moment for moment in right if moment <= at},
+                history=dict(history),
+                tied={event for event, count in events.items() if count > 1},
+                stored_at=held.at,
+                stored=held.values,
+                row_at=held.row_at,
+                hidden=held.hidden,
+                strange={step: is_beside(step, right) for step in held.steps if step not in right},
+                slides=bool(slides),
+            )
         )
     return evidence
+
+
+def kind_of(training: Any, serving: Any, oracle: Any) -> str:
+    """How the three sides compare in one value."""
+    if training is ROW_DROPPED:
+        return EXTRA
+    if not same(training, serving):
+        return MISSING if serving is None else EXTRA if training is None else MISMATCH
+    return MATCH if same(training, oracle) else WRONG
+
+
+def cause_of(
+    table: FeatureTable,
+    feature: str,
+    evidence: Evidence,
+    sides: tuple[Any, Any, Any],
+    at: datetime,
+    fresh: Freshness,
+) -> str:
+    """Why training, serving and the oracle, in this order, differ in a feature at an instant."""
+    training, serving, oracle = sides
+    [rule] = [rule for rule in table.definition.rules if rule.name == feature]
+    if training is ROW_DROPPED:
+        return EXPIRED if evidence.history else NEVER
+    redefined = fresh.redefined and serving is not None
+    if not same(training, oracle) and (redefined or same(training, serving) or same(serving, oracle)):
+        return offline_cause(feature, rule, evidence, oracle, fresh)
+    return online_cause(feature, rule, evidence, at, fresh)

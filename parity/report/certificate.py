@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from parity.definition.checks import FeatureTable
+from parity.definition.declare import horizon_of
 from parity.edge.errors import UserError
 from parity.edge.files import Location, files_at, filesystem_of, replacing
 from parity.online.side import Coerced, cut, online_store_of, replies, shown
@@ -202,11 +203,21 @@ def _view(found: Comparison, proof: Proof) -> dict[str, Any]:
             "rows_after_at_not_looked_at": found.history.later if found.past else 0,
             "counts": dict(found.history.counts),
         },
+        "sliding": found.edges and _sliding(found, proof),
         "sample": found.sample and _bound(found.sample, found),
         "transactions": _from_root(proof.transactions),
         "definition_sha256": definition_hash(table),
         "fingerprint": table.definition.fingerprint,
         "computed_by": sorted(computed_by(table)),
+    }
+
+
+def _sliding(found: Comparison, proof: Proof) -> dict[str, Any]:
+    """What was compared of a continuous table at edges: see `parity.proof.edges`."""
+    edges = found.edges
+    return {
+        "horizon_seconds": horizon_of(proof.table.view) / 1_000_000,
+        "edges": {"past": edges.past, "ahead": edges.ahead, "seed": edges.seed, "counts": dict(edges.counts)},
     }
 
 
@@ -315,5 +326,8 @@ def _replay_command(comparisons: Sequence[Comparison], proofs: Sequence[Proof], 
         command += ["--input", _from_root(proofs[0].transactions)]
     samples = [found.sample for found in comparisons if found.sample]
     if samples:
-        command += ["--sample", str(samples[0].size), "--seed", str(samples[0].seed)]
+        command += ["--sample", str(samples[0].size)]
+    seeds = [found.edges.seed for found in comparisons if found.edges] + [sample.seed for sample in samples]
+    if seeds:
+        command += ["--seed", str(seeds[0])]
     return shlex.join(command)

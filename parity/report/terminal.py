@@ -11,11 +11,23 @@ import pyarrow as pa
 
 from parity.definition.checks import FeatureTable
 from parity.definition.functions import NUMBERS
+from parity.definition.instants import LAST_INSTANT, MICROSECOND
 from parity.definition.table import Rule
 from parity.materialization import EVER
 from parity.online.side import cut
-from parity.proof.found import CONFIDENCE, MATCH, Comparison, Difference, Values, bound, counted, duration
-from parity.proof.oracle import evaluate, is_inside
+from parity.proof.found import (
+    CONFIDENCE,
+    MATCH,
+    NOT_ASKED,
+    Comparison,
+    Difference,
+    Edges,
+    Values,
+    bound,
+    counted,
+    duration,
+)
+from parity.proof.oracle import evaluate, is_inside, last_moment, slides_of
 from parity.proof.proof import Proof
 from parity.proof.raw import Purchase
 
@@ -118,7 +130,10 @@ def looked_at(found: Comparison) -> list[str]:
     if history.later and found.past:
         lines.append(f"not looked at: {counted(history.later, 'row')} of the history from after that instant")
     elif history.later:
-        lines.append(f"later: {counted(history.later, 'row')} of the history from after that instant, compared as well")
+        later = "to come" if found.edges else "later"
+        rows = counted(history.later, "row")
+        lines.append(f"{later}: {rows} of the history from after that instant, compared as well")
+    lines += [_edges(found.edges)] if found.edges else []
     if found.nulls:
         lines.append(f"no value on any side: {found.nulls:,} of {found.values:,} ({_why_null(found)})")
     if found.left_over:
@@ -129,10 +144,21 @@ def looked_at(found: Comparison) -> list[str]:
     return lines
 
 
+def _edges(edges: Edges) -> str:
+    """Say how much was compared at edges, and how to draw the same ones again."""
+    of = f"edges: {counted(edges.past, 'step')} of the past and {edges.ahead:,} to come, each within a microsecond"
+    differing = f"{edges.differing:,} of {counted(edges.counts.total(), 'value')} differ"
+    equal = f"{counted(edges.counts.total(), 'value')} equal"
+    return f"{of}: {differing if edges.differing else equal} (drawn with --seed {edges.seed})"
+
+
 def _why_null(found: Comparison) -> str:
     if found.expired:
         expired = f"{found.expired:,} {found.table.noun(found.expired)}"
-        return f"expired: {expired}, whose last purchase is more than {duration(found.ttl)} ago"
+        what = "purchase, or end of a window," if found.edges else "purchase"
+        return f"expired: {expired}, whose last {what} is more than {duration(found.ttl)} ago"
+    if found.edges:
+        return "nothing is in the window, or no purchase was known by then"
     if any(rule.nullable for rule in found.table.definition.rules):
         return "no purchase was known by then, or too few"
     return "no purchase was known by then"
@@ -152,6 +178,11 @@ def differences(found: Comparison) -> list[str]:
 
 
 def _difference(found: Comparison, d: Difference) -> str:
+    if d.instant and d.serving is not NOT_ASKED:
+        return (
+            f"{found.named(d.key)} at {d.instant.isoformat()}: {d.feature} is {_shown(d.training)} in training, "
+            f"{_shown(d.serving)} in serving, {_shown(d.oracle)} by the oracle"
+        )
     if d.instant:
         return (
             f"{found.named(d.key)} at {d.instant.isoformat()}: {d.feature} is {_shown(d.training)} in training, "
@@ -174,23 +205,47 @@ def explanation(proof: Proof, number: int) -> str:
         lines.append(f"  where {condition.text}, which leaves out {left_out}")
     if not known:
         return "\n".join([*lines, "  has bought nothing by then", *_values(table, sides)])
-    event = known[-1].time
-    lines.append(f"  last purchase {event.isoformat()}, {at - event} ago, {_against(table.view.ttl, at - event)}")
+    event, slides = known[-1].time, slides_of(table.definition)
+    age = at - last_moment(known, at, slides)
+    lines.append(f"  last purchase {event.isoformat()}, {at - event} ago{_against(table.view.ttl, age, bool(slides))}")
+    event = at if slides else event
     for rule in table.definition.rules:
         window = rule.time_window
         inside = [purchase for purchase in known if is_inside(rule, purchase, event)]
-        start = event - window if window is not None and event - EVER >= window else inside[0].time
+        start = event - window if window is not None and event - EVER >= window else known[0].time
         lines.append(f"{rule.name}: {rule.function} of {rule.column} in [{start}, {event}]")
         lines += _purchases("outside", rule.column, known[: len(known) - len(inside)])
         lines += _purchases("inside", rule.column, inside)
         lines.append(f"  {_parts(rule, inside)}: {rule.function} {_shown(evaluate(rule, inside, event))}")
+    lines += _to_come(table, known, at) if slides else []
     return "\n".join([*lines, *_values(table, sides)])
+
+
+def _to_come(table: FeatureTable, known: Sequence[Purchase], at: datetime) -> list[str]:
+    """When the next purchases leave which windows, and what the values are then, unless there is another purchase."""
+    steps = []
+    for rule in table.definition.rules:
+        inside = [] if rule.time_window is None else [p for p in known if is_inside(rule, p, at)]
+        for bought in sorted({purchase.time for purchase in inside}):
+            if LAST_INSTANT - bought > rule.time_window:
+                steps.append((bought + rule.time_window + MICROSECOND, rule, bought))
+    steps.sort(key=lambda step: step[0])
+    if not steps:
+        return ["nothing is in a window that slides, so no value changes until the next purchase"]
+    lines = [("instant", "feature", "value", "what has left")]
+    for instant, rule, bought in steps[:LINES_SHOWN]:
+        some = [p for p in known if p.time == bought]
+        left = f"{cut(str(some[0].values[rule.column]))} of" if len(some) == 1 else f"{len(some):,} purchases of"
+        value = _shown(evaluate(rule, known, instant))
+        lines.append((instant.isoformat(), rule.name, value, f"{left} {bought.isoformat()}"))
+    hidden = [f"  ... and {len(steps) - LINES_SHOWN:,} later ones"] if len(steps) > LINES_SHOWN else []
+    return ["what comes, unless there is another purchase:", *_aligned(lines), *hidden]
 
 
 def _parts(rule: Rule, inside: Sequence[Purchase]) -> str:
     """What a result is made of."""
     count = f"count {len(inside):,}"
-    if rule.column_type not in NUMBERS:
+    if rule.column_type not in NUMBERS or not inside:
         return count
     numbers = [_exact(rule, purchase) for purchase in inside]
     if rule.function in ("var", "std"):
@@ -234,10 +289,11 @@ def _values(table: FeatureTable, sides: dict[str, Values]) -> list[str]:
     return _aligned(lines)
 
 
-def _against(ttl: timedelta | None, age: timedelta) -> str:
+def _against(ttl: timedelta | None, age: timedelta, slides: bool = False) -> str:
     if not ttl:
-        return "and values live for ever"
-    return f"{'within' if age <= ttl else 'beyond'} the ttl of {duration(ttl)}"
+        return ", and values live for ever"
+    changed = f"; the last change, {age} ago, is " if slides else ", "
+    return f"{changed}{'within' if age <= ttl else 'beyond'} the ttl of {duration(ttl)}"
 
 
 def _decimal(value: Fraction | int) -> str:
