@@ -198,6 +198,9 @@ def _sorted(values: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, n
 
     They are dealt into buckets by their leading bits, each with about as many as a core can sort within its cache.
     """
+    if 4 * len(values) < ROWS_AT_A_TIME:
+        order = np.argsort(values)
+        return order, values[order]
     shift = max(0, int(values.max(initial=0)).bit_length() - 16)
     leading = np.empty(len(values), np.uint16)
 

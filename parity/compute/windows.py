@@ -30,6 +30,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -38,6 +39,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from parity.compute import timeline
 from parity.compute.codes import Codes, column_codes, key_codes
 from parity.compute.exact import TooLarge
 from parity.compute.kernels import KERNELS, Kernel, Past, Rows
@@ -96,7 +98,7 @@ def _computed(
     steps = _steps(definition, times.low)
     codes, times, instants, parts = _split(codes, times, steps, -(-VALUES_AT_ONCE // max(1, len(made))))
     batches: list[pa.RecordBatch] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of Python's lock, so the cores share the work
+    with _pool(len(codes.values)) as pool:  # NumPy lets go of Python's lock, so the cores share the work
         for part in parts:
             timeline = Timeline(codes.only(part), times.only(part), pool, instants, steps)
             of_part = {name: column.only(part) for name, column in columns.items()}
@@ -104,6 +106,17 @@ def _computed(
             wanted = asked if part is None or asked is None else asked[part]
             batches += _features(sorted_rows, codes.decode, definition, wanted, since, is_kept)
     return pa.Table.from_batches(batches, _schema(definition, is_kept))
+
+
+def _pool(rows: int) -> AbstractContextManager:
+    """Who shares the work on so many rows: of those of one chunk, nobody, as threads cost more than they do."""
+    return ThreadPoolExecutor(os.cpu_count()) if rows > timeline.ROWS_AT_A_TIME else nullcontext(_Alone)
+
+
+class _Alone:
+    """A pool without threads: whoever maps does the work."""
+
+    map = map
 
 
 def _schema(definition: Definition, is_kept: bool) -> pa.Schema:
