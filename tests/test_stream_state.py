@@ -1,7 +1,8 @@
-"""What is kept of rows that are gone continues every feature exactly."""
+"""What is kept of rows that are gone continues every feature exactly, and is read as it was written."""
 
 from datetime import timedelta
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,19 @@ from parity.compute.windows import aggregate, fold
 from parity.definition.functions import FUNCTIONS
 from parity.definition.table import Rule
 from parity.edge.errors import UserError
+from parity.stream.state import (
+    BEGINNING,
+    NOWHERE,
+    OWNER,
+    PARTITION,
+    States,
+    decode,
+    encode,
+    kept_schema,
+    read_applied,
+    row_schema,
+    write_applied,
+)
 from tests.brute_force import (
     DAYS_3,
     MICROSECOND,
@@ -111,3 +125,80 @@ def test_keys_of_bytes_have_each_a_past_of_their_own():
     later = [row._replace(time=row.time + DAYS_3) for row in rows]
     found = bits(aggregate(table(later, definition), definition, kept))
     assert found == [row for row in expected([*rows, *later], definition) if row[1] >= T + DAYS_3]
+
+
+# Bytes
+
+COLUMNS = [Rule("flags", "count", "e", DAYS_3, pa.bool_()), Rule("greatest", "max", "d", DAYS_3, TYPES["d"])]
+STORED = declared([*EVER, *COLUMNS])
+
+
+@st.composite
+def states(draw) -> States:
+    """Some entities: with no rows or some, with ids and offsets of first deliveries or none, and what is kept."""
+    counts = draw(st.lists(st.integers(0, 4), min_size=1, max_size=5))
+    owners = np.repeat(np.arange(len(counts)), counts).tolist()
+    int64 = st.integers(-(2**63), 2**63 - 1)
+    texts = st.text(max_size=3)
+    values = {
+        pa.float64(): st.floats(allow_nan=False),
+        pa.int32(): st.integers(-(2**31), 2**31 - 1),
+        pa.int64(): int64,
+        pa.string(): texts,
+        pa.bool_(): st.booleans(),
+        pa.uint16(): st.sampled_from([0, 1, NOWHERE]),
+    }
+    rows = {OWNER: owners}
+    for field in list(row_schema(STORED))[1:]:
+        one = values.get(field.type, st.integers(-(10**15), 10**15))
+        one = st.none() | texts if field.name == "_id" and draw(st.booleans()) else one
+        one = st.none() if field.name == "_id" and draw(st.booleans()) else one
+        rows[field.name] = draw(st.lists(one, min_size=len(owners), max_size=len(owners)))
+    if draw(st.booleans()):
+        rows["_first"] = rows["_offset"]
+    kept = {OWNER: sorted(draw(st.sets(st.integers(0, len(counts) - 1))))}
+    for field in list(kept_schema(STORED))[1:]:
+        one = st.lists(values[field.type.value_type]) if pa.types.is_list(field.type) else values[field.type]
+        kept[field.name] = draw(st.lists(one, min_size=len(kept[OWNER]), max_size=len(kept[OWNER])))
+    gone = draw(st.lists(st.integers(-1, 2**62), min_size=len(counts), max_size=len(counts)))
+    since = draw(st.lists(int64, min_size=len(counts), max_size=len(counts)))
+    return States(
+        np.array(since, np.int64),
+        np.array(gone, np.int64)[:, None],
+        pa.table(rows, row_schema(STORED)),
+        pa.table(kept, kept_schema(STORED)),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(states(), st.data())
+def test_states_are_read_as_they_were_written_beside_bytes_that_are_none(drawn, data):
+    stored = encode(drawn, STORED)
+    junk = data.draw(st.sampled_from([None, b"", b"x", stored[0][:-1], stored[0] + b"x", b"\2" + stored[0][1:]]))
+    found, readable = decode([*stored, junk], STORED)
+    assert readable.tolist() == [True] * len(stored) + [False]
+    assert found.since.tolist() == [*drawn.since.tolist(), BEGINNING]
+    assert [max(row, default=-1) for row in found.gone.tolist()] == [*drawn.gone[:, 0].tolist(), -1]
+    assert found.rows.equals(drawn.rows)
+    assert found.kept.equals(drawn.kept)
+
+
+@pytest.mark.parametrize("events", [5, 50, 500])
+def test_a_user_takes_26_bytes_for_each_event_of_one_amount_in_the_window(events):
+    definition = declared(
+        [Rule("mean", "mean", "a", DAYS_3), Rule("n", "count", "a", None), Rule("sum", "sum", "a", None)]
+    )
+    one = {"a": 1.0, "timestamp": T, OWNER: 0, "_offset": 2**40, "_first": 2**40, PARTITION: 0, "_id": None}
+    rows = pa.Table.from_pylist([one] * events, row_schema(definition))
+    kept = pa.Table.from_pylist([{OWNER: 0, "n": 1000, "sum": "1000 123456 0 2"}], kept_schema(definition))
+    [stored] = encode(States(np.zeros(1, np.int64), np.full((1, 1), 2**40), rows, kept), definition)
+    assert len(stored) == 26 * events + 71
+
+
+def test_what_is_applied_is_text_that_is_read_as_it_was_written():
+    marks = {"orders/0": 0, "a=b/c": 2**62, "orders/1": 17}
+    text = write_applied("0123456789abcdef", marks)
+    assert text.startswith(b"0123456789abcdef orders/0=00000000000000000000 a=b/c=0461")
+    assert read_applied(text) == ("0123456789abcdef", marks)
+    assert list(read_applied(text)[1]) == list(marks)
+    assert read_applied(write_applied("0123456789abcdef", {})) == ("0123456789abcdef", {})
