@@ -163,8 +163,9 @@ def _kept(values: Sequence[_Values], definition: Definition) -> pa.Table:
     rows = pa.table({one.column.name: one.read for one in values})
     mask = None if definition.condition is None else definition.condition.mask(rows)
     needed = definition.transactions.names
+    required = {field.name for field in definition.transactions if not field.nullable}
     for one in values:
-        if one.column.name in needed and one.read.null_count:
+        if one.column.name in required and one.read.null_count:
             null = pc.is_null(one.read)
             bad = _mask(null if mask is None else pc.and_(null, mask))
             if bad.any():

@@ -1,0 +1,413 @@
+"""After every event serving gives what all events so far are worth, bit for bit, whatever happens on the way."""
+
+import random
+import threading
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import redis
+
+from parity.compute.windows import aggregate
+from parity.definition.keys import as_table, as_tuples
+from parity.edge.errors import UserError
+from parity.materialization import materialize_all
+from parity.online.encoding import KeyEncoding, schema_of
+from parity.online.side import online_store_of, serving_values
+from parity.stream import apply
+from parity.stream.apply import Applier, Became
+from parity.stream.seed import seed
+from parity.stream.state import read_applied
+from parity.transactions.landed import ID, Landing
+from parity.transactions.read import read_transactions
+from tests.brute_force import MICROSECOND, Row
+from tests.definition import aggregation, table, user
+from tests.online import NOW, opened
+from tests.streams import Drawn, Event, batch, effective, every_function, require_right
+
+NOTHING = Path("nothing")
+"""A folder of transactions that is not there."""
+
+
+class World:
+    """A table, its store, and events that come."""
+
+    def __init__(self, folder: Path, port: int, continuous: bool, seed: int, **options):
+        self.folder = folder / "transactions"
+        self.table = every_function(folder, f"stream_{continuous}_{seed}", continuous)
+        self.store = opened(folder, port, [self.table], **options)
+        self.drawn, self.random = Drawn(seed), random.Random(seed)
+        self.workers = [Applier(self.store, self.table) for _ in range(2)]
+        self.applied = 0
+        self.landing = Landing(self.folder, [self.table.definition.keys.names])
+
+    @property
+    def now(self) -> datetime:
+        return self.drawn.now
+
+    def seed(self):
+        return seed(self.store, self.table, self.folder, self.now)
+
+    def step(self, most: int = 3) -> list[Event]:
+        """Some more events, and perhaps some of those before them again, through one of the workers."""
+        new = [self.drawn.next() for _ in range(self.random.choice(range(1, most + 1)))]
+        again = []
+        if self.random.random() < 0.2:  # a crash before the offsets were kept, or a worker that begins further back
+            again = self.drawn.log[max(0, self.applied - self.random.randrange(12)) : self.applied]
+        self.tell()
+        result = self.random.choice(self.workers).apply(batch([*again, *new], self.table), self.now)
+        became = result.became.tolist()
+        assert not {Became.LEFT, Became.LATE} & set(became)
+        assert not {Became.APPLIED} & set(became[: len(again)])
+        self.applied = len(self.drawn.log)
+        return new
+
+    def tell(self) -> None:
+        """Let the store's clock stand where the events are."""
+        now = self.now
+        online_store_of(self.store).now = lambda: now
+
+    def require_right(self, keys=None) -> None:
+        self.tell()
+        keys = self.drawn.keys if keys is None else keys
+        require_right(self.store, self.table, effective(self.drawn.log).values(), keys, self.now)
+
+    def land(self, events: list[Event]) -> None:
+        until, rows = {}, batch(events, self.table)
+        for event in events:
+            until[event.partition] = event.offset
+        self.landing.land(rows, until, pc.is_valid(rows[ID]).to_numpy())
+
+    def materialize(self) -> None:
+        """What compute_features.py and materialize_to_online.py do, without marks: nobody writes meanwhile."""
+        history = aggregate(read_transactions(self.folder, self.table.definition), self.table.definition)
+        pq.write_table(history, self.table.source.path)
+        materialize_all(self.store, [self.table], None, self.now, self.now, any_share=True)
+
+
+@pytest.mark.parametrize(("seed", "events"), [(1, 400), pytest.param(2, 4000, marks=pytest.mark.scale)])
+def test_after_every_event_serving_gives_what_all_events_are_worth(tmp_path, redis_port, seed, events):
+    world = World(tmp_path, redis_port, False, seed)
+    world.seed()
+    while len(world.drawn.log) < events:
+        world.require_right({event.row.key for event in world.step()})
+    world.require_right()
+
+
+@pytest.mark.parametrize(("seed", "rounds"), [(3, 4), pytest.param(4, 40, marks=pytest.mark.scale)])
+def test_batch_and_stream_never_count_an_event_twice_nor_lose_one(tmp_path, redis_port, seed, rounds):
+    world = World(tmp_path, redis_port, False, seed)
+    world.seed()
+    landed = 0
+    for _ in range(rounds):
+        for _ in range(world.random.choice((5, 30))):
+            world.step()
+        some = len(world.drawn.log) - world.random.choice((0, 0, 3))
+        world.land(world.drawn.log[landed:some])
+        landed = some
+        if world.random.random() < 0.5:
+            assert world.seed().left <= len(world.drawn.log) - landed
+        world.require_right()
+        world.step()
+        world.require_right()
+
+
+def test_seeding_twice_writes_the_same_bytes_and_a_lost_redis_is_filled_from_the_files(tmp_path, redis_port):
+    world = World(tmp_path, redis_port, False, 5)
+    world.seed()
+    for _ in range(40):
+        world.step()
+    world.land(world.drawn.log)
+    world.seed()
+    client, names = redis.Redis(port=redis_port), names_of(world)
+    before = [client.hgetall(name) for name in names]
+    assert world.seed().ahead == 0
+    assert [client.hgetall(name) for name in names] == before
+    client.delete(*filter(client.exists, names), world.workers[0]._seeded)
+    key = next(event.row.key for event in world.drawn.log)
+    late = Event(Row(key, world.now, world.drawn._values()), "orders/9", 1)
+    found = world.workers[0].apply(batch([late], world.table), world.now)
+    assert found.became.tolist() == [Became.LEFT]
+    assert as_tuples(found.unseeded) == [key]
+    world.seed()
+    world.require_right()
+    assert [client.hgetall(name) for name in names] == before
+
+
+def names_of(world: World) -> list[bytes]:
+    encoding = KeyEncoding(schema_of(world.table.view), world.store.config.project)
+    return encoding.encode(as_table(world.drawn.keys, world.table.definition.keys))
+
+
+def test_two_workers_on_the_same_events_at_once_change_nothing(tmp_path, redis_port):
+    world = World(tmp_path, redis_port, False, 6)
+    world.seed()
+    events = [world.drawn.next() for _ in range(400)]
+    failures = []
+
+    def work(size: int) -> None:
+        try:
+            applier = Applier(world.store, world.table)
+            for start in range(0, len(events), size):
+                applier.apply(batch(events[max(0, start - size) : start + size], world.table), world.now)
+        except BaseException as failure:
+            failures.append(failure)
+            raise
+
+    threads = [threading.Thread(target=work, args=(size,)) for size in (7, 16, 40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    world.require_right()
+    assert set(world.workers[0].apply(batch(events, world.table), world.now).became.tolist()) <= {
+        Became.ALREADY,
+        Became.DUPLICATE,
+        Became.CORRECTION,
+    }
+
+
+# One table of two features, and events by hand
+
+
+def shop_of(folder: Path, name: str = "shop", days: float = 3):
+    features = [aggregation("sum", "amount", days, "recent"), aggregation("sum", "amount", None, "total")]
+    features += [aggregation("first", "amount", None, "first"), aggregation("count", "amount", None, "count")]
+    return table(folder, name, [user], features, ttl=None)
+
+
+def shop(folder: Path, port: int, name: str = "shop", **options):
+    of_shop = shop_of(folder, name)
+    store = opened(folder, port, [of_shop], **options)
+    seed(store, of_shop, NOTHING, NOW)
+    return store, of_shop
+
+
+def bought(days: float, amount: float, offset: int, id: str | None = None, key: int = 1, partition: str = "s/0"):
+    return Event(Row((key,), NOW + timedelta(days=days), {"amount": amount}), partition, offset, id)
+
+
+def served(store, of_shop, key: int = 1) -> dict:
+    found = serving_values(store, of_shop, as_table([(key,)], of_shop.definition.keys))
+    return {name: values[0] for name, values in found.items()}
+
+
+def became(store, of_shop, *events: Event, now: datetime = NOW) -> list[Became]:
+    found = Applier(store, of_shop).apply(batch(events, of_shop), now)
+    return [Became(number) for number in found.became.tolist()]
+
+
+def test_a_producers_duplicate_is_one_event_and_a_correction_takes_its_place(tmp_path, redis_port):
+    shopping = shop(tmp_path, redis_port)
+    first, again = bought(-2, 10.0, 1, "a"), bought(-2, 10.0, 2, "a")
+    assert became(*shopping, first, again) == [Became.APPLIED, Became.DUPLICATE]
+    assert served(*shopping) == {"recent": 10.0, "total": 10.0, "first": 10.0, "count": 1}
+    corrected = bought(-1, 0.3, 3, "a")
+    applier = Applier(*shopping)
+    found = applier.apply(batch([corrected], shopping[1]), NOW)
+    assert (found.became.tolist(), found.first.tolist(), found.again.tolist()) == ([Became.CORRECTION], [1], [True])
+    assert served(*shopping) == {"recent": 0.3, "total": 0.3, "first": 0.3, "count": 1}
+
+
+def test_what_became_of_events_is_said_again_when_they_are_delivered_again(tmp_path, redis_port):
+    shopping = shop(tmp_path, redis_port)
+    events = [
+        bought(-2, 10.0, 1, "a"),
+        bought(-2, 10.0, 2, "a"),
+        bought(-1, 5.0, 3, "b"),
+        bought(-1, 6.0, 4, "b"),
+        bought(0, 7.0, 5),
+    ]
+    before = became(*shopping, *events)
+    assert before == [Became.APPLIED, Became.DUPLICATE, Became.APPLIED, Became.CORRECTION, Became.APPLIED]
+    once_more = [Became.ALREADY if what is Became.APPLIED else what for what in before]
+    assert became(*shopping, *events) == once_more
+    for start in range(len(events)):
+        assert became(*shopping, *events[start:]) == once_more[start:]
+    assert served(*shopping) == {"recent": 23.0, "total": 23.0, "first": 10.0, "count": 3}
+
+
+def test_an_event_is_late_from_a_microsecond_beyond_the_longest_window_on(tmp_path, redis_port):
+    store, of_shop = shopping = shop(tmp_path, redis_port)
+    assert became(*shopping, bought(0, 1.0, 1)) == [Became.APPLIED]
+    edge = bought(-3, 0.1, 2)
+    assert became(*shopping, edge) == [Became.APPLIED]
+    assert served(*shopping) == {"recent": 1.1, "total": 1.1, "first": 0.1, "count": 2}
+    beyond = edge._replace(row=edge.row._replace(time=edge.row.time - MICROSECOND), offset=3)
+    found = Applier(store, of_shop).apply(batch([beyond], of_shop), NOW)
+    assert (found.became.tolist(), found.late.tolist()) == ([Became.LATE], [True])
+    assert served(*shopping) == {"recent": 1.1, "total": 1.1, "first": 0.1, "count": 2}
+    assert became(*shopping, beyond) == [Became.ALREADY]
+
+
+def test_late_events_heal_when_they_have_landed_and_the_key_is_seeded(tmp_path, redis_port):
+    store, of_shop = shopping = shop(tmp_path, redis_port)
+    events = [bought(-1, 1.0, 1), bought(-20, 0.1, 2), bought(0, 2.0, 3)]
+    assert became(*shopping, *events) == [Became.APPLIED, Became.LATE, Became.APPLIED]
+    landing = Landing(tmp_path / "files")
+    landing.land(batch(events, of_shop), {"s/0": 3})
+    assert seed(store, of_shop, tmp_path / "files", NOW).keys == 1
+    assert served(*shopping) == {"recent": 3.0, "total": 3.1, "first": 0.1, "count": 3}
+    assert became(*shopping, *events) == [Became.ALREADY] * 3
+
+
+def test_a_key_that_is_ahead_of_the_files_keeps_what_they_do_not_have(tmp_path, redis_port):
+    store, of_shop = shopping = shop(tmp_path, redis_port)
+    events = [bought(-2, 1.0, 1, "a"), bought(-30, 0.1, 2), bought(-1, 2.0, 3), bought(-2, 4.0, 4, "a")]
+    became(*shopping, *events)
+    Landing(tmp_path / "files").land(batch(events[:2], of_shop), {"s/0": 2})
+    seeded = seed(store, of_shop, tmp_path / "files", NOW)
+    assert (seeded.keys, seeded.ahead, seeded.left) == (1, 1, 0)
+    assert served(*shopping) == {"recent": 6.0, "total": 6.1, "first": 0.1, "count": 3}
+    assert became(*shopping, *events[2:]) == [Became.ALREADY, Became.CORRECTION]
+    assert became(*shopping, bought(0, 8.0, 5)) == [Became.APPLIED]
+    assert served(*shopping) == {"recent": 14.0, "total": 14.1, "first": 0.1, "count": 4}
+
+
+def test_a_key_whose_events_beyond_the_files_are_no_rows_any_more_is_left_alone(tmp_path, redis_port):
+    store, of_shop = shopping = shop(tmp_path, redis_port)
+    events = [bought(-30, 1.0, 1), bought(-20, 2.0, 2), bought(-1, 4.0, 3)]
+    became(*shopping, *events)
+    Landing(tmp_path / "files").land(batch(events[:1], of_shop), {"s/0": 1})
+    seeded = seed(store, of_shop, tmp_path / "files", NOW)
+    assert (seeded.keys, seeded.left) == (0, 1)
+    assert served(*shopping) == {"recent": 4.0, "total": 7.0, "first": 1.0, "count": 3}
+
+
+def test_a_correction_that_would_need_rows_that_are_gone_is_late(tmp_path, redis_port):
+    store, of_shop = shopping = shop(tmp_path, redis_port)
+    events = [bought(-20, 1.0, 1), bought(-1, 2.0, 2, "a")]
+    became(*shopping, *events)
+    moved = bought(-3.5, 4.0, 3, "a")
+    found = Applier(store, of_shop).apply(batch([moved], of_shop), NOW)
+    assert (found.became.tolist(), found.late.tolist()) == ([Became.CORRECTION], [True])
+    assert served(*shopping) == {"recent": 2.0, "total": 3.0, "first": 1.0, "count": 2}
+    again = Applier(store, of_shop).apply(batch([bought(-1, 8.0, 4, "a")], of_shop), NOW)
+    assert (again.became.tolist(), again.first.tolist(), again.late.tolist()) == ([Became.CORRECTION], [2], [False])
+    assert served(*shopping) == {"recent": 8.0, "total": 9.0, "first": 1.0, "count": 2}
+
+
+def test_how_events_are_cut_into_batches_does_not_matter(tmp_path, redis_port):
+    events = [
+        bought(-1, 1.0, 1, "a"),
+        bought(-5, 2.0, 2, "b"),
+        bought(-2, 4.0, 3),
+        bought(0, 8.0, 4),
+        bought(-2, 3.0, 5, "a"),
+    ]
+    events += [bought(-3.5, 1.5, 6), bought(-2, 1.0, 7, "a")]
+    at_once, by_one = shop(tmp_path, redis_port, "at_once"), shop(tmp_path, redis_port, "by_one")
+    whole = became(*at_once, *events)
+    assert whole == [what for event in events for what in became(*by_one, event)]
+    assert Became.LATE in whole
+    assert served(*at_once) == served(*by_one)
+
+
+def test_events_ahead_of_the_clock_wait_in_the_state_until_they_are_due(tmp_path, redis_port):
+    store, _ = shopping = shop(tmp_path, redis_port, future_tolerance_seconds=60)
+    soon, later = timedelta(seconds=60) / timedelta(days=1), timedelta(seconds=61) / timedelta(days=1)
+    became(*shopping, bought(-1, 1.0, 1), bought(soon, 2.0, 2), bought(later, 4.0, 3))
+    assert served(*shopping) == {"recent": 3.0, "total": 3.0, "first": 1.0, "count": 2}
+    became(*shopping, bought(-1, 8.0, 4), now=NOW + timedelta(seconds=1))
+    online_store_of(store).now = lambda: NOW + timedelta(seconds=1)
+    assert served(*shopping) == {"recent": 15.0, "total": 15.0, "first": 1.0, "count": 4}
+
+
+def test_a_row_without_a_state_is_seeded_from_the_files_before_it_is_written(tmp_path, redis_port):
+    store, of_shop = shopping = shop(tmp_path, redis_port)
+    (tmp_path / "transactions.csv").write_text(f"user_id,timestamp,amount\n1,{NOW - timedelta(days=9)},0.1\n")
+    history = aggregate(read_transactions(tmp_path / "transactions.csv", of_shop.definition), of_shop.definition)
+    pq.write_table(history, of_shop.source.path)
+    materialize_all(store, [of_shop], None, NOW, NOW)
+    event, other = bought(0, 0.2, 1), bought(0, 5.0, 2, key=2)
+    applier = Applier(store, of_shop)
+    found = applier.apply(batch([event, other], of_shop), NOW)
+    assert (found.became.tolist(), as_tuples(found.unseeded)) == ([Became.LEFT, Became.APPLIED], [(1,)])
+    assert served(*shopping)["total"] == 0.1
+    seed(store, of_shop, tmp_path / "transactions.csv", NOW, keys=found.unseeded)
+    assert became(*shopping, event, other) == [Became.APPLIED, Became.ALREADY]
+    assert served(*shopping) == {"recent": 0.2, "total": 0.3, "first": 0.1, "count": 2}
+
+
+def test_a_worker_with_another_definition_changes_nothing(tmp_path, redis_port):
+    store, _ = shopping = shop(tmp_path, redis_port)
+    became(*shopping, bought(-1, 1.0, 1))
+    other = shop_of(tmp_path, days=4)
+    found = Applier(store, other).apply(batch([bought(0, 2.0, 2), bought(0, 2.0, 3, key=9)], other), NOW)
+    assert set(found.became.tolist()) == {Became.LEFT}
+    assert sorted(as_tuples(found.fenced)) == [(1,), (9,)]
+    some = seed(store, other, NOTHING, NOW, keys=found.fenced)
+    assert some.left == 1
+    assert served(*shopping) == {"recent": 1.0, "total": 1.0, "first": 1.0, "count": 1}
+
+
+def test_a_key_that_holds_something_else_is_left_alone_and_named(tmp_path, redis_port):
+    store, of_shop = shop(tmp_path, redis_port)
+    applier = Applier(store, of_shop)
+    [name] = applier.encoding.encode(as_table([(1,)], of_shop.definition.keys))
+    client = redis.Redis(port=redis_port)
+    client.set(name, "something else")
+    found = applier.apply(batch([bought(0, 1.0, 1), bought(0, 2.0, 2, key=2)], of_shop), NOW)
+    assert (found.became.tolist(), as_tuples(found.foreign)) == ([Became.LEFT, Became.APPLIED], [(1,)])
+    assert client.get(name) == b"something else"
+    assert seed(store, of_shop, NOTHING, NOW, keys=found.foreign).foreign == 1
+
+
+def test_an_event_that_no_type_holds_is_left_with_its_reason_and_stops_nothing(tmp_path, redis_port):
+    store, of_shop = shopping = shop(tmp_path, redis_port)
+    became(*shopping, bought(-1, 1e308, 1))
+    events = [bought(0, 1e308, 2), bought(0, 3.0, 3, key=2)]
+    found = Applier(store, of_shop).apply(batch(events, of_shop), NOW)
+    assert (found.became.tolist(), as_tuples(found.beyond)) == ([Became.LEFT, Became.APPLIED], [(1,)])
+    assert "the sum of amount is beyond what a float64 holds" in found.reasons[0]
+    assert served(*shopping)["recent"] == 1e308
+    assert served(*shopping, key=2)["recent"] == 3.0
+    assert became(*shopping, bought(0, 0.5, 4)) == [Became.APPLIED]
+
+
+def test_keys_live_as_long_as_the_store_says_and_what_expired_is_not_taken_for_new(tmp_path, redis_port):
+    store, of_shop = shop(tmp_path, redis_port, key_ttl_seconds=1000)
+    applier, client = Applier(store, of_shop), redis.Redis(port=redis_port)
+    [name] = applier.encoding.encode(as_table([(1,)], of_shop.definition.keys))
+    found = applier.apply(batch([bought(-9, 1.0, 1)], of_shop), NOW)
+    assert as_tuples(found.unseeded) == [(1,)]
+    seed(store, of_shop, NOTHING, NOW, keys=found.unseeded)
+    assert became(store, of_shop, bought(-9, 1.0, 1)) == [Became.APPLIED]
+    assert 990 < client.ttl(name) <= 1000
+    Landing(tmp_path / "files").land(batch([bought(-9, 1.0, 1)], of_shop), {"s/0": 1})
+    client.delete(name)  # as time does
+    found = applier.apply(batch([bought(0, 2.0, 2)], of_shop), NOW)
+    seed(store, of_shop, tmp_path / "files", NOW, keys=found.unseeded)
+    assert became(store, of_shop, bought(0, 2.0, 2)) == [Became.APPLIED]
+    assert served(store, of_shop) == {"recent": 2.0, "total": 3.0, "first": 1.0, "count": 2}
+
+
+def test_who_never_gets_to_write_says_so(tmp_path, redis_port, monkeypatch):
+    store, of_shop = shop(tmp_path, redis_port)
+    monkeypatch.setattr(apply, "ATTEMPTS", 3)
+    monkeypatch.setattr(apply, "LONGEST_REST", 0)
+    applier, rival = Applier(store, of_shop), Applier(store, of_shop)
+    offsets, write = iter(range(1, 100)), applier.write
+
+    def slow(*arguments, **options):
+        rival.apply(batch([bought(0, 1.0, next(offsets), partition="s/7")], of_shop), NOW)
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(applier, "write", slow)
+    with pytest.raises(UserError, match="other workers have written 1 user 3 times"):
+        applier.apply(batch([bought(0, 5.0, 1)], of_shop), NOW)
+    assert served(store, of_shop)["total"] == 3.0
+
+
+def test_an_entity_may_come_from_several_partitions(tmp_path, redis_port):
+    store, of_shop = shopping = shop(tmp_path, redis_port)
+    events = [bought(-1, float(2**i), 10 - i, partition=f"s/{i}") for i in range(5)]
+    assert became(*shopping, *events) == [Became.APPLIED] * 5
+    assert became(*shopping, *events[::-1]) == [Became.ALREADY] * 5
+    assert served(*shopping)["total"] == 31.0
+    applier = Applier(store, of_shop)
+    [[_, _, applied]] = applier.read(applier.encoding.encode(as_table([(1,)], of_shop.definition.keys)))
+    assert read_applied(applied) == (of_shop.definition.fingerprint[:16], {f"s/{i}": 10 - i for i in range(5)})
