@@ -33,7 +33,7 @@ class Moments(NamedTuple):
     places: np.ndarray
     """One number each for key and instant: see `Timeline.at`."""
 
-    def only(self, some: np.ndarray) -> Moments:
+    def only(self, some: np.ndarray | slice) -> Moments:
         return Moments(self.chunk, self.last[some], self.places[some])
 
 

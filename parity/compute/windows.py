@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ from parity.compute import timeline
 from parity.compute.codes import Codes, column_codes, key_codes
 from parity.compute.exact import TooLarge
 from parity.compute.kernels import KERNELS, Kernel, Past, Rows
-from parity.compute.timeline import LAST, Timeline, Window, chunks, span_of
+from parity.compute.timeline import LAST, Moments, Timeline, Window, chunks, span_of
 from parity.definition.functions import FUNCTIONS
 from parity.definition.instants import UTC_MICROSECONDS
 from parity.definition.keys import KeyBook, shown_key
@@ -173,14 +173,14 @@ def _features(
     lengths = {rule.window for rule in definition.rules}
     prepared = [rows.once(kernel.prepare, rule.column) for rule, kernel in rules]
 
-    def features(chunk: slice) -> pa.RecordBatch:
+    def wanted(chunk: slice) -> Moments:
         moments = timeline.moments(chunk)
         if asked is not None:
             moments = moments.only(asked[timeline.order[moments.last]])
+        return moments if since is None else moments.only(timeline.at(moments.places)[1] >= since)
+
+    def features(moments: Moments) -> pa.RecordBatch:
         keys, instants = timeline.at(moments.places)
-        if since is not None:
-            some = instants >= since
-            moments, keys, instants = moments.only(some), keys[some], instants[some]
         columns = [*decode(keys), pa.array(instants, UTC_MICROSECONDS)]
         windows = timeline.windows(moments, lengths)
         for (rule, kernel), column in zip(rules, prepared, strict=True):
@@ -198,7 +198,11 @@ def _features(
             columns.append(result.cast(schema.field(rule.name).type))
         return pa.record_batch(columns, schema=schema)
 
-    return rows.pool.map(features, chunks(len(timeline)))
+    def batches(chunk: slice) -> list[pa.RecordBatch]:
+        moments = wanted(chunk)  # maybe many more than the rows of the chunk
+        return [features(moments.only(some)) for some in chunks(len(moments.last))]
+
+    return chain.from_iterable(rows.pool.map(batches, chunks(len(timeline))))
 
 
 def _answer(kernel: Kernel, column: Any, window: Window, rule: Rule) -> pa.Array:
