@@ -96,11 +96,10 @@ for field = 1, fields do
 end
 for i, key in ipairs(KEYS) do
   local before = 5 + fields * i
-  local event, found = ARGV[before + 1], redis.pcall('HMGET', key, ARGV[6], applied)
-  local stored = found[1]
-  if found.err then
+  local event, stored = ARGV[before + 1], redis.pcall('HGET', key, ARGV[6])
+  if type(stored) == 'table' then
     foreign[#foreign + 1] = i
-  elseif is_ahead(found[2], marks) then
+  elseif stored and is_ahead(redis.call('HGET', key, applied), marks) then
     ahead = ahead + 1
   elseif not (stored and stored ~= event and older(event, stored) and not older(present, stored)) then
     for field = 1, fields do
