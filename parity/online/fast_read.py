@@ -36,13 +36,12 @@ from parity.online.rows import (
     SERVED,
     UNKNOWN,
     Fields,
-    instant_bytes,
     microseconds,
     nanoseconds_of,
     standing,
     varint,
 )
-from parity.online.steps import PAST_HORIZON, holding
+from parity.online.steps import as_held
 
 SECOND = timedelta(seconds=1)
 
@@ -226,23 +225,16 @@ def _vectors(view: _View, rows: list[list], present: int) -> list[bytes]:
     """Encode a feature vector for each feature of a view. ``present`` is in microseconds since the epoch."""
     held, missing, timestamps = [], [], []
     for row in rows:
-        stored = row[-1]
-        instant = nanoseconds_of(stored)
-        if instant is not None and (instant % 1000 or len(stored) > LONGEST_TIMESTAMP):
+        instant = nanoseconds_of(row[-1])
+        if instant is not None and (instant % 1000 or len(row[-1]) > LONGEST_TIMESTAMP):
             raise NotTaken  # Feast gives it truncated, and written anew
-        event, holds = None if instant is None else instant // 1000, None
-        if view.slides and event is not None and event <= present:
-            holds = holding(row[-2], event, present)
-        if holds is PAST_HORIZON:
-            status = _OUTSIDE
-        else:
-            if holds is not None:
-                event, changed = holds
-                stored, row = instant_bytes(event), [*map(changed.get, view.names, row)]
-            status = _STATUS[standing(event, view.ttl, present)]
+        event = None if instant is None else instant // 1000
+        now = as_held(row, view.names, event, present) if view.slides else (row, event)
+        status = _OUTSIDE if now is None else _STATUS[standing(now[1], view.ttl, present)]
+        row = row if now is None else now[0]
         held.append(row)
         missing.append(status)
-        timestamps.append(_EMPTY if status is _NOT_FOUND else _TIMESTAMP + LENGTH[len(stored)] + stored)
+        timestamps.append(_EMPTY if status is _NOT_FOUND else _TIMESTAMP + LENGTH[len(row[-1])] + row[-1])
     event_timestamps = b"".join(timestamps)
     vectors = []
     for place in range(view.features):

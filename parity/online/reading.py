@@ -30,14 +30,13 @@ from parity.online.rows import (
     UNKNOWN,
     Fields,
     hash_fields,
-    instant_bytes,
     instant_of,
     microseconds,
     read_timestamp,
     report,
     standing,
 )
-from parity.online.steps import PAST_HORIZON, holding
+from parity.online.steps import as_held
 
 RESOLVED_REQUESTS = 256
 """How many kinds of requests are kept as they were resolved."""
@@ -223,14 +222,12 @@ class Read:
         }
 
     def _row(self, reply: list, present: int) -> tuple[datetime | None, dict[str, Value] | None]:
-        event, holds = instant_of(reply[-1]), None
-        if self._slides and event is not None and event <= present:
-            holds = holding(reply[-2], event, present)
-        if holds is PAST_HORIZON:
-            return read_timestamp(reply[-1]), None
-        if holds is not None:
-            event, changed = holds
-            reply = [*map(changed.get, self._names, reply), instant_bytes(event)]
+        event = instant_of(reply[-1])
+        if self._slides:
+            held = as_held(reply, self._names, event, present)
+            if held is None:
+                return read_timestamp(reply[-1]), None
+            reply, event = held
         how = standing(event, self._ttl, present)
         if how is UNKNOWN:
             return None, None

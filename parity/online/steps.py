@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from parity.definition.instants import UTC_MICROSECONDS
 from parity.definition.keys import KeyBook
 from parity.definition.table import Definition
-from parity.online.rows import DOUBLE, INT32, INT64, LENGTH, NOTHING, TEXT, Fields, report, varint
+from parity.online.rows import DOUBLE, INT32, INT64, LENGTH, NOTHING, TEXT, Fields, instant_bytes, report, varint
 
 VERSION = 1
 _HEADER = struct.Struct("<BBHIIqq")
@@ -108,6 +108,25 @@ def holding(stored: bytes | None, event: int, present: int) -> tuple[int, Values
     except (struct.error, ValueError, TypeError, LookupError, OverflowError):
         report("the steps that are stored beside a row are not readable: %r", stored)
         return PAST_HORIZON
+
+
+def as_held(
+    row: list, names: Sequence[bytes], event: int | None, present: int
+) -> tuple[list[bytes | None], int | None] | None:
+    """A ``row`` of a continuous view as it holds at the instant ``present``, and the instant from which on it does.
+
+    It has the Values of the fields ``names``, the steps, and the event timestamp, which is ``event``; before that it
+    stays as it is, and so it does if the timestamp can't be read. None if it is past its horizon.
+    """
+    if event is None or event > present:
+        return row, event
+    holds = holding(row[-2], event, present)
+    if holds is None:
+        return row, event
+    if holds is PAST_HORIZON:
+        return None
+    event, changed = holds
+    return [*map(changed.get, names, row), instant_bytes(event)], event
 
 
 def every_step(stored: bytes) -> list[tuple[int, Values]]:
