@@ -56,6 +56,11 @@ def plain(definition, rows, place):
     return {fields[name]: encode_values(column.slice(place, 1))[0] for name, column in columns.items()}
 
 
+@pytest.fixture(scope="module")
+def definition(tmp_path_factory):
+    return mixed(tmp_path_factory.mktemp("mixed"))
+
+
 numbers = st.one_of(
     st.none(), st.integers(-(2**63), 2**63 - 1), st.sampled_from([-128, -127, 127, 128, 2**31, -(2**63), 2**63 - 1])
 )
@@ -69,12 +74,9 @@ histories = st.dictionaries(st.tuples(st.integers(0, 3), st.integers(-3, 30)), v
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(rows=histories, present=st.integers(-4, 31), until=st.integers(0, 32), data=st.data())
-def test_the_step_that_is_picked_is_the_row_that_a_scan_of_the_history_finds(
-    tmp_path_factory, rows, present, until, data
-):
-    definition = mixed(tmp_path_factory.getbasetemp())
+def test_the_step_that_is_picked_is_the_row_that_a_scan_of_the_history_finds(definition, rows, present, until, data):
     history, until = history_of(definition, data.draw(st.permutations(rows))), present + until
     latest, encoded = at_present(history, definition, present, until)
     keys = latest["user_id"].to_pylist()
@@ -97,8 +99,7 @@ def test_the_step_that_is_picked_is_the_row_that_a_scan_of_the_history_finds(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.none() | cents | st.sampled_from([0.0, -0.0, 0.07, 21474836.47]), min_size=1))
-def test_amounts_in_cents_come_back_with_the_very_same_bits(tmp_path_factory, amounts):
-    definition = mixed(tmp_path_factory.getbasetemp())
+def test_amounts_in_cents_come_back_with_the_very_same_bits(definition, amounts):
     rows = [(1, step, amount, 0, 0, 0, "", 0, "") for step, amount in enumerate([123.456, *amounts])]
     _, [stored] = at_present(history_of(definition, rows), definition, 0, 1000)
     field = Fields("mixed")["mean"]
@@ -108,8 +109,7 @@ def test_amounts_in_cents_come_back_with_the_very_same_bits(tmp_path_factory, am
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 2**20) | st.sampled_from([1, 2**26, 2**32 - 1, 2**40]), min_size=120, max_size=300))
-def test_of_many_steps_the_last_one_by_now_is_found(tmp_path_factory, gaps):
-    definition = mixed(tmp_path_factory.getbasetemp())
+def test_of_many_steps_the_last_one_by_now_is_found(definition, gaps):
     instants = [0, *itertools.accumulate(gaps)]
     history = history_of(definition, [(1, at, 0.0, place, 0, 0, "", 0, "") for place, at in enumerate(instants)])
     _, [stored] = at_present(history, definition, 0, 2**60)
