@@ -11,8 +11,10 @@ import time
 import urllib.request
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import redis
 import yaml
@@ -21,6 +23,7 @@ from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import Int32, Int64, String
 
+from parity.compute.windows import aggregate
 from parity.definition.functions import FUNCTIONS
 from parity.edge.redis_server import free_port
 from parity.materialization import Materialized, materialize, repair
@@ -31,7 +34,7 @@ from parity.online.steps import at_present, every_step
 from parity.online.writing import BYTES_PER_SCRIPT, _parts
 from tests import deployments
 from tests.conftest import BIN, ROOT
-from tests.definition import aggregation, customer, purchases, table, user
+from tests.definition import EVERY_FUNCTION, ORDERS, aggregation, customer, purchases, table, user
 from tests.online import ENGINE, NOW, OFFLINE, OURS, STOCK, opened, require_in_step, rows_of, write_history
 
 MICROSECOND, HOUR, DAY = timedelta(microseconds=1), timedelta(hours=1), timedelta(days=1)
@@ -500,6 +503,30 @@ class TestMaterialization:
                 .to_pylist()
             )
             assert {name: values[0] for name, values in served.items()} == {name: trained[name] for name in served}
+
+    def test_computed_features_are_served_as_trained_on_at_the_edges_of_their_steps(self, tmp_path, redis_port):
+        features = [one for one in EVERY_FUNCTION if one.time_window] + [aggregation("sum", "quantity")]
+        every = table(tmp_path, "every", [customer], features, ORDERS, continuous=True, horizon=40 * DAY)
+        store, draw = opened(tmp_path, redis_port, [every]), np.random.default_rng(3)
+        ages = draw.choice(864_000, 12, replace=False).tolist()
+        columns = {
+            "customer_id": draw.choice(["0042", "ü"], 12),
+            "timestamp": [NOW - timedelta(seconds=age) for age in ages],
+            "total": draw.integers(1, 9999, 12) / 100,
+            "quantity": draw.integers(0, 9, 12),
+            "sku": draw.choice(["a", "b", ""], 12),
+        }
+        orders = every.definition.transactions
+        rows = pa.table({name: pa.array(columns[name], orders.field(name).type) for name in orders.names}, orders)
+        history = aggregate(rows, every.definition)
+        pq.write_table(history, every.source.path)
+        materialize(store, every, None, NOW, NOW)
+        steps = sorted({instant for instant in history["event_timestamp"].to_pylist() if instant > NOW})
+        assert len(steps) > 20
+        for step in steps[:3] + steps[3::7] + steps[-1:]:
+            for instant in (step - MICROSECOND, step, step + MICROSECOND):
+                online_store_of(store).now = lambda instant=instant: instant
+                require_in_step(store, every, instant)
 
     @pytest.mark.parametrize("count", [0, 3])
     def test_a_text_key_and_two_keys_are_followed_alike(self, tmp_path, redis_port, count):
