@@ -20,7 +20,7 @@ from tests.definition import aggregation, customer, store, table
 from tests.online import NOW
 
 COLUMNS = {"total": Float64, "quantity": Int64, "sku": String}
-LONG, SHORT = timedelta(days=3), timedelta(hours=1)
+LONG, SHORT, HORIZON = timedelta(days=3), timedelta(hours=1), timedelta(days=2)
 TOTALS, QUANTITIES, SKUS = (0.1, 0.2, 19.99, -5.0, 1e15, 1e-7), (1, 2, 7, -3, 2**40), ("a", "b", "", "é", "zz")
 
 
@@ -39,7 +39,7 @@ def every_function(folder: Path, name: str, continuous: bool) -> FeatureTable:
     features += [aggregation(function, "total", 1 / 24, f"{function}_1h") for function in ("count", "sum", "var")]
     features += [aggregation(function, "sku", days) for function in ("first", "count_distinct") for days in (3, None)]
     features += [aggregation(function, "quantity", None) for function in ("sum", "mean", "count_distinct")]
-    horizon = timedelta(days=2) if continuous else None
+    horizon = HORIZON if continuous else None
     return table(folder, name, [customer, store], features, COLUMNS, ttl=None, continuous=continuous, horizon=horizon)
 
 
@@ -80,7 +80,8 @@ def right(table: FeatureTable, rows: Iterable[Row], at: datetime) -> dict[str, A
 
 def _value(rule, rows: list[Row], instant: datetime) -> Any:
     if rule.time_window is not None and all(instant - row.time > rule.time_window for row in rows):
-        return FUNCTIONS[rule.function].of_nothing
+        nothing = FUNCTIONS[rule.function].of_nothing
+        return nothing if nothing is None or rule.type == pa.int64() else float(nothing)
     return evaluate(rule, rows, instant)
 
 

@@ -25,7 +25,7 @@ from parity.transactions.read import read_transactions
 from tests.brute_force import MICROSECOND, Row
 from tests.definition import aggregation, table, user
 from tests.online import NOW, opened
-from tests.streams import Drawn, Event, batch, effective, every_function, require_right
+from tests.streams import HORIZON, LONG, SHORT, Drawn, Event, batch, effective, every_function, require_right
 
 NOTHING = Path("nothing")
 """A folder of transactions that is not there."""
@@ -35,12 +35,12 @@ class World:
     """A table, its store, and events that come."""
 
     def __init__(self, folder: Path, port: int, continuous: bool, seed: int, **options):
-        self.folder = folder / "transactions"
+        self.folder, self.continuous = folder / "transactions", continuous
         self.table = every_function(folder, f"stream_{continuous}_{seed}", continuous)
         self.store = opened(folder, port, [self.table], **options)
         self.drawn, self.random = Drawn(seed), random.Random(seed)
         self.workers = [Applier(self.store, self.table) for _ in range(2)]
-        self.applied = 0
+        self.applied, self.landed, self.written = 0, 0, {}
         self.landing = Landing(self.folder, [self.table.definition.keys.names])
 
     @property
@@ -48,6 +48,7 @@ class World:
         return self.drawn.now
 
     def seed(self):
+        self.written |= {event.row.key: self.now for event in self.drawn.log[: self.landed]}
         return seed(self.store, self.table, self.folder, self.now)
 
     def step(self, most: int = 3) -> list[Event]:
@@ -62,6 +63,7 @@ class World:
         assert not {Became.LEFT, Became.LATE} & set(became)
         assert not {Became.APPLIED} & set(became[: len(again)])
         self.applied = len(self.drawn.log)
+        self.written |= {event.row.key: self.now for event in new}
         return new
 
     def tell(self) -> None:
@@ -70,14 +72,27 @@ class World:
         online_store_of(self.store).now = lambda: now
 
     def require_right(self, keys=None) -> None:
+        """Of all keys, if none are given; of sliding windows those whose rows still know their future."""
         self.tell()
-        keys = self.drawn.keys if keys is None else keys
+        known = [key for key, at in self.written.items() if at >= self.now - HORIZON or not self.continuous]
+        keys = known if keys is None else keys
         require_right(self.store, self.table, effective(self.drawn.log).values(), keys, self.now)
 
-    def land(self, events: list[Event]) -> None:
-        until, rows = {}, batch(events, self.table)
-        for event in events:
-            until[event.partition] = event.offset
+    def require_right_at_edges(self, key: tuple) -> None:
+        """The same at instants to come: around those at which events leave a window, up to the horizon."""
+        rows = effective(self.drawn.log).values()
+        leaving = [row.time + window for row in rows for window in (LONG, SHORT) if row.key == key]
+        to_come = [instant for instant in leaving if self.now < instant < self.now + HORIZON - MICROSECOND]
+        for instant in self.random.sample(to_come, min(2, len(to_come))):
+            for at in (instant, instant + MICROSECOND):
+                online_store_of(self.store).now = lambda at=at: at
+                require_right(self.store, self.table, rows, [key], at)
+
+    def land(self, to: int | None = None) -> None:
+        """Land all events, or those up to a place in the log."""
+        to = len(self.drawn.log) if to is None else to
+        events = self.drawn.log[self.landed : to]
+        until, rows, self.landed = {event.partition: event.offset for event in events}, batch(events, self.table), to
         self.landing.land(rows, until, pc.is_valid(rows[ID]).to_numpy())
 
     def materialize(self) -> None:
@@ -87,28 +102,38 @@ class World:
         materialize_all(self.store, [self.table], None, self.now, self.now, any_share=True)
 
 
-@pytest.mark.parametrize(("seed", "events"), [(1, 400), pytest.param(2, 4000, marks=pytest.mark.scale)])
-def test_after_every_event_serving_gives_what_all_events_are_worth(tmp_path, redis_port, seed, events):
-    world = World(tmp_path, redis_port, False, seed)
+@pytest.mark.parametrize(
+    ("continuous", "seed", "events"),
+    [
+        (False, 1, 600),
+        (True, 2, 300),
+        pytest.param(False, 3, 3000, marks=pytest.mark.scale),
+        pytest.param(True, 4, 2000, marks=pytest.mark.scale),
+    ],
+)
+def test_after_every_event_serving_gives_what_all_events_are_worth(tmp_path, redis_port, continuous, seed, events):
+    world = World(tmp_path, redis_port, continuous, seed)
     world.seed()
     while len(world.drawn.log) < events:
         world.require_right({event.row.key for event in world.step()})
+        if continuous and world.random.random() < 0.2:
+            world.require_right_at_edges(world.drawn.log[-1].row.key)
+    world.land()
+    world.seed()
     world.require_right()
 
 
-@pytest.mark.parametrize(("seed", "rounds"), [(3, 4), pytest.param(4, 40, marks=pytest.mark.scale)])
-def test_batch_and_stream_never_count_an_event_twice_nor_lose_one(tmp_path, redis_port, seed, rounds):
-    world = World(tmp_path, redis_port, False, seed)
+@pytest.mark.parametrize(("seed", "rounds"), [(5, 3), pytest.param(6, 40, marks=pytest.mark.scale)])
+@pytest.mark.parametrize("continuous", [False, True])
+def test_batch_and_stream_never_count_an_event_twice_nor_lose_one(tmp_path, redis_port, continuous, seed, rounds):
+    world = World(tmp_path, redis_port, continuous, seed)
     world.seed()
-    landed = 0
     for _ in range(rounds):
         for _ in range(world.random.choice((5, 30))):
             world.step()
-        some = len(world.drawn.log) - world.random.choice((0, 0, 3))
-        world.land(world.drawn.log[landed:some])
-        landed = some
+        world.land(max(world.landed, len(world.drawn.log) - world.random.choice((0, 0, 3))))
         if world.random.random() < 0.5:
-            assert world.seed().left <= len(world.drawn.log) - landed
+            assert world.seed().left <= len(world.drawn.log) - world.landed
         world.require_right()
         world.step()
         world.require_right()
@@ -119,7 +144,7 @@ def test_seeding_twice_writes_the_same_bytes_and_a_lost_redis_is_filled_from_the
     world.seed()
     for _ in range(40):
         world.step()
-    world.land(world.drawn.log)
+    world.land()
     world.seed()
     client, names = redis.Redis(port=redis_port), names_of(world)
     before = [client.hgetall(name) for name in names]
