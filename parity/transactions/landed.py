@@ -29,6 +29,8 @@ PARTITION, OFFSET, ID = "_partition", "_offset", "_id"
 """The columns that a landed row has beside those of its source: "SOURCE/P", int64, and text or null."""
 PLACE = pa.schema([(PARTITION, pa.string()), (OFFSET, pa.int64()), (ID, pa.string())])
 ROWS_PER_FILE = 100_000
+FILES_LOOKED_AT = 50
+"""In how many files of a partition, the last ones, an event that is produced again is looked for by its id."""
 SECONDS_TO_WAIT = 60
 NOWHERE = -1
 """The offset before the first one."""
@@ -116,8 +118,9 @@ class Landing:
         self._reached |= found
         return found
 
-    def land(self, rows: pa.Table, until: Mapping[str, int], again: np.ndarray | None = None) -> int:
+    def land(self, rows: pa.Table | None, until: Mapping[str, int], again: np.ndarray | None = None) -> int:
         """Land ``rows``: columns of the source and those of `PLACE`, of each partition in the order of its offsets.
+        None is no row at all.
 
         ``until`` has the greatest offset of each partition that they are all rows up to. What has landed already is
         left out. Of rows that are ``again`` (bool), one that has the id and a key of a row landed before is either the
@@ -125,6 +128,7 @@ class Landing:
 
         Returns how many rows are new. When it returns, the disk has them.
         """
+        rows = PLACE.empty_table() if rows is None else rows
         again = np.zeros(rows.num_rows, bool) if again is None else again
         with self._alone():
             return sum(self._land(partition, rows, again, offset) for partition, offset in until.items())
@@ -248,18 +252,32 @@ class Landing:
         return not self._keys or any(all(earlier.get(name) == later[name] for name in key) for key in self._keys)
 
     def _rows_of(self, partition: str, ids: pa.Array) -> Iterator[_Row]:
-        """The rows that have landed with one of these ``ids``."""
-        for path in self._paths(partition):
+        """The rows that have landed with one of these ``ids``, in the last files of the partition."""
+        least, most = pc.min_max(ids).as_py().values()
+        for path in self._paths(partition)[-FILES_LOOKED_AT:]:
             held = self._files.get(partition)
             if held and held.path == path:
                 found = held.rows
                 numbers = np.flatnonzero(pc.is_in(found[ID], value_set=ids).to_numpy())
-            else:
+            elif _may_have(path, least, most):
                 column = pq.read_table(path, columns=[ID], partitioning=None)[ID]
                 numbers = np.flatnonzero(pc.is_in(column, value_set=ids).to_numpy())
                 found = pq.read_table(path, partitioning=None) if len(numbers) else None
+            else:
+                continue
             for number in numbers.tolist():
                 yield _Row(path, number, found.slice(number, 1).to_pylist()[0])
+
+
+def _may_have(path: Path, least: str, most: str) -> bool:
+    """Whether a file has an id between these, as far as its statistics say."""
+    metadata = pq.read_metadata(path)
+    place = metadata.schema.to_arrow_schema().names.index(ID)
+    for group in range(metadata.num_row_groups):
+        found = metadata.row_group(group).column(place).statistics
+        if found is None or not found.has_min_max or (found.min <= most and least <= found.max):
+            return True
+    return False
 
 
 def _corrected(rows: pa.Table, values: Mapping[int, Mapping[str, Any]]) -> pa.Table:

@@ -1,0 +1,284 @@
+"""Events from Redis Streams: each partition is a stream, read as a whole from any entry on.
+
+An offset is the id of an entry as one number. Entries are read, together with what Redis knows of the stream, in one
+step: so none can be trimmed away unnoticed before it was read.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+
+from parity.definition.instants import utc_now
+from parity.edge.configuration import addresses
+from parity.edge.errors import UserError
+from parity.online.connection import RedisConnections, RedisOptions
+from parity.stream.broker import Lag, Lost
+from parity.stream.configuration import StreamSource
+from parity.stream.events import Bad, Raw
+from parity.transactions.landed import NOWHERE
+
+SEQUENCES = 1 << 21
+"""How many entries of one millisecond have an offset."""
+LATEST_MILLISECOND = 1 << 42
+BLOCK_MILLISECONDS = 50
+ENTRIES_PER_COMMAND = 500
+
+READ = """
+local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+if info.err then
+  if string.find(info.err, 'no such key') then return {} end
+  return info
+end
+local found = {}
+for i = 1, #info, 2 do found[info[i]] = info[i + 1] end
+local first = found['first-entry']
+return {found['last-generated-id'], found['max-deleted-entry-id'] or '0-0', found['length'],
+        found['entries-added'] or -1, first and first[1] or '0-0',
+        redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])}
+"""
+
+PASSING = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.MasterDownError,
+)
+"""What may be over in a while."""
+
+
+@contextmanager
+def passing(place: str, hide: Callable[[object], str]) -> Iterator[None]:
+    """Make `Lost` of what may be over in a while, and a `UserError` of what else Redis refuses."""
+    try:
+        yield
+    except (redis.AuthenticationError, redis.exceptions.AuthorizationError) as error:
+        raise UserError(hide(f"{place} refuses the user or the password: {error}".rstrip("."))) from None
+    except PASSING as error:
+        raise Lost(hide(f"{place} does not answer: {error}".rstrip("."))) from None
+    except (redis.RedisError, redis.RedisClusterException) as error:
+        raise UserError(hide(f"{place} refuses a command: {str(error)[:300]!r}.")) from None
+
+
+def offset_of(entry: bytes) -> int:
+    """The offset of an entry's id, ``MILLISECONDS-SEQUENCE``. `UserError` for one that has none."""
+    first, _, second = entry.partition(b"-")
+    milliseconds, sequence = int(first), int(second)
+    if milliseconds >= LATEST_MILLISECOND or sequence >= SEQUENCES:
+        raise UserError(
+            f"the entry {entry.decode()} of a stream has an id beyond {LATEST_MILLISECOND - 1}-{SEQUENCES - 1}. Add "
+            "entries with the id *, which Redis makes of the time."
+        )
+    return milliseconds * SEQUENCES + sequence
+
+
+def id_of(offset: int) -> bytes:
+    """The other way of `offset_of`."""
+    return b"%d-%d" % divmod(offset, SEQUENCES)
+
+
+class _Partition:
+    """Where reading is in a stream."""
+
+    def __init__(self, name: str, key: str):
+        self.name, self.key = name, key
+        self.offset = NOWHERE
+        """Up to which it was read."""
+        self.safe = NOWHERE
+        """Up to which entries may be gone: they were read at least once."""
+        self.last = NOWHERE
+        """That of the last entry, when it was read."""
+        self.added: int | None = None
+        """How many entries there ever were up to ``offset``, as far as Redis counts them."""
+        self.behind = 0
+
+    def note(self, last: int, length: int, added: int, first: int) -> None:
+        """Note how far behind the end it is, exactly once it was there, and before as their times have it."""
+        self.last = last
+        if self.offset >= last:
+            self.behind, self.added = 0, added
+        elif self.added is not None and added >= 0:
+            self.behind = max(added - self.added, 1)
+        else:
+            at, start, end = (offset // SEQUENCES for offset in (self.offset, first, last))
+            share = 1 if self.offset < first or end <= start else (end - at) / (end - start)
+            self.behind = max(round(length * share), 1)
+
+
+class RedisBroker:
+    """The streams of a source; ``client`` is that of the online store, for a source with no connection of its own."""
+
+    def __init__(self, source: StreamSource, client: redis.Redis, address: str, only: Sequence[int] | None = None):
+        self.source = source
+        if source.connection is not None:
+            options = {"redis_type": source.redis_type, "sentinel_master": source.sentinel_master}
+            config = RedisOptions(
+                connection_string=source.connection, **{name: value for name, value in options.items() if value}
+            )
+            client, address = RedisConnections()._get_client(config), addresses(source.connection)
+        self.client, self.place = client, f"Redis at {address}"
+        self._script = client.register_script(READ)
+        keys = source.keys()
+        wanted = range(len(keys)) if only is None else only
+        for number in wanted:
+            if number >= len(keys):
+                raise source.refuse(f"there is no partition {number}: it has {len(keys):,}, from 0 on.")
+        self._partitions = [_Partition(source.partition(number), keys[number]) for number in wanted]
+        self._keys, self._next = keys, 0
+        self._reached: Callable[[], Mapping[str, int]] = dict
+        self._is_cluster = isinstance(client, redis.RedisCluster)
+
+    def _asking(self):
+        return passing(self.place, self.source.without_secrets)
+
+    def start(self, reached: Callable[[], Mapping[str, int]], skip_lost: bool, revoked: Callable[[], None]) -> None:
+        self._reached = reached
+        self._start(skip_lost)
+
+    def rewind(self) -> None:
+        self._start(skip_lost=False)
+
+    def _start(self, skip_lost: bool) -> None:
+        landed = self._reached()
+        for partition in self._partitions:
+            partition.safe = landed.get(partition.name, NOWHERE)
+            partition.added = None
+            with self._asking():
+                found = self._script([partition.key], ["+", 0])
+            if skip_lost and partition.safe != NOWHERE:
+                partition.safe = max(partition.safe, min(map(offset_of, found[:2]))) if found else NOWHERE
+            self._require_whole(partition, found)
+            partition.offset = self._before(partition) if found and self.source.replay else partition.safe
+
+    def _before(self, partition: _Partition) -> int:
+        """Where to begin so that some entries before those that have not landed are read once more."""
+        if partition.safe == NOWHERE:
+            return NOWHERE
+        replay, key, offset = self.source.replay, partition.key, partition.safe
+        while replay > 0:
+            some = min(replay, ENTRIES_PER_COMMAND)
+            with self._asking():
+                entries = self.client.execute_command("XREVRANGE", key, id_of(offset), "-", "COUNT", some)
+            if not entries:
+                return max(offset, NOWHERE)
+            offset, replay = offset_of(_id(entries[-1])) - 1, replay - len(entries)
+            if offset < 0:
+                return NOWHERE
+        return offset
+
+    def _require_whole(self, partition: _Partition, found: list) -> None:
+        """Refuse a stream that has lost entries that were not read."""
+        key, safe = partition.key, partition.safe
+        if safe == NOWHERE:
+            return
+        if not found:
+            raise self.source.refuse(
+                f"the stream {key} is gone from {self.place}, and was read up to {id_of(safe).decode()}. If it was "
+                "deleted on purpose, go on with what comes: --skip-lost"
+            )
+        if offset_of(found[0]) < safe:
+            raise self.source.refuse(
+                f"the stream {key} was made anew: its last entry was {found[0].decode()}, and events up to "
+                f"{id_of(safe).decode()} had landed. Write generation: {self.source.generation + 1} for this source, "
+                "so that its entries count from the beginning"
+            )
+        if offset_of(found[1]) > safe:
+            raise self.source.refuse(
+                f"entries of the stream {key} up to {found[1].decode()} were deleted before they were read, which was "
+                f"done up to {id_of(safe).decode()}. Keep more of it (MAXLEN, MINID); produce them once more, or go on "
+                "without them: --skip-lost"
+            )
+
+    def read(self, seconds: float) -> list[Raw]:
+        batch = max(1, self.source.batch // max(1, len(self._partitions)))
+        found = [raw for partition in self._partitions if (raw := self._read(partition, batch))]
+        if not found and seconds > 0:
+            self._wait(seconds)
+        return found
+
+    def _read(self, partition: _Partition, batch: int) -> Raw | None:
+        start = b"-" if partition.offset == NOWHERE else b"(" + id_of(partition.offset)
+        with self._asking():
+            found = self._script([partition.key], [start, batch])
+        self._require_whole(partition, found)
+        if not found:
+            return None
+        last, _, length, added, first, entries = found
+        if entries:
+            offsets = [offset_of(entry[0]) for entry in entries]
+            raw = Raw(partition.name, offsets, [self._event(fields) for _, fields in entries])
+            partition.offset = offsets[-1]
+            partition.safe = max(partition.safe, partition.offset)
+            if partition.added is not None:
+                partition.added += len(entries)
+        partition.note(offset_of(last), length, added, offset_of(first))
+        return raw if entries else None
+
+    def _event(self, fields: list[bytes]) -> bytes | None:
+        wanted = self.source.event_field.encode()
+        if fields and fields[0] == wanted:
+            return fields[1]
+        return dict(zip(fields[::2], fields[1::2], strict=True)).get(wanted)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for an entry of any stream. What is found is read anew, in one step with what Redis knows of it."""
+        if self._is_cluster and len(self._partitions) > 1:  # whose streams are on several nodes
+            time.sleep(min(seconds, 0.002))
+            return
+        streams = {p.key: b"0-0" if p.offset == NOWHERE else id_of(p.offset) for p in self._partitions}
+        with self._asking():
+            self.client.xread(streams, count=1, block=max(1, min(BLOCK_MILLISECONDS, round(seconds * 1000))))
+
+    def commit(self, until: Mapping[str, int]) -> None:
+        """Nothing: what has landed says where reading goes on."""
+
+    def lag(self) -> dict[str, Lag]:
+        now = utc_now().timestamp()
+        return {
+            p.name: Lag(p.behind, max(0.0, now - p.offset / SEQUENCES / 1000) if p.behind and p.offset >= 0 else 0.0)
+            for p in self._partitions
+        }
+
+    def bury(self, bad: Sequence[Bad]) -> None:
+        with self._asking():
+            pipe = self.client.pipeline(transaction=False)
+            for one in bad:
+                entry = {
+                    "event": one.value or b"",
+                    "reason": one.reason,
+                    "partition": one.partition,
+                    "offset": one.offset,
+                    "entry": id_of(one.offset),
+                    "time": utc_now().isoformat(),
+                }
+                pipe.xadd(self.source.dead_letters, entry, maxlen=self.source.dead_letters_at_most, approximate=True)
+            pipe.execute()
+
+    def send(self, events: Sequence[tuple[int, bytes]]) -> None:
+        field = self.source.event_field
+        with self._asking():
+            for start in range(0, len(events), ENTRIES_PER_COMMAND):
+                pipe = self.client.pipeline(transaction=False)
+                for number, event in events[start : start + ENTRIES_PER_COMMAND]:
+                    pipe.execute_command("XADD", self._keys[number % len(self._keys)], "*", field, event)
+                pipe.execute()
+
+    def partitions(self) -> int:
+        return len(self._keys)
+
+    def ping(self) -> None:
+        with self._asking():
+            self.client.ping()
+
+    def close(self) -> None:
+        """Nothing: the connections end with the process."""
+
+
+def _id(entry: Any) -> bytes:
+    return entry[0]

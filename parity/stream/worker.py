@@ -1,0 +1,241 @@
+"""The loop of a worker: read what is there, apply it, land it, and only then say so to the broker.
+
+Whatever has landed was applied, and whatever was applied and has not landed is read again, and refused by its offset.
+So a worker may be killed at any point, and two may read one partition.
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from parity.definition.instants import utc_now
+from parity.definition.keys import as_tuples, shown_keys
+from parity.edge.errors import UserError, printable
+from parity.stream.broker import Broker, Lost
+from parity.stream.buffer import Buffer
+from parity.stream.configuration import StreamSource
+from parity.stream.events import EventReader, Events, Raw, microseconds
+from parity.stream.metrics import Metrics
+from parity.stream.redis_source import passing
+from parity.transactions.landed import ID, Landing
+
+SECONDS_PER_READ = 0.2
+FIRST_REST, LONGEST_REST = 0.05, 2.0
+"""Seconds between two tries to reach a server that is lost."""
+NAMES = ("applied", "already", "duplicate", "correction", "late")
+"""Of what an `Applier` says, by its numbers."""
+LEFT = len(NAMES)
+"""What it says of an event whose entity it has not written."""
+KEYS_SHOWN = 3
+
+
+class Applier(Protocol):
+    """Applies events to the rows of a view online: `parity.stream.apply.Applier`."""
+
+    def apply(self, events: pa.Table, now: datetime) -> Any: ...
+
+
+class OnlineStore(NamedTuple):
+    """Where the rows of views are."""
+
+    place: str
+    """For people."""
+    ping: Callable[[], None]
+    """Ask it for a sign of life."""
+    seed: Callable[[str, pa.Table], None]
+    """Give a view's rows of these keys what a stream needs to go on from them: `parity.stream.seed`."""
+
+
+class Worker:
+    """Streams the events of one source to the views that it feeds."""
+
+    def __init__(
+        self,
+        source: StreamSource,
+        broker: Broker,
+        appliers: dict[str, Applier],
+        reader: EventReader,
+        metrics: Metrics,
+        tolerance: float,
+        online: "OnlineStore",
+        now: Callable[[], datetime] = utc_now,
+        say: Callable[[str], None] | None = None,
+    ):
+        """``appliers`` are one a view; ``tolerance`` is how many seconds ahead of ``now`` an event may be."""
+        self.source, self.broker, self.metrics = source, broker, metrics
+        self._appliers, self._reader, self._online = appliers, reader, online
+        self._tolerance, self._now, self._say = timedelta(seconds=tolerance), now, say or _say
+        landing = Landing(source.landing, reader.keys)
+        self._buffer = Buffer(landing, source.landing_seconds, source.landing_events)
+        self._ending = False
+        self._last_event = time.monotonic()
+
+    def end(self) -> None:
+        """Have `run` finish what it is at, and return."""
+        self._ending = True
+
+    def run(self, until_idle: float | None = None, skip_lost: bool = False) -> None:
+        """Stream until `end` is called, or until no event has come for so many seconds.
+
+        Raises `UserError` for what does not pass, once what was applied has landed.
+        """
+        try:
+            self._waiting_out(lambda: self.broker.start(self._buffer.reached, skip_lost, self.settle), rewind=False)
+            self._last_event = time.monotonic()
+            while not self._ending and not self._is_idle(until_idle):
+                self._waiting_out(self._step)
+        finally:
+            self._finish()
+
+    def _is_idle(self, seconds: float | None) -> bool:
+        return seconds is not None and time.monotonic() - self._last_event >= seconds
+
+    def _step(self) -> None:
+        if found := self.broker.read(SECONDS_PER_READ):
+            self._take(found)
+            self._last_event = time.monotonic()
+        self._land_if_due()
+        if self.metrics.is_due:
+            self.metrics.show(self.broker.lag())
+
+    def _take(self, found: Sequence[Raw]) -> None:
+        """Apply events, bury those that can't be read, and have the others land."""
+        begin, now = time.perf_counter(), self._now()
+        events = self._reader.read(found, microseconds(now + self._tolerance))
+        became, again, known = self._apply(events, now)
+        if events.bad:
+            self.broker.bury(events.bad)
+        lands = ~known
+        rows = events.rows if lands.all() else events.rows.filter(pa.array(lands))
+        self._buffer.take(rows, again[lands], events.until)
+        counts = Counter(became)
+        if events.bad:
+            counts["dead"] = len(events.bad)
+        self.metrics.batch(counts, time.perf_counter() - begin)
+
+    def _apply(self, events: Events, now: datetime) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Apply events to every view that takes them.
+
+        Returns what became of each, which of them may have landed before by their ids, and which are known to have.
+        """
+        count = events.rows.num_rows
+        found = np.full((len(events.of_views), count), -1, np.int8)
+        late = np.zeros(count, bool)
+        for place, (name, taken) in enumerate(events.of_views.items()):
+            if taken.rows.num_rows:
+                became, is_late = self._apply_to(name, taken.rows, now)
+                found[place, taken.places] = became
+                late[taken.places] |= is_late
+        has_id = pc.is_valid(events.rows[ID]).to_numpy().astype(bool)
+        duplicate = NAMES.index("duplicate")
+        known = has_id & (found == duplicate).all(axis=0)
+        again = has_id & ((found != 0).any(axis=0) | late)
+        best = np.full(count, len(NAMES))
+        for place in found:
+            best = np.where(place >= 0, np.minimum(best, place), best)
+        best[late] = NAMES.index("late")
+        names = [*NAMES, "passed"]
+        return [names[number] for number in best.tolist()], again, known
+
+    def _apply_to(self, name: str, rows: pa.Table, now: datetime) -> tuple[np.ndarray, np.ndarray]:
+        """Apply events to a view: what became of each, and which are late."""
+        with passing(self._online.place, str):
+            applied = self._appliers[name].apply(rows, now)
+            became, late = applied.became, applied.late
+            if applied.unseeded.num_rows:
+                self._online.seed(name, applied.unseeded)
+                applied = self._appliers[name].apply(rows, now)
+                left = became == LEFT
+                became, late = np.where(left, applied.became, became), np.where(left, applied.late, late)
+        table = next(table for table in self.source.tables if table.name == name)
+        for keys, what in (
+            (applied.fenced, "are of another definition than features.py has. Did it change while this worker ran? Run "
+             "compute_features.py and materialize_to_online.py with the one that holds, and start again"),
+            (applied.foreign, "are something else than rows in Redis. Delete those keys, and materialize again"),
+            (applied.unseeded, "are not known to the stream. Run materialize_to_online.py, and start again"),
+        ):  # fmt: skip
+            if keys.num_rows:
+                some = shown_keys(as_tuples(keys), table.definition.keys, KEYS_SHOWN)
+                raise UserError(f"{name}: {keys.num_rows:,} {table.noun(keys.num_rows)} ({some}) {what}.")
+        return became, late
+
+    # Landing
+
+    def _land_if_due(self) -> None:
+        self._note(self._buffer.finished())
+        if self._buffer.is_due:
+            self._note(self._buffer.finished(waiting=True))
+            self._buffer.land()
+
+    def settle(self) -> None:
+        """Land all that was applied, and commit it."""
+        self._note(self._buffer.finished(waiting=True))
+        if not self._buffer.is_empty:
+            self._buffer.land()
+            self._note(self._buffer.finished(waiting=True))
+
+    def _note(self, landed: tuple[int, dict[str, int]] | None) -> None:
+        if landed:
+            count, until = landed
+            self.metrics.landed(count, until)
+            self.broker.commit(until)
+
+    def _finish(self) -> None:
+        try:
+            with suppress(Lost):  # what has landed has landed; the commit is for others to see
+                self.settle()
+        finally:
+            self.metrics.close()
+            with suppress(Lost):
+                self.broker.close()
+
+    # Waiting
+
+    def _waiting_out(self, step: Callable[[], None], rewind: bool = True) -> None:
+        """Do a step, and wait if a server is lost meanwhile. Then what has not landed is read again, and some more: a
+        Redis may come back without what it had confirmed last."""
+        while not self._ending:
+            try:
+                return step()
+            except Lost as lost:
+                self._wait(lost)
+            if rewind and not self._ending:
+                step, rewind = self.broker.rewind, False
+
+    def _wait(self, lost: Lost) -> None:
+        seconds, begin, rest = self.source.wait_seconds, time.monotonic(), FIRST_REST
+        self._say(f"{lost}. It is waited for, {seconds:g} seconds at most.")
+        self.metrics.connected(False)
+        while not self._ending:
+            time.sleep(rest)
+            rest = min(2 * rest, LONGEST_REST)
+            try:
+                self.broker.ping()
+                self._ping()
+                break
+            except Lost as still:
+                lost = still
+            if time.monotonic() - begin > seconds:
+                raise UserError(f"{lost}, and did not for {seconds:g} seconds. Look after it, and start again.")
+        else:
+            return
+        self.metrics.connected(True)
+        self._last_event = time.monotonic()
+        self._say(f"{self.broker.place} answers again, after {time.monotonic() - begin:.0f} seconds.")
+
+    def _ping(self) -> None:
+        """Ask the online store for a sign of life, too."""
+        with passing(self._online.place, str):
+            self._online.ping()
+
+
+def _say(line: str) -> None:
+    print(printable(line), file=sys.stderr, flush=True)
