@@ -2,6 +2,7 @@
 
 python -m parity redis start|stop    a Redis on this machine, for trying things out
 python -m parity serve [OPTIONS]     Feast's feature server, which lets reads through only
+python -m parity stream [OPTIONS]    events, brought online and landed among the transactions as they come
 """
 
 import sys
@@ -16,7 +17,11 @@ from importlib import import_module
 from parity.edge.command import run
 from parity.edge.errors import UserError
 
-COMMANDS = {"redis": "parity.edge.redis_server", "serve": "parity.online.server"}
+COMMANDS = {
+    "redis": "parity.edge.redis_server",
+    "serve": "parity.online.server",
+    "stream": "parity.stream.command",
+}
 
 
 def main() -> int | None:

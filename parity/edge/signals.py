@@ -78,6 +78,26 @@ def ending_in_order() -> Iterator[Watch]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def ending_by(end: Callable[[], None]) -> Iterator[None]:
+    """During the block, have a signal call ``end``, for what then ends of itself with all done, and well; another one
+    that comes `SECONDS_TO_CLEAN_UP` later does what it did before."""
+    before, asked = {number: signal.getsignal(number) for number in ENDING}, [float("inf")]
+
+    def ask(number: int, frame: object) -> None:
+        if time.monotonic() > asked[0]:
+            before[number](number, frame)
+        asked[0] = min(asked[0], time.monotonic() + SECONDS_TO_CLEAN_UP)
+        end()
+
+    _handle(ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def deferred() -> AbstractContextManager[None]:
     """Let a signal that comes during the block wait for its end: for a clean-up that has to be done as a whole."""
     return _watch.deferred()

@@ -1,0 +1,196 @@
+"""Events, brought online milliseconds after they happened, and landed among the transactions.
+
+    python -m parity stream [--source NAME] [--partitions 0,2] [--metrics-port 9109]
+    python -m parity stream --produce user_transactions.csv --speed 1000x
+
+Where they come from and where they land is in feature_repo/stream.yaml. Ctrl-C or SIGTERM ends it once all that was
+applied has landed.
+"""
+
+import argparse
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow as pa
+from feast import FeatureStore
+
+import parity.edge.quick_feast  # noqa: F401
+from parity.definition.checks import FeatureTable, declared
+from parity.definition.instants import utc_now
+from parity.edge.command import argument_parser, shown, whole_number
+from parity.edge.configuration import addresses
+from parity.edge.errors import UserError
+from parity.edge.files import absolute
+from parity.edge.signals import ending_by
+from parity.offline.side import origin_of
+from parity.online.side import online_store_of
+from parity.repository import opened
+from parity.stream.broker import Broker
+from parity.stream.configuration import StreamSource, stream_sources
+from parity.stream.events import EventReader
+from parity.stream.kafka_source import KafkaBroker
+from parity.stream.metrics import Metrics
+from parity.stream.produce import produced, send, speed
+from parity.stream.redis_source import RedisBroker
+from parity.stream.worker import OnlineStore, Worker
+from parity.transactions.landed import Landing
+from parity.transactions.listing import partition_columns
+
+REPOSITORY = Path(__file__).resolve().parents[2] / "feature_repo"
+
+
+def main() -> None:
+    args = arguments()
+    source = _one(stream_sources(args.config, declared(REPOSITORY).tables, args.view, args.source), args.config)
+    if args.produce:
+        _produce(source, args)
+    else:
+        _stream(source, args)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--source", metavar="NAME", help="the source of stream.yaml (default: the one that it has)")
+    views = "the source of these feature views; it feeds all of its views"
+    parser.add_argument("--view", action="extend", nargs="+", metavar="NAME", help=views)
+    config = "where events come from (default: feature_repo/stream.yaml)"
+    parser.add_argument("--config", type=Path, default=REPOSITORY / "stream.yaml", metavar="FILE", help=config)
+    only = "read only these, as in 0,2 (default: all, or with a group of Kafka those that it gives)"
+    parser.add_argument("--partitions", type=_partitions, metavar="NUMBERS", help=only)
+    idle = "end once no event has come for so long (default: never)"
+    parser.add_argument("--until-idle", type=_seconds, metavar="SECONDS", help=idle)
+    port = "answer Prometheus at this port, under /metrics"
+    parser.add_argument("--metrics-port", type=whole_number(1, 65535), metavar="PORT", help=port)
+    lost = "go on although events are gone that were not read: deleted, or beyond what is kept"
+    parser.add_argument("--skip-lost", action="store_true", help=lost)
+    more = parser.add_argument_group("to produce events from a file, for tries and tests")
+    more.add_argument("--produce", type=Path, metavar="FILE", help="send the transactions of this file as events")
+    pace = "1000x is a thousand times as fast as they happened; max as fast as it goes (default)"
+    more.add_argument("--speed", type=speed, default="max", metavar="SPEED", help=pace)
+    more.add_argument("--now", action="store_true", help="move all in time, so that the last one happens now")
+    args = parser.parse_args()
+    if not args.produce and args.now:
+        parser.error("--now is for --produce")
+    return args
+
+
+def _partitions(written: str) -> list[int]:
+    return sorted({whole_number(0, 100_000)(part) for part in written.split(",")})
+
+
+def _seconds(written: str) -> float:
+    seconds = float(written)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(written)
+    return seconds
+
+
+def _one(sources: list[StreamSource], path: Path) -> StreamSource:
+    if len(sources) > 1:
+        names = " or ".join(f"--source {source.name}" for source in sources)
+        raise UserError(f"{path}: a worker streams one source, and these are {len(sources)}. Say which: {names}")
+    return sources[0]
+
+
+def _event_id(table: FeatureTable) -> str | None:
+    return getattr(table.view.transactions, "event_id", None)
+
+
+def _broker(source: StreamSource, store: FeatureStore, only: list[int] | None) -> Broker:
+    if source.type == "kafka":
+        return KafkaBroker(source, only)
+    online = store.config.online_store
+    return RedisBroker(source, online_store_of(store)._get_client(online), addresses(online.connection_string), only)
+
+
+def _stream(source: StreamSource, args: argparse.Namespace) -> None:
+    Landing(source.landing)  # says in one line what is wrong with it
+    with opened(REPOSITORY, source.tables) as store:
+        broker = _broker(source, store, args.partitions)
+        metrics = Metrics(source.name)
+        if args.metrics_port:
+            metrics.serve(args.metrics_port)
+        _warn_of_another_folder(source)
+        worker = Worker(
+            source,
+            broker,
+            _appliers(source, store),
+            EventReader(
+                source.tables,
+                _event_id(source.tables[0]),
+                partition_columns(source.landing / "file"),
+                source.largest_event,
+            ),
+            metrics,
+            _tolerance(source, store),
+            _online(source, store),
+        )
+        with ending_by(worker.end):
+            for table in source.tables:
+                seed_where_needed(store, table)
+            print(f"{source.name}: from {broker.place} to {shown(source.landing)}", flush=True)
+            worker.run(args.until_idle, args.skip_lost)
+    print(f"{source.name}: {metrics}")
+
+
+def _tolerance(source: StreamSource, store: FeatureStore) -> float:
+    of_store = getattr(store.config.online_store, "future_tolerance_seconds", 0)
+    if source.future_tolerance_seconds is None:
+        return of_store
+    if source.future_tolerance_seconds > of_store:
+        raise source.refuse(
+            f"its future_tolerance_seconds, {source.future_tolerance_seconds:g}, is more than the {of_store:g} of the "
+            "online store, which would not take such rows. Write it in feature_store.yaml too, under online_store."
+        )
+    return source.future_tolerance_seconds
+
+
+def _warn_of_another_folder(source: StreamSource) -> None:
+    """Say it if the features are computed from a place that events do not land in."""
+    for table in source.tables:
+        origin = absolute(origin_of(table))
+        if not (isinstance(origin, Path) and absolute(source.landing).is_relative_to(origin)):
+            print(
+                f"{table.name} is computed from {shown(origin)}, and events land in {shown(source.landing)}. Have them "
+                f"computed, too: python compute_features.py --input {shown(source.landing)}",
+                flush=True,
+            )
+
+
+def _produce(source: StreamSource, args: argparse.Namespace) -> None:
+    now = utc_now() if args.now else None
+    events = produced(args.produce, source.tables, _event_id(source.tables[0]), now)
+    keys = {tuple(table.definition.keys.names) for table in source.tables}
+    with opened(REPOSITORY, []) as store:
+        broker = _broker(source, store, None)
+        if len(keys) > 1 and broker.partitions() > 1:
+            first = source.tables[0]
+            print(f"Its partitions are by {' and '.join(first.definition.keys.names)}, the keys of {first.name}.")
+        ended: list[bool] = []
+        with ending_by(lambda: ended.append(True)):
+            sent = send(events, broker, args.speed, lambda: bool(ended))
+        with suppress(Exception):
+            broker.close()
+    print(f"{sent:,} of {len(events):,} events of {shown(args.produce)} -> {source.name}, {broker.place}")
+
+
+def _appliers(source: StreamSource, store: FeatureStore) -> dict:
+    from parity.stream.apply import Applier
+
+    return {table.name: Applier(store, table) for table in source.tables}
+
+
+def _online(source: StreamSource, store: FeatureStore) -> OnlineStore:
+    tables = {table.name: table for table in source.tables}
+
+    def seed_keys(name: str, _keys: pa.Table) -> None:
+        seed_where_needed(store, tables[name])
+
+    place = f"Redis at {addresses(store.config.online_store.connection_string)}"
+    return OnlineStore(place, lambda: online_store_of(store).ping(store.config), seed_keys)
+
+
+def seed_where_needed(store: FeatureStore, table: FeatureTable) -> None:
+    from parity.stream.seed import seed
+
+    seed(store, table, utc_now())
