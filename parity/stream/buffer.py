@@ -48,6 +48,10 @@ class Buffer:
             self._again.append(again)
             self._count += rows.num_rows
 
+    def is_new(self, partition: str, offset: int) -> bool:
+        """Whether an offset is beyond all that was taken up, or has landed."""
+        return offset > self._taken.get(partition, NOWHERE)
+
     def _fresh(self, rows: pa.Table) -> np.ndarray:
         offsets = rows[OFFSET].to_numpy()
         if not self._taken or not len(offsets):

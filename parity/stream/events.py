@@ -254,11 +254,14 @@ class _Batch:
         return typed
 
     def require(self, column: Column, typed: pa.Array, mask: np.ndarray) -> None:
-        """Refuse events of ``mask`` in which a column is null."""
+        """Refuse events that do not have a column, and those of ``mask`` in which it is null."""
         if typed.null_count:
-            for at in np.flatnonzero(pc.is_null(typed).to_numpy(zero_copy_only=False) & mask).tolist():
+            for at in np.flatnonzero(pc.is_null(typed).to_numpy(zero_copy_only=False)).tolist():
                 missing = [name for name in column.sources if self._value(at, name, name.split(".")) is ABSENT]
-                self.refuse(at, f"it has no {missing[0]}." if missing else f"{column.name} is null.")
+                if missing:
+                    self.refuse(at, f"it has no {missing[0]}.")
+                elif mask[at]:
+                    self.refuse(at, f"{column.name} is null.")
 
     def require_past(self, column: Column, typed: pa.Array, latest: int) -> None:
         """Refuse events that are later than ``latest``."""
@@ -292,7 +295,7 @@ class _NoObject(Exception):
 def _object(value: bytes | None, scan: Any, largest: int) -> dict:
     """Take one event apart with care. Raises `_NoObject`."""
     if value is None:
-        raise _NoObject("it has no value.")
+        raise _NoObject("there is no event in it.")
     if len(value) > largest:
         raise _NoObject(f"it has {len(value):,} bytes, and {largest:,} are the most that one may have.")
     try:

@@ -111,14 +111,15 @@ class Worker:
         begin, now = time.perf_counter(), self._now()
         events = self._reader.read(found, microseconds(now + self._tolerance))
         became, again, known = self._apply(events, now)
-        if events.bad:
-            self.broker.bury(events.bad)
+        bad = [one for one in events.bad if self._buffer.is_new(one.partition, one.offset)]
+        if bad:
+            self.broker.bury(bad)
         lands = ~known
         rows = events.rows if lands.all() else events.rows.filter(pa.array(lands))
         self._buffer.take(rows, again[lands], events.until)
         counts = Counter(became)
-        if events.bad:
-            counts["dead"] = len(events.bad)
+        if bad:
+            counts["dead"] = len(bad)
         self.metrics.batch(counts, time.perf_counter() - begin)
 
     def _apply(self, events: Events, now: datetime) -> tuple[list[str], np.ndarray, np.ndarray]:
