@@ -8,6 +8,7 @@ applied has landed.
 """
 
 import argparse
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from parity.edge.signals import ending_by
 from parity.offline.side import origin_of
 from parity.online.side import online_store_of
 from parity.repository import opened
+from parity.stream.apply import Applier
 from parity.stream.broker import Broker
 from parity.stream.configuration import StreamSource, stream_sources
 from parity.stream.events import EventReader
@@ -32,6 +34,7 @@ from parity.stream.kafka_source import KafkaBroker
 from parity.stream.metrics import Metrics
 from parity.stream.produce import produced, send, speed
 from parity.stream.redis_source import RedisBroker
+from parity.stream.seed import seed
 from parity.stream.worker import OnlineStore, Worker
 from parity.transactions.landed import Landing
 from parity.transactions.listing import partition_columns
@@ -105,16 +108,17 @@ def _broker(source: StreamSource, store: FeatureStore, only: list[int] | None) -
 
 def _stream(source: StreamSource, args: argparse.Namespace) -> None:
     Landing(source.landing)  # says in one line what is wrong with it
+    _require_computed_from_there(source)
     with opened(REPOSITORY, source.tables) as store:
         broker = _broker(source, store, args.partitions)
         metrics = Metrics(source.name)
         if args.metrics_port:
             metrics.serve(args.metrics_port)
-        _warn_of_another_folder(source)
+        appliers = {table.name: Applier(store, table) for table in source.tables}
         worker = Worker(
             source,
             broker,
-            _appliers(source, store),
+            appliers,
             EventReader(
                 source.tables,
                 _event_id(source.tables[0]),
@@ -125,9 +129,8 @@ def _stream(source: StreamSource, args: argparse.Namespace) -> None:
             _tolerance(source, store),
             _online(source, store),
         )
+        _seed(store, appliers)
         with ending_by(worker.end):
-            for table in source.tables:
-                seed_where_needed(store, table)
             print(f"{source.name}: from {broker.place} to {shown(source.landing)}", flush=True)
             worker.run(args.until_idle, args.skip_lost)
     print(f"{source.name}: {metrics}")
@@ -145,15 +148,15 @@ def _tolerance(source: StreamSource, store: FeatureStore) -> float:
     return source.future_tolerance_seconds
 
 
-def _warn_of_another_folder(source: StreamSource) -> None:
-    """Say it if the features are computed from a place that events do not land in."""
+def _require_computed_from_there(source: StreamSource) -> None:
+    """Refuse to land events where the features are not computed from, as no batch run would know of them."""
     for table in source.tables:
         origin = absolute(origin_of(table))
         if not (isinstance(origin, Path) and absolute(source.landing).is_relative_to(origin)):
-            print(
-                f"{table.name} is computed from {shown(origin)}, and events land in {shown(source.landing)}. Have them "
-                f"computed, too: python compute_features.py --input {shown(source.landing)}",
-                flush=True,
+            folder = shown(source.landing)
+            raise source.refuse(
+                f"events land in {folder}, and {table.name} is computed from {shown(origin)}. Put all of its "
+                f"transactions into {folder}, and run: python compute_features.py --view {table.name} --input {folder}"
             )
 
 
@@ -174,23 +177,19 @@ def _produce(source: StreamSource, args: argparse.Namespace) -> None:
     print(f"{sent:,} of {len(events):,} events of {shown(args.produce)} -> {source.name}, {broker.place}")
 
 
-def _appliers(source: StreamSource, store: FeatureStore) -> dict:
-    from parity.stream.apply import Applier
-
-    return {table.name: Applier(store, table) for table in source.tables}
-
-
 def _online(source: StreamSource, store: FeatureStore) -> OnlineStore:
     tables = {table.name: table for table in source.tables}
 
-    def seed_keys(name: str, _keys: pa.Table) -> None:
-        seed_where_needed(store, tables[name])
+    def seed_keys(name: str, keys: pa.Table) -> None:
+        seed(store, tables[name], origin_of(tables[name]), utc_now(), keys=keys)
 
     place = f"Redis at {addresses(store.config.online_store.connection_string)}"
     return OnlineStore(place, lambda: online_store_of(store).ping(store.config), seed_keys)
 
 
-def seed_where_needed(store: FeatureStore, table: FeatureTable) -> None:
-    from parity.stream.seed import seed
-
-    seed(store, table, utc_now())
+def _seed(store: FeatureStore, appliers: Mapping[str, Applier]) -> None:
+    """Give the rows online what a stream needs to go on from them, unless they have it by this definition."""
+    for applier in appliers.values():
+        if applier.seeded_by() != applier.fingerprint:
+            seeded = seed(store, applier.table, origin_of(applier.table), utc_now())
+            print(f"{applier.table.name}: {seeded.keys:,} {applier.table.noun(seeded.keys)} seeded", flush=True)

@@ -59,14 +59,12 @@ class Events(NamedTuple):
 
     rows: pa.Table
     """All good ones, as they are to be landed."""
+    values: list[bytes]
+    """The same, as they came."""
     of_views: dict[str, Taken]
     bad: list[Bad]
     until: dict[str, int]
     """The greatest offset of each partition."""
-
-    @property
-    def count(self) -> int:
-        return self.rows.num_rows + len(self.bad)
 
 
 class EventReader:
@@ -158,7 +156,8 @@ class EventReader:
             rows = rows.filter(pa.array(mask)).select(schema.names).cast(schema)
             of_views[definition.name] = Taken(rows, np.cumsum(good)[mask] - 1)
         until = {one.partition: one.offsets[-1] for one in some if one.offsets}
-        return Events(pa.table(landed | place).filter(kept), of_views, batch.bad, until)
+        values = batch.values if good.all() else [batch.values[at] for at in np.flatnonzero(good)]
+        return Events(pa.table(landed | place).filter(kept), values, of_views, batch.bad, until)
 
 
 def _is_whole(type: pa.DataType | str) -> bool:

@@ -22,10 +22,10 @@ from parity.edge.errors import UserError, printable
 from parity.stream.broker import Broker, Lost
 from parity.stream.buffer import Buffer
 from parity.stream.configuration import StreamSource
-from parity.stream.events import EventReader, Events, Raw, microseconds
+from parity.stream.events import Bad, EventReader, Events, Raw, microseconds
 from parity.stream.metrics import Metrics
 from parity.stream.redis_source import passing
-from parity.transactions.landed import ID, Landing
+from parity.transactions.landed import ID, OFFSET, PARTITION, Landing
 
 SECONDS_PER_READ = 0.2
 FIRST_REST, LONGEST_REST = 0.05, 2.0
@@ -110,63 +110,86 @@ class Worker:
         """Apply events, bury those that can't be read, and have the others land."""
         begin, now = time.perf_counter(), self._now()
         events = self._reader.read(found, microseconds(now + self._tolerance))
-        became, again, known = self._apply(events, now)
-        bad = [one for one in events.bad if self._buffer.is_new(one.partition, one.offset)]
+        became, again, lands, refused = self._apply(events, now)
+        bad = [one for one in [*events.bad, *refused] if self._buffer.is_new(one.partition, one.offset)]
         if bad:
             self.broker.bury(bad)
-        lands = ~known
         rows = events.rows if lands.all() else events.rows.filter(pa.array(lands))
         self._buffer.take(rows, again[lands], events.until)
-        counts = Counter(became)
-        if bad:
-            counts["dead"] = len(bad)
-        self.metrics.batch(counts, time.perf_counter() - begin)
+        self.metrics.batch(Counter(became) + Counter(dead=len(bad)), time.perf_counter() - begin)
 
-    def _apply(self, events: Events, now: datetime) -> tuple[list[str], np.ndarray, np.ndarray]:
+    def _apply(self, events: Events, now: datetime) -> tuple[list[str], np.ndarray, np.ndarray, list[Bad]]:
         """Apply events to every view that takes them.
 
-        Returns what became of each, which of them may have landed before by their ids, and which are known to have.
+        Returns what became of each that is good, which may have landed before by their ids, which are to land, and
+        those whose features would be beyond what their types hold.
         """
         count = events.rows.num_rows
         found = np.full((len(events.of_views), count), -1, np.int8)
-        late = np.zeros(count, bool)
+        late, beyond = np.zeros(count, bool), {}
         for place, (name, taken) in enumerate(events.of_views.items()):
             if taken.rows.num_rows:
-                became, is_late = self._apply_to(name, taken.rows, now)
+                became, is_late, reasons = self._apply_to(name, taken.rows, now)
                 found[place, taken.places] = became
                 late[taken.places] |= is_late
+                beyond |= {int(taken.places[row]): f"{name}: {reason}" for row, reason in reasons.items()}
         has_id = pc.is_valid(events.rows[ID]).to_numpy().astype(bool)
-        duplicate = NAMES.index("duplicate")
-        known = has_id & (found == duplicate).all(axis=0)
+        lands = ~(has_id & (found == NAMES.index("duplicate")).all(axis=0))
         again = has_id & ((found != 0).any(axis=0) | late)
-        best = np.full(count, len(NAMES))
-        for place in found:
-            best = np.where(place >= 0, np.minimum(best, place), best)
+        best = np.full(count, LEFT)
+        for of_view in found:
+            best = np.where(of_view >= 0, np.minimum(best, of_view), best)
         best[late] = NAMES.index("late")
+        lands[list(beyond)] = False
         names = [*NAMES, "passed"]
-        return [names[number] for number in best.tolist()], again, known
+        became = [names[number] for at, number in enumerate(best.tolist()) if at not in beyond]
+        places = events.rows.select([PARTITION, OFFSET])
+        refused = [
+            Bad(places[0][at].as_py(), places[1][at].as_py(), events.values[at], reason)
+            for at, reason in sorted(beyond.items())
+        ]
+        return became, again, lands, refused
 
-    def _apply_to(self, name: str, rows: pa.Table, now: datetime) -> tuple[np.ndarray, np.ndarray]:
-        """Apply events to a view: what became of each, and which are late."""
+    def _apply_to(self, name: str, rows: pa.Table, now: datetime) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+        """Apply events to a view: what became of each, which are late, and why some can't be applied.
+
+        An entity whose features would be beyond what their types hold is not written at all, so its events are tried
+        one by one.
+        """
+        applied = self._apply_once(name, rows, now)
+        became, late, refused = applied.became, applied.late, {}
+        for place in sorted(applied.reasons):
+            one = self._apply_once(name, rows.slice(place, 1), now)
+            became[place], late[place] = one.became[0], one.late[0]
+            if one.reasons:
+                refused[place] = one.reasons[0]
+        return became, late, refused
+
+    def _apply_once(self, name: str, rows: pa.Table, now: datetime) -> Any:
+        """As an `Applier` does; `UserError` for entities that are not to be written."""
         with passing(self._online.place, str):
             applied = self._appliers[name].apply(rows, now)
-            became, late = applied.became, applied.late
             if applied.unseeded.num_rows:
                 self._online.seed(name, applied.unseeded)
-                applied = self._appliers[name].apply(rows, now)
-                left = became == LEFT
-                became, late = np.where(left, applied.became, became), np.where(left, applied.late, late)
+                first, applied = applied, self._appliers[name].apply(rows, now)
+                written = first.became != LEFT
+                applied.became = np.where(written, first.became, applied.became)
+                applied.late = np.where(written, first.late, applied.late)
         table = next(table for table in self.source.tables if table.name == name)
         for keys, what in (
-            (applied.fenced, "are of another definition than features.py has. Did it change while this worker ran? Run "
-             "compute_features.py and materialize_to_online.py with the one that holds, and start again"),
-            (applied.foreign, "are something else than rows in Redis. Delete those keys, and materialize again"),
-            (applied.unseeded, "are not known to the stream. Run materialize_to_online.py, and start again"),
-        ):  # fmt: skip
-            if keys.num_rows:
+            (
+                applied.fenced,
+                "of another definition than features.py has. Did it change while this worker ran? Run compute_features"
+                ".py and materialize_to_online.py with the one that holds, and start again",
+            ),
+            (applied.foreign, "something else than rows in Redis. Delete those keys, and materialize again"),
+            (applied.unseeded, "not known to the stream. Run materialize_to_online.py, and start again"),
+        ):
+            if count := keys.num_rows:
                 some = shown_keys(as_tuples(keys), table.definition.keys, KEYS_SHOWN)
-                raise UserError(f"{name}: {keys.num_rows:,} {table.noun(keys.num_rows)} ({some}) {what}.")
-        return became, late
+                verb = "is" if count == 1 else "are"
+                raise UserError(f"{name}: {count:,} {table.noun(count)} ({some}) {verb} {what}.")
+        return applied
 
     # Landing
 
