@@ -103,7 +103,8 @@ def _broker(source: StreamSource, store: FeatureStore, only: list[int] | None) -
     if source.type == "kafka":
         return KafkaBroker(source, only)
     online = store.config.online_store
-    return RedisBroker(source, online_store_of(store)._get_client(online), addresses(online.connection_string), only)
+    client, address = online_store_of(store)._get_client(online), addresses(online.connection_string)
+    return RedisBroker(source, client, address, only, f"feature-store:{store.project}")
 
 
 def _stream(source: StreamSource, args: argparse.Namespace) -> None:

@@ -1,12 +1,15 @@
 """Events from Redis Streams: each partition is a stream, read as a whole from any entry on.
 
-An offset is the id of an entry as one number. Entries are read, together with what Redis knows of the stream, in one
-step: so none can be trimmed away unnoticed before it was read.
+An offset is the id of an entry as one number. Entries are read in one step with what Redis counts: how many were added
+to the stream, and how many it still has. So none can be trimmed away unnoticed before it was read, as then more are
+gone than were read. How many those were is noted, once they have landed, in a consumer group of the stream, which reads
+nothing; there it also shows, to others, how far behind a worker is. Before Redis 7 this is not counted, nor noticed.
 """
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
@@ -34,10 +37,8 @@ if info.err then
 end
 local found = {}
 for i = 1, #info, 2 do found[info[i]] = info[i + 1] end
-local first = found['first-entry']
 return {found['last-generated-id'], found['max-deleted-entry-id'] or '0-0', found['length'],
-        found['entries-added'] or -1, first and first[1] or '0-0',
-        redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])}
+        found['entries-added'] or -1, redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])}
 """
 
 PASSING = (
@@ -92,29 +93,46 @@ class _Partition:
         """Up to which it was read."""
         self.safe = NOWHERE
         """Up to which entries may be gone: they were read at least once."""
-        self.last = NOWHERE
-        """That of the last entry, when it was read."""
-        self.added: int | None = None
-        """How many entries there ever were up to ``offset``, as far as Redis counts them."""
+        self.forgiven = NOWHERE
+        """Up to which entries may have been deleted one by one."""
+        self.count: int | None = None
+        """How many entries there ever were up to ``safe``; None if that is not known, as nothing was noted."""
+        self.counts: dict[int, int] = {}
+        """The same up to other offsets, which have not landed yet."""
         self.behind = 0
 
-    def note(self, last: int, length: int, added: int, first: int) -> None:
-        """Note how far behind the end it is, exactly once it was there, and before as their times have it."""
-        self.last = last
+    def read(self, offsets: list[int]) -> None:
+        """Note that entries were read."""
+        self.offset = offsets[-1]
+        if self.count is not None:
+            self.count += len(offsets) - bisect_right(offsets, self.safe)
+        if self.offset > self.safe:
+            self.safe = self.offset
+            if self.count is not None:
+                self.counts[self.safe] = self.count
+
+    def note(self, last: int, length: int, added: int) -> None:
+        """Note how far behind the end reading is."""
         if self.offset >= last:
-            self.behind, self.added = 0, added
-        elif self.added is not None and added >= 0:
-            self.behind = max(added - self.added, 1)
+            self.behind = 0
+            if added >= 0:
+                self.count = added
         else:
-            at, start, end = (offset // SEQUENCES for offset in (self.offset, first, last))
-            share = 1 if self.offset < first or end <= start else (end - at) / (end - start)
-            self.behind = max(round(length * share), 1)
+            self.behind = max(1, length if self.count is None or added < 0 else added - self.count)
 
 
 class RedisBroker:
     """The streams of a source; ``client`` is that of the online store, for a source with no connection of its own."""
 
-    def __init__(self, source: StreamSource, client: redis.Redis, address: str, only: Sequence[int] | None = None):
+    def __init__(
+        self,
+        source: StreamSource,
+        client: redis.Redis,
+        address: str,
+        only: Sequence[int] | None = None,
+        reader: str = "feature-store",
+    ):
+        """``reader`` is the name of the consumer group that has how far it is."""
         self.source = source
         if source.connection is not None:
             options = {"redis_type": source.redis_type, "sentinel_master": source.sentinel_master}
@@ -130,7 +148,7 @@ class RedisBroker:
             if number >= len(keys):
                 raise source.refuse(f"there is no partition {number}: it has {len(keys):,}, from 0 on.")
         self._partitions = [_Partition(source.partition(number), keys[number]) for number in wanted]
-        self._keys, self._next = keys, 0
+        self._keys, self._reader = keys, reader
         self._reached: Callable[[], Mapping[str, int]] = dict
         self._is_cluster = isinstance(client, redis.RedisCluster)
 
@@ -148,13 +166,52 @@ class RedisBroker:
         landed = self._reached()
         for partition in self._partitions:
             partition.safe = landed.get(partition.name, NOWHERE)
-            partition.added = None
-            with self._asking():
-                found = self._script([partition.key], ["+", 0])
-            if skip_lost and partition.safe != NOWHERE:
-                partition.safe = max(partition.safe, min(map(offset_of, found[:2]))) if found else NOWHERE
+            found = self._look(partition, b"+", 0)
+            if skip_lost:
+                partition.forgiven = offset_of(found[1]) if found else NOWHERE
+                partition.safe = partition.safe if found else NOWHERE
+            partition.count = None
+            self._require_whole(partition, found)
+            partition.count = self._counted(partition, found, skip_lost) if found else 0
             self._require_whole(partition, found)
             partition.offset = self._before(partition) if found and self.source.replay else partition.safe
+
+    def _look(self, partition: _Partition, start: bytes, count: int) -> list:
+        """The last id, the greatest one that was deleted, how many there are and ever were (-1 before Redis 7), and
+        entries; nothing for a stream that is not there."""
+        with self._asking():
+            return self._script([partition.key], [start, count])
+
+    def _counted(self, partition: _Partition, found: list, skip_lost: bool) -> int | None:
+        """How many entries there ever were up to what has landed."""
+        last, _, length, added, _ = found
+        if added < 0:
+            return None
+        if partition.safe == NOWHERE or skip_lost:
+            return added - length + (0 if partition.safe == NOWHERE else self._between(partition, -1, partition.safe))
+        if offset_of(last) == partition.safe:
+            return added
+        with self._asking():
+            groups = self.client.xinfo_groups(partition.key)
+        for group in groups:
+            if group["name"] == self._reader.encode() and group.get("entries-read") is not None:
+                noted = offset_of(group["last-delivered-id"])
+                if noted <= partition.safe:
+                    return group["entries-read"] + self._between(partition, noted, partition.safe)
+        if not self._between(partition, partition.safe - 1, partition.safe):
+            raise self._trimmed(partition)  # it can't be known, so it is not passed over
+        return None
+
+    def _between(self, partition: _Partition, after: int, until: int) -> int:
+        """How many entries the stream has behind one offset, up to another."""
+        count = 0
+        while after < until:
+            with self._asking():
+                some = self.client.xrange(partition.key, id_of(after + 1), id_of(until), ENTRIES_PER_COMMAND)
+            if not some:
+                break
+            count, after = count + len(some), offset_of(some[-1][0])
+        return count
 
     def _before(self, partition: _Partition) -> int:
         """Where to begin so that some entries before those that have not landed are read once more."""
@@ -188,12 +245,16 @@ class RedisBroker:
                 f"{id_of(safe).decode()} had landed. Write generation: {self.source.generation + 1} for this source, "
                 "so that its entries count from the beginning"
             )
-        if offset_of(found[1]) > safe:
-            raise self.source.refuse(
-                f"entries of the stream {key} up to {found[1].decode()} were deleted before they were read, which was "
-                f"done up to {id_of(safe).decode()}. Keep more of it (MAXLEN, MINID); produce them once more, or go on "
-                "without them: --skip-lost"
-            )
+        is_trimmed = partition.count is not None and found[3] - found[2] > partition.count
+        if is_trimmed or offset_of(found[1]) > max(safe, partition.forgiven):
+            raise self._trimmed(partition)
+
+    def _trimmed(self, partition: _Partition) -> UserError:
+        return self.source.refuse(
+            f"entries of the stream {partition.key} behind {id_of(partition.safe).decode()}, up to which it was read, "
+            "were deleted before they were. Keep more of it (MAXLEN, MINID). Produce them once more, or go on without "
+            "them: --skip-lost"
+        )
 
     def read(self, seconds: float) -> list[Raw]:
         batch = max(1, self.source.batch // max(1, len(self._partitions)))
@@ -203,21 +264,16 @@ class RedisBroker:
         return found
 
     def _read(self, partition: _Partition, batch: int) -> Raw | None:
-        start = b"-" if partition.offset == NOWHERE else b"(" + id_of(partition.offset)
-        with self._asking():
-            found = self._script([partition.key], [start, batch])
+        found = self._look(partition, b"-" if partition.offset == NOWHERE else b"(" + id_of(partition.offset), batch)
         self._require_whole(partition, found)
         if not found:
             return None
-        last, _, length, added, first, entries = found
+        last, _, length, added, entries = found
         if entries:
             offsets = [offset_of(entry[0]) for entry in entries]
             raw = Raw(partition.name, offsets, [self._event(fields) for _, fields in entries])
-            partition.offset = offsets[-1]
-            partition.safe = max(partition.safe, partition.offset)
-            if partition.added is not None:
-                partition.added += len(entries)
-        partition.note(offset_of(last), length, added, offset_of(first))
+            partition.read(offsets)
+        partition.note(offset_of(last), length, added)
         return raw if entries else None
 
     def _event(self, fields: list[bytes]) -> bytes | None:
@@ -236,7 +292,23 @@ class RedisBroker:
             self.client.xread(streams, count=1, block=max(1, min(BLOCK_MILLISECONDS, round(seconds * 1000))))
 
     def commit(self, until: Mapping[str, int]) -> None:
-        """Nothing: what has landed says where reading goes on."""
+        for partition in self._partitions:
+            offset = until.get(partition.name, NOWHERE)
+            if offset in partition.counts:
+                self._note(partition, id_of(offset), partition.counts[offset])
+                partition.counts = {later: count for later, count in partition.counts.items() if later > offset}
+
+    def _note(self, partition: _Partition, entry: bytes, count: int) -> None:
+        """Note how many entries there were up to one that has landed."""
+        place = partition.key, self._reader, entry
+        with self._asking():
+            try:
+                self.client.xgroup_setid(*place, entries_read=count)
+            except redis.ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    return  # it is for notice only
+                with suppress(redis.ResponseError):  # another worker may have made it meanwhile
+                    self.client.xgroup_create(*place, entries_read=count)
 
     def lag(self) -> dict[str, Lag]:
         now = utc_now().timestamp()
