@@ -106,7 +106,7 @@ class TestProof:
     def test_a_step_to_come_that_was_changed_online_fails(self, ready, bought, tmp_path):
         key, field = redis_key(ready, 1), "_steps:user_purchase_features"
         stored = ready.client.hget(key, field)
-        right, wrong = (np.float64(value).tobytes() for value in (40.0, 41.0))
+        right, wrong = (np.int16(value).tobytes() for value in (4000, 4100))  # as cents
         assert stored.count(right) == 1
         ready.client.hset(key, field, stored.replace(right, wrong))
         outcome = ready.run("demo_fixed.py", "--certificate", tmp_path / "c.json")
