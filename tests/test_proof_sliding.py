@@ -64,7 +64,7 @@ class TestProof:
         assert "  history: 8 rows of 2 users, 16 values equal to the oracle\n" in out
         assert "  to come: 2 rows of the history from after that instant, compared as well\n" in out
         assert re.search(
-            r"  edges: 6 steps of the past and 1 to come, each within a microsecond: 42 values equal "
+            r"  edges: 6 past and 1 coming steps, at each and a microsecond before and after: 42 values equal "
             r"\(drawn with --seed 7\)\n",
             out,
         )
@@ -82,7 +82,10 @@ class TestProof:
     def test_it_is_the_same_in_any_zone(self, ready, zone):
         outcome = ready.shell("python demo_fixed.py --seed 7", TZ=zone)
         assert outcome.status == 0, outcome
-        assert "edges: 6 steps of the past and 1 to come, each within a microsecond: 42 values equal" in outcome.out
+        assert (
+            "edges: 6 past and 1 coming steps, at each and a microsecond before and after: 42 values equal"
+            in outcome.out
+        )
 
     def test_nothing_in_any_window_is_a_value_all_the_same(self, project, bought):
         slide(project)
@@ -139,7 +142,7 @@ class TestThePast:
         for at, average in ((step - MICROSECOND, 15.0), (step, 20.0), (step + MICROSECOND, 20.0)):
             out = ready.succeed("demo_fixed.py", "--at", at.isoformat(), "--user", 1)
             assert re.search(rf"{AVERAGE} +\${average} +\${average} +0\.0 +\${average}\n", out), out
-            assert " steps of the past and 0 to come, each within a microsecond: " in out
+            assert " past and 0 coming steps, at each " in out
 
     def test_nothing_of_it_stays_in_redis(self, ready, bought):
         before = set(ready.client.keys())

@@ -146,10 +146,12 @@ def looked_at(found: Comparison) -> list[str]:
 
 def _edges(edges: Edges) -> str:
     """Say how much was compared at edges, and how to draw the same ones again."""
-    of = f"edges: {counted(edges.past, 'step')} of the past and {edges.ahead:,} to come, each within a microsecond"
-    differing = f"{edges.differing:,} of {counted(edges.counts.total(), 'value')} differ"
-    equal = f"{counted(edges.counts.total(), 'value')} equal"
-    return f"{of}: {differing if edges.differing else equal} (drawn with --seed {edges.seed})"
+    differing = f"{edges.differing:,} of " if edges.differing else ""
+    values = f"{differing}{counted(edges.counts.total(), 'value')} {'differ' if differing else 'equal'}"
+    return (
+        f"edges: {edges.past:,} past and {edges.ahead:,} coming steps, at each and a microsecond before and after: "
+        f"{values} (drawn with --seed {edges.seed})"
+    )
 
 
 def _why_null(found: Comparison) -> str:
