@@ -12,7 +12,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 
 from parity.definition.checks import FeatureTable
-from parity.definition.instants import EPOCH, MICROSECOND
+from parity.definition.instants import EPOCH, FIRST_INSTANT, LAST_INSTANT, MICROSECOND
 from parity.edge import feast_internals
 from parity.edge.feast_internals import stored_name
 from parity.online.rows import UNREADABLE, Fields
@@ -44,19 +44,18 @@ def held_rows(store: FeatureStore, table: FeatureTable, keys: pa.Table, instants
     rows = stored_rows(store, table, keys)
     if not _know_their_future(store, table):
         return [Held(event, values, event) for event, values in rows]
-    features = {feature.name: feature for feature in table.view.features}
-    name_of = {field: name for name, field in _fields(store, table, features)}
-    held = []
+    fields, held = Fields(stored_name(store.config, table.view)), []
+    feature_of = {fields[feature.name]: feature for feature in table.view.features}
     for (event, values), steps, at in zip(rows, steps_of(store, table, keys), instants, strict=True):
         one = Held(event, values, event)
         if event is not None and UNREADABLE != event <= at:
             found, cause = _holding(steps, event, at)
             one = one._replace(hidden=cause, steps=_instants(steps) if cause is None else ())
             if found:
-                instant, changed = found
-                named = {name_of[field]: value for field, value in changed.items() if field in name_of}
-                steps_values = {name: _value(features[name], value) for name, value in named.items()}
-                one = one._replace(at=EPOCH + instant * MICROSECOND, values=values | steps_values)
+                instant, values_of = found
+                named = [(feature_of[field], value) for field, value in values_of.items() if field in feature_of]
+                changed = {feature.name: _value(feature, value) for feature, value in named}
+                one = one._replace(at=nearest_instant(instant), values=values | changed)
         held.append(one)
     return held
 
@@ -70,13 +69,13 @@ def held_events(store: FeatureStore, table: FeatureTable, keys: pa.Table, events
     for start in range(0, len(events), KEYS_AT_ONCE):
         some = events[start : start + KEYS_AT_ONCE]
         for event, steps in zip(some, steps_of(store, table, keys.slice(start, len(some))), strict=True):
-            found, cause = None, None
-            if UNREADABLE != (instant := EPOCH + int(event.astype(np.int64)) * MICROSECOND) <= at:
-                found, cause = _holding(steps, instant, at)
-            if cause != PAST_HORIZON:
-                yield np.datetime64(found[0], "us") if found else event
-            else:
-                yield None
+            instant = nearest_instant(int(event.astype(np.int64)))
+            if instant == UNREADABLE or instant > at:
+                yield event
+                continue
+            found, cause = _holding(steps, instant, at)
+            held = np.datetime64(found[0], "us") if found else event
+            yield None if cause == PAST_HORIZON else held
 
 
 def horizons(store: FeatureStore, table: FeatureTable, keys: pa.Table) -> list[datetime | None]:
@@ -86,8 +85,8 @@ def horizons(store: FeatureStore, table: FeatureTable, keys: pa.Table) -> list[d
     found = []
     for stored in steps_of(store, table, keys):
         try:
-            found.append(None if stored is None else EPOCH + horizon_of_steps(stored) * MICROSECOND)
-        except (struct.error, OverflowError):
+            found.append(None if stored is None else nearest_instant(horizon_of_steps(stored)))
+        except struct.error:
             found.append(None)
     return found
 
@@ -100,14 +99,15 @@ def steps_of(store: FeatureStore, table: FeatureTable, keys: pa.Table) -> Sequen
         return [stored for [stored] in online._read_hash_fields(store.config, commands)]
 
 
+def nearest_instant(microseconds: int) -> datetime:
+    """The instant of so many microseconds since 1970; beyond Python's calendar, its nearest end."""
+    first, last = ((end - EPOCH) // MICROSECOND for end in (FIRST_INSTANT, LAST_INSTANT))
+    return EPOCH + min(max(microseconds, first), last) * MICROSECOND
+
+
 def _know_their_future(store: FeatureStore, table: FeatureTable) -> bool:
     """Whether reads look at the steps to come: not those of Feast's own stores."""
     return table.definition.continuous and isinstance(feast_internals.online_store_of(store), ParityRedisOnlineStore)
-
-
-def _fields(store: FeatureStore, table: FeatureTable, features: Sequence[str]) -> list[tuple[str, bytes]]:
-    fields = Fields(stored_name(store.config, table.view))
-    return [(name, fields[name]) for name in features]
 
 
 def _holding(steps: bytes | None, event: datetime, at: datetime) -> tuple[tuple | None, str | None]:
@@ -121,7 +121,10 @@ def _holding(steps: bytes | None, event: datetime, at: datetime) -> tuple[tuple 
 
 
 def _instants(steps: bytes) -> list[datetime]:
-    return [EPOCH + instant * MICROSECOND for instant, _ in every_step(steps)]
+    try:
+        return [nearest_instant(instant) for instant, _ in every_step(steps)]
+    except (struct.error, ValueError, LookupError):  # only what holds now was found to be readable
+        return []
 
 
 def _value(feature: Any, stored: bytes) -> Any:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from parity.definition.checks import FeatureTable
-from parity.definition.instants import EPOCH, FIRST_INSTANT, LAST_INSTANT, MICROSECOND
+from parity.definition.instants import EPOCH, MICROSECOND
 from parity.definition.keys import KeyBook
 from parity.offline.side import EVENT, NUMBER, ROW_DROPPED, nan_as_null
 from parity.proof.causes import TIE, Freshness, Past, missing_cause, same, surplus_cause, wrong_cause
@@ -28,6 +28,7 @@ from parity.proof.found import (
     Difference,
     plain,
 )
+from parity.proof.held import nearest_instant
 from parity.proof.oracle import evaluate_each, slides_of
 from parity.proof.raw import Purchase
 
@@ -207,10 +208,10 @@ class _OneKey:
         if history.listed < HISTORY_LISTED:
             history.listed += 1
             cause = self._cause(event, feature, kind, training, oracle)
-            yield Difference(self.key, feature, kind, cause, training, NOT_ASKED, oracle, _instant(event))
+            yield Difference(self.key, feature, kind, cause, training, NOT_ASKED, oracle, nearest_instant(event))
 
     def _cause(self, event: int, feature: str, kind: str, training: Any, oracle: Any) -> str:
-        instant, past, fresh = _instant(event), self._evidence(), self.fresh
+        instant, past, fresh = nearest_instant(event), self._evidence(), self.fresh
         if kind == MISSING_ROW:
             return missing_cause(past, instant, fresh)
         if kind == EXTRA_ROW:
@@ -220,8 +221,8 @@ class _OneKey:
 
     def _evidence(self) -> Past:
         if self.past is None:
-            rows = [(_instant(event), row) for event, row in self.rows]
-            right = {_instant(event): row for event, row in self.right.items()}
+            rows = [(nearest_instant(event), row) for event, row in self.rows]
+            right = {nearest_instant(event): row for event, row in self.right.items()}
             slides = self.some.of.definition.continuous
             self.past = Past(self.some.purchases.get(self.number, []), rows, right, slides)
         return self.past
@@ -230,9 +231,3 @@ class _OneKey:
 def _microseconds(instant: datetime) -> int:
     """How many have passed since 1970."""
     return (instant - EPOCH) // MICROSECOND
-
-
-def _instant(event: int) -> datetime:
-    """The instant of so many microseconds since 1970; beyond Python's calendar, its nearest end."""
-    first, last = map(_microseconds, (FIRST_INSTANT, LAST_INSTANT))
-    return EPOCH + min(max(event, first), last) * MICROSECOND
