@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 from feast import FeatureStore
+from feast.aggregation import Aggregation
 from feast.types import Float64, Int64, String
 
 from parity.definition.checks import FeatureTable
@@ -33,14 +34,20 @@ class Event(NamedTuple):
     id: str | None = None
 
 
-def every_function(folder: Path, name: str, continuous: bool) -> FeatureTable:
-    """All functions with two windows and without one, of keys of two columns."""
-    features = [aggregation(function, "total", days) for function in FUNCTIONS for days in (3, None)]
-    features += [aggregation(function, "total", 1 / 24, f"{function}_1h") for function in ("count", "sum", "var")]
-    features += [aggregation(function, "sku", days) for function in ("first", "count_distinct") for days in (3, None)]
-    features += [aggregation(function, "quantity", None) for function in ("sum", "mean", "count_distinct")]
+EVERY_FUNCTION = [
+    *(aggregation(function, "total", days) for function in FUNCTIONS for days in (3, None)),
+    *(aggregation(function, "total", 1 / 24, f"{function}_1h") for function in ("count", "sum", "var")),
+    *(aggregation(function, "sku", days) for function in ("first", "count_distinct") for days in (3, None)),
+    *(aggregation(function, "quantity", None) for function in ("sum", "mean", "count_distinct")),
+]
+"""All functions with a window and without one, and some with a shorter one."""
+
+
+def drawn_table(folder: Path, name: str, continuous: bool, features: Sequence[Aggregation]) -> FeatureTable:
+    """Features of keys of two columns, of what `Drawn` draws."""
     horizon = HORIZON if continuous else None
-    return table(folder, name, [customer, store], features, COLUMNS, ttl=None, continuous=continuous, horizon=horizon)
+    entities = [customer, store]
+    return table(folder, name, entities, features, COLUMNS, ttl=None, continuous=continuous, horizon=horizon)
 
 
 def batch(events: Sequence[Event], table: FeatureTable) -> pa.Table:

@@ -2,13 +2,16 @@
 
 import random
 import threading
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import redis
+from feast.types import Float64, String
 
 from parity.compute.windows import aggregate
 from parity.definition.keys import as_table, as_tuples
@@ -22,10 +25,22 @@ from parity.stream.seed import seed
 from parity.stream.state import read_applied
 from parity.transactions.landed import ID, Landing
 from parity.transactions.read import read_transactions
+from tests import deployments
 from tests.brute_force import MICROSECOND, Row
 from tests.definition import aggregation, table, user
 from tests.online import NOW, opened
-from tests.streams import HORIZON, LONG, SHORT, Drawn, Event, batch, effective, every_function, require_right
+from tests.streams import (
+    EVERY_FUNCTION,
+    HORIZON,
+    LONG,
+    SHORT,
+    Drawn,
+    Event,
+    batch,
+    drawn_table,
+    effective,
+    require_right,
+)
 
 NOTHING = Path("nothing")
 """A folder of transactions that is not there."""
@@ -34,9 +49,11 @@ NOTHING = Path("nothing")
 class World:
     """A table, its store, and events that come."""
 
-    def __init__(self, folder: Path, port: int, continuous: bool, seed: int, **options):
+    def __init__(
+        self, folder: Path, port: int, continuous: bool, seed: int, features: Sequence = EVERY_FUNCTION, **options
+    ):
         self.folder, self.continuous = folder / "transactions", continuous
-        self.table = every_function(folder, f"stream_{continuous}_{seed}", continuous)
+        self.table = drawn_table(folder, f"stream_{continuous}_{seed}", continuous, features)
         self.store = opened(folder, port, [self.table], **options)
         self.drawn, self.random = Drawn(seed), random.Random(seed)
         self.workers = [Applier(self.store, self.table) for _ in range(2)]
@@ -137,6 +154,72 @@ def test_batch_and_stream_never_count_an_event_twice_nor_lose_one(tmp_path, redi
         world.require_right()
         world.step()
         world.require_right()
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize(
+    "features",
+    [
+        [aggregation("count", "total", 3), aggregation("max", "sku", 3)],
+        [aggregation("sum", "total", 3), aggregation("mean", "quantity", 40_000), aggregation("last", "sku")],
+    ],
+    ids=["with windows only", "with a window of a century"],
+)
+def test_what_is_declared_is_all_that_is_kept(tmp_path, redis_port, continuous, features):
+    world = World(tmp_path, redis_port, continuous, 7, features)
+    world.seed()
+    for _ in range(40):
+        world.require_right({event.row.key for event in world.step()})
+    world.land()
+    world.seed()
+    world.require_right()
+
+
+@pytest.mark.scale
+@pytest.mark.parametrize("continuous", [False, True])
+def test_a_cluster_takes_events_as_one_node_does(tmp_path, continuous):
+    (tmp_path / "servers").mkdir()
+    with deployments.cluster(tmp_path / "servers") as deployment:
+        options = {"connection_string": deployment.connection_string, "redis_type": deployment.redis_type}
+        world = World(tmp_path, 0, continuous, 8, **options)
+        world.seed()
+        for _ in range(30):
+            world.require_right({event.row.key for event in world.step()})
+        world.land()
+        assert world.seed().keys == len(world.written)
+        world.require_right()
+
+
+def test_features_without_windows_take_events_in_order_and_say_which_are_late(tmp_path, redis_port):
+    """Nothing is in a window, so an event is late as soon as there is a later one; the files bring it in."""
+    features = [aggregation(function, "amount", None, function) for function in ("count", "mean", "count_distinct")]
+    of_shop = table(tmp_path, "unwindowed", [user], features, {"amount": Float64}, ttl=None)
+    store = opened(tmp_path, redis_port, [of_shop])
+    seed(store, of_shop, NOTHING, NOW)
+    events = [bought(-2, 0.1, 1), bought(-1, 0.2, 2), bought(-1, 0.2, 3), bought(-3, 0.6, 4), bought(0, 0.7, 5)]
+    assert became(store, of_shop, *events) == [*[Became.APPLIED] * 3, Became.LATE, Became.APPLIED]
+    assert served(store, of_shop) == {"count": 4, "mean": 0.3, "count_distinct": 3}
+    Landing(tmp_path / "files").land(batch(events, of_shop), {"s/0": 5})
+    seed(store, of_shop, tmp_path / "files", NOW)
+    assert served(store, of_shop) == {"count": 5, "mean": 0.36, "count_distinct": 4}
+
+
+def test_only_transactions_that_meet_the_condition_are_seeded(tmp_path, redis_port):
+    features = [aggregation("count", "amount", None, "count")]
+    of_shop = table(tmp_path, "paid", [user], features, {"status": String}, "status = 'paid'", ttl=None)
+    store = opened(tmp_path, redis_port, [of_shop])
+    columns = {
+        "user_id": [1, 1, 1],
+        "timestamp": [NOW] * 3,
+        "amount": [1.0, 2.0, None],
+        "status": ["paid", "open", "no"],
+    }
+    places = {"_partition": ["s/0"] * 3, "_offset": [1, 2, 3], "_id": ["a", None, "c"]}
+    Landing(tmp_path / "files").land(pa.table(columns | places), {"s/0": 3})
+    (tmp_path / "files" / "before.csv").write_text(f"user_id,timestamp,amount,status\n1,{NOW},1,paid\n1,{NOW},1,open\n")
+    assert seed(store, of_shop, tmp_path / "files", NOW).keys == 1
+    assert served(store, of_shop) == {"count": 2}
+    assert became(store, of_shop, bought(0, 1.0, 1, "a"), bought(0, 1.0, 4)) == [Became.ALREADY, Became.APPLIED]
 
 
 def test_seeding_twice_writes_the_same_bytes_and_a_lost_redis_is_filled_from_the_files(tmp_path, redis_port):
