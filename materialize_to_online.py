@@ -20,6 +20,7 @@ from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, instant, run
 from parity.materialization import materialize_all
 from parity.repository import opened
+from parity.stream.seed import seed_streamed
 
 REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
 
@@ -38,6 +39,7 @@ def main() -> None:
     tables = declared(REPOSITORY).of(args.view, args.service).tables
     with opened(REPOSITORY, tables) as store:
         materialized = materialize_all(store, tables, args.start, args.end, now, args.retract)
+        seeded = seed_streamed(store, tables, now) if args.start is None and args.end == now else {}
     for table, (keys, retracted, ahead) in zip(tables, materialized, strict=True):
         view = f"{table.name}: " if len(tables) > 1 else ""
         print(f"{view}{keys:,} {table.noun(keys)} in Redis, materialized up to {args.end.isoformat()}")
@@ -45,6 +47,10 @@ def main() -> None:
             print(f"{view}{retracted:,} rows removed that the features no longer have")
         if ahead:
             print(f"{view}{ahead:,} rows left alone, where a stream is ahead of the features")
+        if of_view := seeded.get(table.name):
+            print(f"{view}{of_view.keys:,} {table.noun(of_view.keys)} seeded for the stream")
+        if of_view and of_view.left:
+            print(f"{view}{of_view.left:,} left to the next time, as their last events have not landed yet")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,10 @@ import pytest
 import redis
 from feast.types import Float64, String
 
+from parity import repository
 from parity.compute.windows import aggregate
+from parity.definition.checks import declared
+from parity.definition.instants import utc_now
 from parity.definition.keys import as_table, as_tuples
 from parity.edge.errors import UserError
 from parity.materialization import materialize_all
@@ -276,6 +279,15 @@ def test_two_workers_on_the_same_events_at_once_change_nothing(tmp_path, redis_p
         Became.DUPLICATE,
         Became.CORRECTION,
     }
+
+
+def test_a_materialization_seeds_the_views_that_a_stream_writes(project):
+    project.prepare()
+    assert "seeded" not in project.succeed("materialize_to_online.py")
+    tables = declared(project.root / "feature_repo").tables
+    with repository.opened(project.root / "feature_repo", tables) as store:
+        [users] = {seed(store, table, project.transactions, utc_now()).keys for table in tables}
+    assert f"{users} users seeded for the stream" in project.succeed("materialize_to_online.py")
 
 
 # One table of two features, and events by hand

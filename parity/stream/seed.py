@@ -6,7 +6,7 @@ the files keeps the events that they do not have yet. Workers may run beside it:
 is read and computed again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -26,6 +26,7 @@ from parity.definition.keys import KeyBook
 from parity.definition.table import Definition
 from parity.edge.errors import UserError
 from parity.edge.files import Location, is_parquet, location, on_disk, progress
+from parity.offline.side import origin_of
 from parity.stream.apply import ATTEMPTS, Applier
 from parity.stream.state import (
     BEGINNING,
@@ -100,6 +101,13 @@ def seed(
     if keys is None:
         applier.note_seeded()
     return Seeded(*map(sum, zip(*done, strict=True))) if done else Seeded(0, 0, 0, 0)
+
+
+def seed_streamed(store: FeatureStore, tables: Sequence[FeatureTable], now: datetime) -> dict[str, Seeded]:
+    """Seed those of ``tables`` that a stream writes, from the transactions that their features were computed of; by
+    their names. A stream writes those that were seeded before, by whatever definition."""
+    streamed = [table for table in tables if Applier(store, table).seeded_by() is not None]
+    return {table.name: seed(store, table, origin_of(table), now) for table in streamed}
 
 
 @dataclass(frozen=True)
