@@ -70,9 +70,9 @@ def produced(
     columns = _columns(path, tables, event_id)
     events = list(_objects(columns, reading))
     reader = EventReader(tables, event_id, largest=2**31)
-    instants, keys = _instants_and_keys(events, reader, tables[0])
+    instants, keys, is_read = _instants_and_keys(events, reader, tables[0])
     if until is not None:
-        events, instants = _moved(columns, instants, reading, microseconds(until))
+        events, instants = _moved(columns, instants, is_read, reading, microseconds(until))
     order = np.argsort(instants, kind="stable")
     return Produced(
         [events[place] for place in order.tolist()],
@@ -142,9 +142,10 @@ def _value(value: str, reading: Reading) -> str:
 
 def _instants_and_keys(
     events: Sequence[bytes], reader: EventReader, table: FeatureTable
-) -> tuple[np.ndarray, list[str]]:
-    """The instant of each event, and its key as text; an event that can't be read has those of the one before."""
-    instants, keys = np.zeros(len(events), np.int64), [""] * len(events)
+) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """The instant of each event, its key as text, and whether it can be read; one that can't has the instant of the
+    one before."""
+    instants, keys, is_read = np.zeros(len(events), np.int64), [""] * len(events), np.zeros(len(events), bool)
     reading = table.definition.reading
     name = reading.in_file(reading.timestamp)
     for start in range(0, len(events), ROWS_AT_ONCE):
@@ -158,23 +159,26 @@ def _instants_and_keys(
         columns = (rows[key].cast(pa.string()).to_pylist() for key in reader.keys[0])
         for place, *key in zip(places.tolist(), *columns, strict=True):
             keys[place] = "\0".join(map(str, key))
-        for place in sorted({*range(start, start + len(some))} - {*places.tolist()}):
+        is_read[places] = True
+        for place in (start + np.flatnonzero(~is_read[start : start + len(some)])).tolist():
             instants[place] = instants[place - 1] if place else 0
-    return instants, keys
+    return instants, keys, is_read
 
 
-def _moved(columns: pa.Table, instants: np.ndarray, reading: Reading, until: int) -> tuple[list[bytes], np.ndarray]:
+def _moved(
+    columns: pa.Table, instants: np.ndarray, is_read: np.ndarray, reading: Reading, until: int
+) -> tuple[list[bytes], np.ndarray]:
     """The same events, moved in time so that the last one is at ``until``."""
     if reading.timestamp_format or reading.timestamp_columns:
         raise UserError(
             "--now moves events in time and writes their timestamps as ISO 8601, and this source declares "
             f"{'timestamp_columns' if reading.timestamp_columns else 'a timestamp_format'}. Leave out --now."
         )
-    if not len(instants):
-        return [], instants
-    instants = instants + (until - int(instants.max()))
+    if is_read.any():
+        instants = instants + (until - int(instants[is_read].max()))
     name = reading.in_file(reading.timestamp)
     written = pa.array([(EPOCH + at * MICROSECOND).isoformat() for at in instants.tolist()], pa.string())
+    written = pc.if_else(pa.array(is_read), written, columns[name])
     moved = columns.set_column(columns.column_names.index(name), name, written)
     return list(_objects(moved, reading)), instants
 
