@@ -3,6 +3,7 @@
 # make bench  how fast, side by side with what one would pick instead; a part, in two minutes: make bench SIZE=0.02
 # make test-scale   the tests of what takes Spark and other extras, which it installs
 # make chaos-serving   readers beside materializations that run, are killed and lose Redis, for a minute
+# make chaos  events beside kills of workers, Redis and Kafka, for ten minutes; shorter: make chaos SECONDS=60
 # make zoo    how good the checker is: planted faults found, causes named, false alarms
 
 # The first Python that is new enough; or say which: make demo PYTHON=/path/to/python
@@ -11,7 +12,9 @@ PYTHON := $(shell for p in python3 python3.12 python3.11 python3.13 python3.14; 
 BIN := .venv/bin
 SIZE := 1
 
-.PHONY: demo test test-scale bench chaos-serving zoo lint redis redis-stop clean
+SECONDS := 600
+
+.PHONY: demo test test-scale bench chaos chaos-serving zoo lint redis redis-stop clean
 .DELETE_ON_ERROR:
 
 demo: redis
@@ -34,6 +37,9 @@ bench: .venv/bench-installed
 
 chaos-serving: .venv/tests-installed
 	@$(BIN)/python -m tests.serving
+
+chaos: .venv/scale-installed
+	@$(BIN)/python -m tests.chaos --seconds $(SECONDS)
 
 zoo: .venv/tests-installed
 	@$(BIN)/python -m tests.zoo

@@ -124,7 +124,8 @@ class Broker:
         values = {"controller": controller, "plain": self._plain, "secured": self._secured, "folder": self.folder}
         values |= {"user": self.user, "password": self.password}
         (self.folder / "server.properties").write_text(SETTINGS.format(**values))
-        identity = ["-t", secrets.token_urlsafe(16), "-c", self.folder / "server.properties"]
+        cluster = "K" + secrets.token_urlsafe(16)[1:]  # as a - would begin an option
+        identity = ["-t", cluster, "-c", self.folder / "server.properties"]
         with open(self.folder / "format.log", "w") as log:
             command = self._java("kafka.tools.StorageTool", "format", *identity)
             subprocess.run(command, check=True, stdout=log, stderr=log)

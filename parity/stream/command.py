@@ -44,7 +44,7 @@ REPOSITORY = Path(__file__).resolve().parents[2] / "feature_repo"
 
 def main() -> None:
     args = arguments()
-    source = _one(stream_sources(args.config, declared(REPOSITORY).tables, args.view, args.source), args.config)
+    source = one_of(stream_sources(args.config, declared(REPOSITORY).tables, args.view, args.source), args.config)
     if args.produce:
         _produce(source, args)
     else:
@@ -88,7 +88,8 @@ def _seconds(written: str) -> float:
     return seconds
 
 
-def _one(sources: list[StreamSource], path: Path) -> StreamSource:
+def one_of(sources: list[StreamSource], path: Path) -> StreamSource:
+    """The one source of a stream.yaml, of which a worker has one."""
     if len(sources) > 1:
         names = " or ".join(f"--source {source.name}" for source in sources)
         raise UserError(f"{path}: a worker streams one source, and these are {len(sources)}. Say which: {names}")
@@ -115,26 +116,20 @@ def _stream(source: StreamSource, args: argparse.Namespace) -> None:
         metrics = Metrics(source.name)
         if args.metrics_port:
             metrics.serve(args.metrics_port)
-        appliers = {table.name: Applier(store, table) for table in source.tables}
-        worker = Worker(
-            source,
-            broker,
-            appliers,
-            EventReader(
-                source.tables,
-                _event_id(source.tables[0]),
-                partition_columns(source.landing / "file"),
-                source.largest_event,
-            ),
-            metrics,
-            _tolerance(source, store),
-            _online(source, store),
-        )
-        _seed(store, appliers)
+        worker = worker_of(source, store, broker, metrics)
         with ending_by(worker.end):
             print(f"{source.name}: from {broker.place} to {shown(source.landing)}", flush=True)
             worker.run(args.until_idle, args.skip_lost)
     print(f"{source.name}: {metrics}")
+
+
+def worker_of(source: StreamSource, store: FeatureStore, broker: Broker, metrics: Metrics) -> Worker:
+    """Make a worker, for whose work the rows online have what they need."""
+    appliers = {table.name: Applier(store, table) for table in source.tables}
+    folders = partition_columns(source.landing / "file")
+    reader = EventReader(source.tables, _event_id(source.tables[0]), folders, source.largest_event)
+    _seed(store, appliers)
+    return Worker(source, broker, appliers, reader, metrics, _tolerance(source, store), _online(source, store))
 
 
 def _tolerance(source: StreamSource, store: FeatureStore) -> float:

@@ -100,13 +100,13 @@ class Worker:
 
     def _step(self) -> None:
         if found := self.broker.read(SECONDS_PER_READ):
-            self._take(found)
+            self.take(found)
             self._last_event = time.monotonic()
         self._land_if_due()
         if self.metrics.is_due:
             self.metrics.show(self.broker.lag())
 
-    def _take(self, found: Sequence[Raw]) -> None:
+    def take(self, found: Sequence[Raw]) -> None:
         """Apply events, bury those that can't be read, and have the others land."""
         begin, now = time.perf_counter(), self._now()
         events = self._reader.read(found, microseconds(now + self._tolerance))
