@@ -26,13 +26,13 @@ import pyarrow.parquet as pq
 import redis
 import yaml
 from feast import FeatureStore
-from parity.transactions.landed import high_water
 
 from parity.definition.checks import declared
 from parity.edge.redis_server import free_port, launch, require_server
 from parity.online.side import online_store_of
 from parity.proof.oracle import evaluate
 from parity.proof.raw import Purchase
+from parity.transactions.landed import high_water
 from tests.brokers import Broker
 from tests.conftest import PARTS, ROOT
 from tests.online import applied
@@ -179,6 +179,11 @@ class Shop:
     def __exit__(self, *_: object) -> None:
         for process in self._workers:
             killed(process)
+
+    def batch(self) -> None:
+        """What a batch run does, and the proof: all are equal, or it fails."""
+        for script in ("compute_features.py", "materialize_to_online.py", "demo_fixed.py"):
+            self.run(script)
 
     # What there is
 
