@@ -13,14 +13,14 @@ from feast import FeatureService, FeatureStore, FeatureView
 from feast.errors import FeastError, FeastObjectNotFoundException
 from feast.repo_config import FeastConfigError
 from google.protobuf.message import DecodeError
-from pyarrow.fs import FileSystem
+from pyarrow.fs import FileSystem, FileType
 
 from parity.definition.checks import FeatureTable
 from parity.definition.declare import horizon_of
 from parity.definition.table import COMPUTED_BY, Definition
 from parity.edge.configuration import addresses, configuration_file, read_configuration, without_secrets
 from parity.edge.errors import UserError, bucket_trouble
-from parity.edge.files import Location, location, parquet_files
+from parity.edge.files import Location, filesystem_of, location, parquet_files
 from parity.edge.redis_server import startable
 from parity.online.side import online_store_of
 
@@ -30,19 +30,22 @@ MATERIALIZE = "Run: python materialize_to_online.py"
 
 
 @contextmanager
-def opened(path: Path, tables: Iterable[FeatureTable], redefined: bool = False) -> Iterator[FeatureStore]:
+def opened(
+    path: Path, tables: Iterable[FeatureTable], redefined: bool = False, may_be_new: bool = False
+) -> Iterator[FeatureStore]:
     """Open the repository at ``path``, ready to be read: definitions applied, features computed, Redis answering.
 
     ``tables`` are the definitions as declared; the registry must hold the same, and the features must have been
-    computed by them, but where they may be ``redefined`` since: to be compared. What Feast or Redis raise inside the
-    block becomes a `UserError` too.
+    computed by them, but where they may be ``redefined`` since: to be compared. Of those that ``may_be_new`` nothing
+    may have been computed yet. What Feast or Redis raise inside the block becomes a `UserError` too.
     """
     store = _open(path)
     try:
         with _told(store, path):
             for table in tables:
                 _require_applied(store, table.service, table.view)
-                _require_computed(table, redefined)
+                if not may_be_new or _is_there(location(table.source.path)):
+                    _require_computed(table, redefined)
             _connect(store)
             yield store
     except UserError as error:
@@ -124,6 +127,11 @@ def computed_by(table: FeatureTable) -> set[str]:
         metadata = pq.read_schema(file.path, filesystem=filesystem).metadata or {}
         found.add(metadata.get(COMPUTED_BY, b"").decode())
     return found - {""}
+
+
+def _is_there(place: Location) -> bool:
+    filesystem, path = filesystem_of(place)
+    return filesystem.get_file_info(path).type != FileType.NotFound
 
 
 def _require_computed(table: FeatureTable, redefined: bool) -> None:

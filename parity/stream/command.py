@@ -111,7 +111,7 @@ def _broker(source: StreamSource, store: FeatureStore, only: list[int] | None) -
 def _stream(source: StreamSource, args: argparse.Namespace) -> None:
     Landing(source.landing)  # says in one line what is wrong with it
     _require_computed_from_there(source)
-    with opened(REPOSITORY, source.tables) as store:
+    with opened(REPOSITORY, source.tables, may_be_new=True) as store:
         broker = _broker(source, store, args.partitions)
         metrics = Metrics(source.name)
         if args.metrics_port:

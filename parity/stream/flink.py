@@ -79,7 +79,7 @@ class Work(ProcessWindowFunction):
         tables = declared(REPOSITORY).tables
         [self._source] = stream_sources(self._config, tables, source=self._name)
         self._open = ExitStack()
-        store = self._open.enter_context(opened(REPOSITORY, self._source.tables))
+        store = self._open.enter_context(opened(REPOSITORY, self._source.tables, may_be_new=True))
         self._worker = worker_of(self._source, store, KafkaBroker(self._source), Metrics(self._name))
 
     def process(self, partition: int, _context: Any, events: Iterable[Row]) -> Iterable[str]:
