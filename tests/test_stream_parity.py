@@ -125,8 +125,8 @@ class World:
 @pytest.mark.parametrize(
     ("continuous", "seed", "events"),
     [
-        (False, 1, 600),
-        (True, 2, 300),
+        (False, 1, 500),
+        (True, 2, 200),
         pytest.param(False, 3, 3000, marks=pytest.mark.scale),
         pytest.param(True, 4, 2000, marks=pytest.mark.scale),
     ],
@@ -273,7 +273,7 @@ def test_two_workers_on_the_same_events_at_once_change_nothing(tmp_path, redis_p
     for thread in threads:
         thread.join()
     assert not failures
-    world.require_right()
+    world.require_right({event.row.key for event in events})
     assert set(world.workers[0].apply(batch(events, world.table), world.now).became.tolist()) <= {
         Became.ALREADY,
         Became.DUPLICATE,
@@ -450,6 +450,28 @@ def test_a_row_without_a_state_is_seeded_from_the_files_before_it_is_written(tmp
     seed(store, of_shop, tmp_path / "transactions.csv", NOW, keys=found.unseeded)
     assert became(*shopping, event, other) == [Became.APPLIED, Became.ALREADY]
     assert served(*shopping) == {"recent": 0.2, "total": 0.3, "first": 0.1, "count": 2}
+
+
+@pytest.mark.parametrize("field", ["state", "applied"])
+def test_what_is_stored_and_not_readable_is_seeded_anew(tmp_path, redis_port, field):
+    store, of_shop = shopping = shop(tmp_path, redis_port)
+    became(*shopping, bought(-20, 1.0, 1), bought(-1, 2.0, 2))
+    Landing(tmp_path / "files").land(batch([bought(-20, 1.0, 1), bought(-1, 2.0, 2)], of_shop), {"s/0": 2})
+    applier = Applier(store, of_shop)
+    [name] = applier.encoding.encode(as_table([(1,)], of_shop.definition.keys))
+    redis.Redis(port=redis_port).hset(name, getattr(applier.fields, field), b"\x01garbage\xff")
+    found = applier.apply(batch([bought(0, 4.0, 3)], of_shop), NOW)
+    assert as_tuples(found.unseeded) == [(1,)]
+    seed(store, of_shop, tmp_path / "files", NOW, keys=found.unseeded)
+    assert became(*shopping, bought(0, 4.0, 3)) == [Became.APPLIED]
+    assert served(*shopping) == {"recent": 6.0, "total": 7.0, "first": 1.0, "count": 3}
+
+
+def test_a_partition_has_a_name_without_blanks(tmp_path, redis_port):
+    shopping = shop(tmp_path, redis_port)
+    for name in ("", "a b", "a\n"):
+        with pytest.raises(ValueError, match="the name of a partition"):
+            became(*shopping, bought(0, 1.0, 1, partition=name))
 
 
 def test_a_worker_with_another_definition_changes_nothing(tmp_path, redis_port):

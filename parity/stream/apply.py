@@ -134,6 +134,8 @@ class Applier:
         Raises `UserError` if other workers go on to write the same entities; those before them have been written then,
         and all can be applied again.
         """
+        if any(partition.split() != [partition] for partition in pc.unique(events[PARTITION]).to_pylist()):
+            raise ValueError("the name of a partition has blanks, or is empty")
         book = KeyBook(self.definition.keys)
         owners = book.number(events)
         keys = book.keys(np.arange(len(book)))
@@ -451,9 +453,9 @@ class Known:
                 found = "foreign"
             elif one[2] is not None:
                 fingerprint, found = read_applied(one[2])
-                if fingerprint != applier.fingerprint:
+                if fingerprint not in (applier.fingerprint, ""):
                     found = "fenced"
-                elif not readable[place]:
+                elif not fingerprint or not readable[place]:
                     found = "unseeded"
             elif not is_new or one != [None, None, None]:
                 found = "fenced" if is_new is None and one[0] is None else "unseeded"

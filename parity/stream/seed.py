@@ -224,7 +224,7 @@ class _Seeding:
             if fingerprint == self.applier.fingerprint:
                 ahead = any(offset > self.marks.get(partition, -1) for partition, offset in found.items())
                 own |= {partition: max(offset, own.get(partition, -1)) for partition, offset in found.items()}
-            is_fenced = applied and fingerprint != self.applier.fingerprint and not self.is_whole
+            is_fenced = fingerprint not in (self.applier.fingerprint, "") and not self.is_whole
             if is_fenced or (ahead and (not readable[place] or self._is_mixed(theirs.gone[place], found))):
                 left += 1
                 continue

@@ -14,6 +14,8 @@ greatest offset: ``0123456789abcdef orders/0=00000000000000000017``. It is what 
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -34,6 +36,7 @@ BEGINNING = -(2**63)
 """``since`` of an entity of which nothing was left out."""
 VERSION = 1
 FINGERPRINT_DIGITS = 16
+_PREFIX = struct.Struct("<II")
 _NO_TEXT = 0xFFFFFFFF
 
 
@@ -132,13 +135,16 @@ def decode(stored: Sequence[bytes | None], definition: Definition) -> tuple[Stat
 
 
 def read_applied(text: bytes) -> tuple[str, dict[str, int]]:
-    """The beginning of a fingerprint, and the greatest offset of each partition, in the order of their numbers."""
-    fingerprint, *tokens = text.decode(errors="replace").split()
-    marks = {}
-    for token in tokens:
-        partition, _, offset = token.rpartition("=")
-        marks[partition] = int(offset)
-    return fingerprint, marks
+    """The beginning of a fingerprint, and the greatest offset of each partition, in the order of their numbers.
+
+    An empty text, and nothing, for what `write_applied` has not written.
+    """
+    try:
+        fingerprint, *tokens = text.decode().split()
+        places = (token.rpartition("=") for token in tokens)
+        return fingerprint, {partition: int(offset) for partition, _, offset in places}
+    except ValueError:
+        return "", {}
 
 
 def write_applied(fingerprint: str, marks: dict[str, int]) -> bytes:
@@ -168,20 +174,20 @@ def _any(marked: pa.ChunkedArray, bounds: np.ndarray) -> np.ndarray:
 
 
 class _Header:
-    """What bytes begin with: their version, their size, and how many rows of each kind there are."""
+    """What bytes begin with: their version, their checksum, and how many rows of each kind there are."""
 
     def __init__(self, definition: Definition):
         lists = [field.name for field in _kept_fields(definition) if pa.types.is_list(field.type)]
-        names = ["version", "size", "rows", "ids", "firsts", "kept", "gone", *lists]
+        names = ["version", "checksum", "rows", "ids", "firsts", "kept", "gone", *lists]
         self._type = np.dtype([*((name, "<u4") for name in names), ("since", "<i8")])
         self.size = self._type.itemsize
 
     def begins(self, stored: bytes | None) -> bool:
-        """Whether these are bytes that `encode` has written, as far as can be seen at once."""
+        """Whether these are bytes that `encode` has written, all of them."""
         return (
             stored is not None
             and len(stored) >= self.size
-            and stored[:8] == VERSION.to_bytes(4, "little") + len(stored).to_bytes(4, "little")
+            and stored[: _PREFIX.size] == _PREFIX.pack(VERSION, zlib.crc32(memoryview(stored)[_PREFIX.size :]))
         )
 
     def read(self, stored: list[bytes], readable: np.ndarray) -> np.ndarray:
@@ -196,7 +202,6 @@ class _Writer:
     def __init__(self, entities: int):
         self._entities = entities
         self._parts: list[list[bytes | memoryview]] = []
-        self._sizes = np.zeros(entities, np.int64)
 
     def add(self, column: pa.ChunkedArray, bounds: np.ndarray, some: np.ndarray | None = None) -> np.ndarray | None:
         """Add a column, of ``some`` entities only; of lists their values, whose number for each entity is given."""
@@ -223,16 +228,14 @@ class _Writer:
             ends = np.where(some, ends, starts)
         data = values.tobytes()
         self._parts.append([data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)])
-        self._sizes += ends - starts
 
     def bytes(self, since: np.ndarray, counts: Iterable[np.ndarray]) -> list[bytes]:
-        counts = np.column_stack([np.zeros((self._entities, 2), "<u4"), *counts]).astype("<u4")
+        counts = np.column_stack([np.zeros((self._entities, 0), "<u4"), *counts]).astype("<u4")
         size = counts.shape[1] * 4 + 8
-        counts[:, 0], counts[:, 1] = VERSION, self._sizes + size
-        heads = np.hstack([counts.view(np.uint8), since.astype("<i8")[:, None].view(np.uint8)])
-        data = heads.tobytes()
+        data = np.hstack([counts.view(np.uint8), since.astype("<i8")[:, None].view(np.uint8)]).tobytes()
         first = [data[start : start + size] for start in range(0, len(data), size)]
-        return list(map(b"".join, zip(first, *self._parts, strict=True)))
+        found = map(b"".join, zip(first, *self._parts, strict=True))
+        return [_PREFIX.pack(VERSION, zlib.crc32(one)) + one for one in found]
 
 
 class _Reader:
