@@ -20,13 +20,14 @@ from parity.definition.instants import utc_now
 from parity.definition.keys import as_table, as_tuples
 from parity.edge.errors import UserError
 from parity.materialization import materialize_all
+from parity.offline.side import note_marks
 from parity.online.encoding import KeyEncoding, schema_of
 from parity.online.side import online_store_of, serving_values
 from parity.stream import apply
 from parity.stream.apply import Applier, Became
 from parity.stream.seed import seed
 from parity.stream.state import read_applied
-from parity.transactions.landed import ID, Landing
+from parity.transactions.landed import ID, Landing, high_water
 from parity.transactions.read import read_transactions
 from tests import deployments
 from tests.brute_force import MICROSECOND, Row
@@ -116,9 +117,12 @@ class World:
         self.landing.land(rows, until, pc.is_valid(rows[ID]).to_numpy())
 
     def materialize(self) -> None:
-        """What compute_features.py and materialize_to_online.py do, without marks: nobody writes meanwhile."""
+        """What compute_features.py and materialize_to_online.py do with what has landed."""
+        marks = high_water(self.folder)
         history = aggregate(read_transactions(self.folder, self.table.definition), self.table.definition)
         pq.write_table(history, self.table.source.path)
+        note_marks(self.table, Path(self.table.source.path), marks)
+        self.tell()
         materialize_all(self.store, [self.table], None, self.now, self.now, any_share=True)
 
 
@@ -152,6 +156,10 @@ def test_batch_and_stream_never_count_an_event_twice_nor_lose_one(tmp_path, redi
         for _ in range(world.random.choice((5, 30))):
             world.step()
         world.land(max(world.landed, len(world.drawn.log) - world.random.choice((0, 0, 3))))
+        if world.landed and world.random.random() < 0.7:
+            world.materialize()
+            world.require_right()
+            world.step()
         if world.random.random() < 0.5:
             assert world.seed().left <= len(world.drawn.log) - world.landed
         world.require_right()
