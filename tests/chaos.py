@@ -4,13 +4,15 @@
 
 It makes a project of its own, starts a Redis (with an append-only file), an Apache Kafka and workers, and a producer
 that sends late, repeated and corrected events all the while. One of them after another is killed by `kill -9` and
-started again. At last it waits until all events have landed, holds what has landed and what is served against all that
-was sent, and prints how much of everything there was. ``--by redis`` has the events in Redis Streams, without Kafka.
+started again, beside batch runs that are killed too. At last it waits until all events have landed, and holds what has
+landed and what is served against all that was sent; demo_fixed.py proves the same after a batch run. Then it prints how
+much of everything there was. ``--by redis`` has the events in Redis Streams, without Kafka.
 """
 
 import argparse
 import random
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -28,6 +30,7 @@ from tests.stream_shop import ENDED, Found, Producer, Redis, Shop, killed
 REST = (0.2, 3.0)
 """Seconds between two kills, at least and at most."""
 SECONDS_TO_DRAIN = 180
+BATCH = f"{sys.executable} compute_features.py && exec {sys.executable} materialize_to_online.py"
 
 
 class Crew:
@@ -68,11 +71,34 @@ class Crew:
         return len(self._running)
 
 
+class Batches:
+    """Batch runs beside the workers, one at a time: some are killed, others fail as Redis is, others succeed."""
+
+    def __init__(self, shop: Shop):
+        self._shop, self._running, self.succeeded = shop, None, 0
+
+    def next(self) -> bool:
+        """Start one, or kill the one that runs; whether one was killed."""
+        if self._running and self._running.poll() is None:
+            killed(self._running)
+            return True
+        self.wait()
+        self._running = self._shop.worker(command=("sh", "-c", BATCH))
+        return False
+
+    def wait(self) -> None:
+        if self._running and self._running.wait(120) == 0:
+            self.succeeded += 1
+        self._running = None
+
+
 class Outcome(NamedTuple):
     """What a run came to."""
 
     kills: Counter
     """By what was killed."""
+    batches: int
+    """Batch runs that succeeded meanwhile."""
     producer: Producer
     found: Found
     drained: float
@@ -91,7 +117,7 @@ class Outcome(NamedTuple):
         kills = ", ".join(f"{what} {count} times" for what, count in sorted(self.kills.items()))
         again = self.events["already"]
         return (
-            f"killed: {kills or 'nothing'}\n"
+            f"killed: {kills or 'nothing'}; {self.batches} batch runs succeeded meanwhile\n"
             f"sent: {sent.sent:,} events, {sent.repeated:,} of them repeated and {sent.corrected:,} corrected another\n"
             f"delivered again and refused by their offset: {again:,}, as workers said before they were killed\n"
             f"all had landed {self.drained:.1f} seconds after the last was sent\n"
@@ -109,26 +135,31 @@ def chaos(seconds: float, seed: int = 0, rate: float = 300, workers: int = 3, by
         broker = stack.enter_context(kafka(folder / "kafka")) if by == "kafka" else None
         (folder / "shop").mkdir()
         shop = stack.enter_context(Shop(folder / "shop", server.port, broker, shared=bool(broker)))
-        crew = Crew(shop, workers)
+        crew, batches = Crew(shop, workers), Batches(shop)
         producer = Producer(shop, rate, seed=seed)
         producer.start()
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, draw.uniform(*REST)))
-            what = draw.choice(["worker", "worker", "Redis", *(["Kafka"] if broker else [])])
-            kills[what] += 1
+            what = draw.choice(["worker", "worker", "batch run", "Redis", *(["Kafka"] if broker else [])])
             if what == "worker":
                 crew.kill(draw.randrange(len(crew)))
-                continue
-            one = server if what == "Redis" else broker
-            one.kill()
-            time.sleep(draw.random())
-            one.start()
+            elif what == "batch run":
+                if not batches.next():
+                    continue
+            else:
+                one = server if what == "Redis" else broker
+                one.kill()
+                time.sleep(draw.random())
+                one.start()
+            kills[what] += 1
         events = producer.stopped()
+        batches.wait()
         drained = shop.wait(shop.drained, SECONDS_TO_DRAIN)
         crew.stopped()
         found = shop.found(events, datetime.now(UTC))
-        outcome = Outcome(kills, producer, found, drained, crew.ended, crew.events)
+        shop.batch()
+        outcome = Outcome(kills, batches.succeeded, producer, found, drained, crew.ended, crew.events)
         if not outcome.is_good:
             print(shop.logs())
         return outcome
