@@ -1,4 +1,4 @@
-"""The stream as a job of a real Apache Flink, killed under load: it goes on from its checkpoint, and none counts twice."""
+"""The stream as a job of a real Apache Flink, killed under load: it goes on from its checkpoint, none counts twice."""
 
 import os
 import signal
