@@ -11,6 +11,7 @@ import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import redis
 import yaml
@@ -361,6 +362,37 @@ def test_a_produced_file_is_served_lands_and_is_proven(shop):
     shop.project.succeed("materialize_to_online.py")
     again = shop.run("--until-idle", 0.3)
     assert again.out.endswith("user_transactions: 50 events, 50 already, 0 landed\n") or "49 already" in again.out
+    assert "equals the oracle" in shop.prove()
+
+
+def test_a_purchase_sent_twice_or_corrected_is_one_online_and_in_the_files(shop):
+    features = shop.project.root / "feature_repo" / "features.py"
+    features.write_text(
+        features.read_text().replace('name="user_transactions",', 'name="user_transactions", event_id="id",')
+    )
+    draw, names = random.Random(3), HEADER.split(",")
+    sent, known = [], {}
+    for number, row in enumerate(shop.rows(150)):
+        event = dict(zip(names, row.split(","), strict=True)) | {"id": f"{number:04}"}
+        sent.append(event)
+        known[event["id"]] = event
+        if draw.random() < 0.3:
+            again = dict(known[draw.choice(list(known))])
+            if draw.random() < 0.5:
+                again["purchase_amount"] = str(draw.randrange(100))
+                known[again["id"]] = again
+            sent.append(again)
+    with redis.Redis(port=shop.project.port) as client:
+        for start in range(0, len(sent), 40):
+            for event in sent[start : start + 40]:
+                client.xadd(shop.stream, {"event": json.dumps(event)})
+            outcome = shop.run("--until-idle", 0.2)
+            assert outcome.status == 0, outcome
+    rows = [row for file in sorted(shop.folder.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+    assert {row["id"]: row["purchase_amount"] for row in rows} == {
+        id: float(event["purchase_amount"]) for id, event in known.items()
+    }
+    assert len(rows) == 150
     assert "equals the oracle" in shop.prove()
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from tqdm import tqdm
 
 from parity.definition.instants import utc_now
 from parity.definition.keys import as_tuples, shown_keys
@@ -262,4 +263,5 @@ class Worker:
 
 
 def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)
+    tqdm.write(printable(line), file=sys.stderr)  # above the live line
+    sys.stderr.flush()
