@@ -131,7 +131,8 @@ def chaos(seconds: float, seed: int = 0, rate: float = 300, workers: int = 3, by
     draw, kills = random.Random(seed), Counter()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server = stack.enter_context(Redis(folder / "redis"))
+        fsync = "everysec" if by == "kafka" else "always"  # as it is the truth itself there
+        server = stack.enter_context(Redis(folder / "redis", fsync))
         broker = stack.enter_context(kafka(folder / "kafka")) if by == "kafka" else None
         (folder / "shop").mkdir()
         shop = stack.enter_context(Shop(folder / "shop", server.port, broker, shared=bool(broker)))

@@ -38,8 +38,6 @@ from tests.conftest import PARTS, ROOT
 from tests.online import applied
 
 SOURCE = "purchases"
-AOF = ["--appendonly", "yes", "--appendfsync", "everysec"]
-"""Of a Redis that has after a `kill -9` what it had answered: it writes before it answers."""
 WORKER = (sys.executable, "-m", "parity", "stream")
 ENDED = {0, 143}
 """The status of a worker that was told to end: once it runs, and before."""
@@ -380,13 +378,17 @@ def _sending(shop: Shop) -> Iterator[Callable[[int, bytes], None]]:
 
 
 class Redis:
-    """A server that keeps its data, and is killed and started again."""
+    """A server that keeps its data in a file, and is killed and started again.
 
-    def __init__(self, folder: Path):
+    With ``fsync`` "always" it then has what it had answered; with "everysec" it may have lost the last seconds of it.
+    """
+
+    def __init__(self, folder: Path, fsync: str = "everysec"):
         self.folder, self.port, self._process = folder, free_port(), None
+        self._options = ["--appendonly", "yes", "--appendfsync", fsync]
 
     def start(self) -> None:
-        self._process = launch(require_server(), self.port, self.folder, *AOF)
+        self._process = launch(require_server(), self.port, self.folder, *self._options)
         with redis.Redis(port=self.port) as client:
             while True:
                 with suppress(redis.BusyLoadingError):

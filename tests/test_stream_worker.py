@@ -1,5 +1,6 @@
 """A worker on a real Redis: what it reads, applies and lands, whatever is lost, killed or done twice meanwhile."""
 
+import threading
 import time
 import uuid
 from dataclasses import replace
@@ -256,10 +257,10 @@ class Recorder:
         )
 
 
-def worker(source, client, applier, said: list | None = None, broker=None) -> Worker:
+def worker(source, client, applier, said: list | None = None, broker=None, who=None) -> Worker:
     [table] = source.tables
     said = [] if said is None else said
-    online = OnlineStore("Redis", client.ping, lambda name, keys: None)
+    online = OnlineStore("Redis", who or (lambda: "one"), lambda name, keys: None)
     broker = broker or RedisBroker(source, client, "here")
     reader = EventReader(source.tables, largest=source.largest_event)
     metrics = Metrics(source.name)
@@ -268,6 +269,32 @@ def worker(source, client, applier, said: list | None = None, broker=None) -> Wo
 
 def landed(source) -> list[int]:
     return [o for file in sorted(source.landing.glob("*.parquet")) for o in pq.read_table(file)[OFFSET].to_pylist()]
+
+
+def test_events_are_read_again_when_redis_was_started_again_and_no_command_has_failed(source, client):
+    ids = add(client, source, *(event(n) for n in range(5)))
+    applier, said, answers = Recorder(), [], ["one"]
+    one = worker(replace(source, replay=100), client, applier, said, who=lambda: answers[-1])
+    thread = threading.Thread(target=one.run)
+    thread.start()
+    try:
+        _wait(lambda: len(landed(source)) == len(ids))
+        applier.seen.clear()  # as a Redis may come back without what it had confirmed last
+        answers.append("another")
+        _wait(lambda: len(applier.applied) == 2 * len(ids))
+    finally:
+        one.end()
+        thread.join()
+    assert applier.applied == 2 * [offset_of(id) for id in ids]
+    assert landed(source) == [offset_of(id) for id in ids]
+    assert said[0].startswith("Redis was started again, or another one answers. It is waited for")
+
+
+def _wait(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_events_are_applied_landed_and_buried_and_replays_change_nothing(source, client):

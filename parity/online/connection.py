@@ -92,6 +92,14 @@ class RedisConnections(RedisOnlineStore):
         """Ask Redis for a sign of life; raises `redis.RedisError` if none comes in time."""
         self._get_client(config.online_store).ping()
 
+    def identity(self, config: RepoConfig) -> str:
+        """Who answers: another text after each start of a server. Raises `redis.RedisError` if none comes in time."""
+        client = self._get_client(config.online_store)
+        if config.online_store.redis_type == RedisType.redis_cluster:
+            servers = client.info("server", target_nodes=redis.RedisCluster.PRIMARIES)
+            return " ".join(sorted(server["run_id"] for server in servers.values()))
+        return client.info("server")["run_id"]
+
     def server_version(self, config: RepoConfig) -> str:
         client = self._get_client(config.online_store)
         if config.online_store.redis_type == RedisType.redis_cluster:

@@ -180,7 +180,7 @@ def _online(source: StreamSource, store: FeatureStore) -> OnlineStore:
         seed(store, tables[name], origin_of(tables[name]), utc_now(), keys=keys)
 
     place = f"Redis at {addresses(store.config.online_store.connection_string)}"
-    return OnlineStore(place, lambda: online_store_of(store).ping(store.config), seed_keys)
+    return OnlineStore(place, lambda: online_store_of(store).identity(store.config), seed_keys)
 
 
 def _seed(store: FeatureStore, appliers: Mapping[str, Applier]) -> None:

@@ -29,6 +29,7 @@ from parity.stream.redis_source import passing
 from parity.transactions.landed import ID, OFFSET, PARTITION, Landing
 
 SECONDS_PER_READ = 0.2
+SECONDS_PER_PING = 0.1
 FIRST_REST, LONGEST_REST = 0.05, 2.0
 """Seconds between two tries to reach a server that is lost."""
 NAMES = ("applied", "already", "duplicate", "correction", "late")
@@ -49,8 +50,8 @@ class OnlineStore(NamedTuple):
 
     place: str
     """For people."""
-    ping: Callable[[], None]
-    """Ask it for a sign of life."""
+    ping: Callable[[], str]
+    """Ask it for a sign of life: who it is, which is another one after each start."""
     seed: Callable[[str, pa.Table], None]
     """Give a view's rows of these keys what a stream needs to go on from them: `parity.stream.seed`."""
 
@@ -78,6 +79,7 @@ class Worker:
         self._buffer = Buffer(landing, source.landing_seconds, source.landing_events)
         self._ending = False
         self._last_event = time.monotonic()
+        self._who, self._asked = "", 0.0
 
     def end(self) -> None:
         """Have `run` finish what it is at, and return."""
@@ -103,6 +105,7 @@ class Worker:
         if found := self.broker.read(SECONDS_PER_READ):
             self.take(found)
             self._last_event = time.monotonic()
+        self._notice_another()
         self._land_if_due()
         if self.metrics.is_due:
             self.metrics.show(self.broker.lag())
@@ -259,7 +262,15 @@ class Worker:
     def _ping(self) -> None:
         """Ask the online store for a sign of life, too."""
         with passing(self._online.place, str):
-            self._online.ping()
+            self._who, self._asked = self._online.ping(), time.monotonic()
+
+    def _notice_another(self) -> None:
+        """`Lost` if the online store was started again and nobody has noticed, as its client connects by itself."""
+        if time.monotonic() - self._asked >= SECONDS_PER_PING:
+            before = self._who
+            self._ping()
+            if before and before != self._who:
+                raise Lost(f"{self._online.place} was started again, or another one answers")
 
 
 def _say(line: str) -> None:
