@@ -11,7 +11,6 @@ PYTHON := $(shell for p in python3 python3.12 python3.11 python3.13 python3.14; 
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 BIN := .venv/bin
 SIZE := 1
-
 SECONDS := 600
 
 .PHONY: demo test test-scale bench chaos chaos-serving zoo lint redis redis-stop clean

@@ -5,7 +5,8 @@
 Flink shares the partitions among its tasks, keeps in its checkpoints how far they are, and starts them again. The
 events of a partition, which has all of an entity, come to one task, some of them at a time: it applies and lands them
 as `parity.stream.worker` does, with the same state and the same offsets in Redis. So what Flink delivers again after a
-failure is refused there, and workers may take over from a job, or a job from workers.
+failure is refused there, and workers may take over from a job, or a job from workers. What a Redis has lost that it had
+confirmed, a job does not notice, as workers do: let it fsync always, or begin anew with another folder of checkpoints.
 
 The job needs the packages of requirements-flink.txt, Java 17, and the connector from Maven Central:
 org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2. Each task opens the repository, where the client has it. Without a
@@ -20,6 +21,7 @@ if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends the
 import argparse
 import re
 import sys
+import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,6 +39,7 @@ from parity.stream.kafka_source import KafkaBroker
 from parity.stream.metrics import Metrics
 from parity.transactions.landed import high_water
 
+warnings.simplefilter("ignore", DeprecationWarning)  # those of PyFlink and Beam, which only they can heed
 try:
     from py4j.protocol import Py4JJavaError
     from pyflink.common import Configuration, Row, Time, Types
