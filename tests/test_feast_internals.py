@@ -274,6 +274,6 @@ def test_no_private_name_of_feast_is_used_elsewhere():
             found += [
                 f"{path.relative_to(PACKAGE)}, line {node.lineno}: {name}"
                 for name in names
-                if name.startswith("_") and not name.startswith("__")
+                if name.startswith("_") and not name.startswith("__") and not name.isupper()  # errors of librdkafka
             ]
     assert found == [], "move these to parity/edge/feast_internals.py"

@@ -45,6 +45,8 @@ def high_water(place: Location) -> dict[str, int]:
 
     Empty for a place that is no folder, or has none. `UserError` for a file that can't be read.
     """
+    if isinstance(place, Path) and not place.is_dir():
+        return {}
     filesystem, root = filesystem_of(place)
     if filesystem.get_file_info(root).type != FileType.Directory:
         return {}
