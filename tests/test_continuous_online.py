@@ -203,6 +203,29 @@ class TestReads:
         online_store_of(written).now = lambda: NOW - HOUR - MICROSECOND
         assert {how for _, how, _ in answer_of(written, sliding).values()} == {"NOT_FOUND"}
 
+    @pytest.mark.parametrize(
+        ("after", "row", "how"),
+        [
+            (-2 * HOUR - MICROSECOND, None, "NOT_FOUND"),
+            (-2 * HOUR, ROWS[0], "PRESENT"),
+            (0 * HOUR, ROWS[0], "PRESENT"),
+            (HOUR - MICROSECOND, ROWS[0], "PRESENT"),
+            (HOUR, ROWS[1], "PRESENT"),
+            (2 * DAY, ROWS[2], "PRESENT"),
+            (2 * DAY + MICROSECOND, None, "OUTSIDE_MAX_AGE"),
+        ],
+    )
+    def test_a_clock_that_may_be_ahead_brings_no_step_and_no_horizon_forward(
+        self, tmp_path, redis_port, sliding, after, row, how
+    ):
+        store = opened(tmp_path, redis_port, [sliding], future_tolerance_seconds=3600)
+        write(store, sliding, ROWS)
+        online_store_of(store).now = lambda: NOW + after
+        values = [None] * 3 if row is None else row[2:]
+        assert [(value, status) for value, status, _ in answer_of(store, sliding).values()] == [
+            (value, how) for value in values
+        ]
+
     @pytest.mark.parametrize(("age", "served"), [(HOUR, True), (HOUR + MICROSECOND, False)])
     def test_the_ttl_counts_from_the_step(self, tmp_path, redis_port, age, served):
         sliding = spending(tmp_path, ttl=HOUR)

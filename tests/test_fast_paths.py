@@ -117,6 +117,13 @@ def test_what_is_served_at_which_age(event, ttl, expected):
     assert standing(event, ttl, present=0) == expected
 
 
+@pytest.mark.parametrize(
+    ("event", "expected"), [(61, UNKNOWN), (60, SERVED), (1, SERVED), (-MONTH, SERVED), (-MONTH - 1, EXPIRED)]
+)
+def test_a_tolerance_lets_in_what_lies_ahead_and_makes_nothing_older(event, expected):
+    assert standing(event, MONTH, present=0, tolerance=60) == expected
+
+
 T1 = datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)
 KINDS = {
     "int64": ("INT64", [(1,), (2,), (3,), (-5,), (2**63 - 1,)], [(4,), (-(2**63),)]),

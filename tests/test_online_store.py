@@ -226,6 +226,12 @@ class TestFuture:
         assert read(store, 1) == (1.0, 1)
         assert read(store, 2) == (None, None)
 
+    def test_a_clock_that_may_be_ahead_makes_no_value_older_than_it_is(self, tmp_path, redis_port, table):
+        store = opened(tmp_path, redis_port, [table], future_tolerance_seconds=3600)
+        write(store, 1, NOW, 1.0)
+        assert read(at(store, NOW + TTL)) == (1.0, 1)
+        assert read(at(store, NOW + TTL + MICROSECOND)) == (None, None)
+
 
 class TestReplace:
     """A row that gives way to an older one, in one step."""

@@ -255,6 +255,34 @@ def test_seeding_twice_writes_the_same_bytes_and_a_lost_redis_is_filled_from_the
     assert [client.hgetall(name) for name in names] == before
 
 
+def test_a_clock_that_may_be_ahead_brings_no_value_forward(tmp_path, redis_port):
+    """What leaves a window within the tolerance is in it until then."""
+    world = World(tmp_path, redis_port, True, 9, future_tolerance_seconds=3600)
+    world.seed()
+    for _ in range(60):
+        world.require_right({event.row.key for event in world.step()})
+        world.require_right_at_edges(world.drawn.log[-1].row.key)
+    world.land()
+    world.seed()
+    world.require_right()
+
+
+def test_an_event_ahead_of_the_clock_is_served_at_once_and_what_leaves_a_window_before_it_leaves_with_it(
+    tmp_path, redis_port
+):
+    features = [aggregation("sum", "amount", 3, "recent"), aggregation("count", "amount", None, "count")]
+    of_shop = table(tmp_path, "ahead", [user], features, ttl=None, continuous=True)
+    store = opened(tmp_path, redis_port, [of_shop], future_tolerance_seconds=3600)
+    seed(store, of_shop, NOTHING, NOW)
+    minute = 1 / 1440
+    became(store, of_shop, bought(-3 + 10 * minute, 1.0, 1), bought(-3 + 40 * minute, 2.0, 2))
+    assert served(store, of_shop) == {"recent": 3.0, "count": 2}
+    became(store, of_shop, bought(20 * minute, 4.0, 3))
+    for after, recent in ((0, 6.0), (20, 6.0), (41, 4.0)):
+        online_store_of(store).now = lambda after=after: NOW + timedelta(minutes=after)
+        assert served(store, of_shop) == {"recent": recent, "count": 3}
+
+
 def names_of(world: World) -> list[bytes]:
     encoding = KeyEncoding(schema_of(world.table.view), world.store.config.project)
     return encoding.encode(as_table(world.drawn.keys, world.table.definition.keys))

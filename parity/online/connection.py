@@ -47,6 +47,11 @@ class RedisOptions(RedisOnlineStoreConfig):
         return without_secrets(text, text)
 
 
+def tolerance_of(config: RepoConfig) -> int:
+    """How many microseconds ahead of the clock an event may be; none in a store of another kind."""
+    return round(getattr(config.online_store, "future_tolerance_seconds", 0) * 1_000_000)
+
+
 class RedisConnections(RedisOnlineStore):
     """Feast's Redis store, with clients that are bounded in time."""
 

@@ -25,7 +25,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnline
 from google.protobuf.message import DecodeError
 
 from parity.definition.declare import horizon_of
-from parity.definition.instants import EPOCH, MICROSECOND
+from parity.definition.instants import EPOCH
 from parity.edge.feast_internals import Request, feature_types, stored_name
 from parity.online.encoding import HEADER, VERSION, entity_prefix
 from parity.online.rows import (
@@ -136,15 +136,16 @@ class Entities:
                 commands += [(prefix + b"".join(some) + suffix, fields) for some in values]
         return commands
 
-    def response(self, replies: Sequence[list], now: datetime) -> OnlineResponse:
-        """Put the replies together, as they are to be answered at the instant ``now``. Raises `NotTaken`."""
-        present, count, read = (now - EPOCH) // MICROSECOND, self._count, self._read
+    def response(self, replies: Sequence[list], present: int, tolerance: int) -> OnlineResponse:
+        """Put the replies together, as they are to be answered at ``present``, in microseconds since 1970, with rows
+        that are ahead of it by at most the ``tolerance``. Raises `NotTaken`."""
+        count, read = self._count, self._read
         parts = [read.metadata(self._columns)]
         for name, values in self._columns.items():
             parts.append(_vector(read.kinds[name].given(values), _PRESENT * count, _EMPTY * count))
         rest = iter(replies)
         for view in read.views:
-            parts += _vectors(view, list(islice(rest, count)), present)
+            parts += _vectors(view, list(islice(rest, count)), present, tolerance)
         try:
             return OnlineResponse(GetOnlineFeaturesResponse.FromString(b"".join(parts)), read.types)
         except DecodeError:
@@ -221,8 +222,8 @@ _STATUS = {SERVED: None, UNKNOWN: _NOT_FOUND, EXPIRED: _OUTSIDE}
 LONGEST_TIMESTAMP = 127
 
 
-def _vectors(view: _View, rows: list[list], present: int) -> list[bytes]:
-    """Encode a feature vector for each feature of a view. ``present`` is in microseconds since the epoch."""
+def _vectors(view: _View, rows: list[list], present: int, tolerance: int) -> list[bytes]:
+    """Encode a feature vector for each feature of a view."""
     held, missing, timestamps = [], [], []
     for row in rows:
         instant = nanoseconds_of(row[-1])
@@ -230,7 +231,7 @@ def _vectors(view: _View, rows: list[list], present: int) -> list[bytes]:
             raise NotTaken  # Feast gives it truncated, and written anew
         event = None if instant is None else instant // 1000
         now = as_held(row, view.names, event, present) if view.slides else (row, event)
-        status = _OUTSIDE if now is None else _STATUS[standing(now[1], view.ttl, present)]
+        status = _OUTSIDE if now is None else _STATUS[standing(now[1], view.ttl, present, tolerance)]
         row = row if now is None else now[0]
         held.append(row)
         missing.append(status)

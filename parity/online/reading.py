@@ -7,7 +7,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from feast import FeatureService, FeatureView, RepoConfig
 from feast.infra.online_stores.redis import RedisClient
@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 from parity.definition.declare import horizon_of
 from parity.definition.instants import EPOCH, MICROSECOND
 from parity.edge.feast_internals import Request, add_to_response, counts_reads, distinct_entities, stored_name
-from parity.online.connection import RedisConnections
+from parity.online.connection import RedisConnections, tolerance_of
 from parity.online.encoding import redis_key
 from parity.online.fast_read import FastRead, NotTaken
 from parity.online.requests import ServingRegistry, answering, read_texts, require_few, require_valid, resolve
@@ -46,10 +46,17 @@ Command = tuple[bytes, list]
 """A key, and the fields of its hash."""
 
 
+class Present(NamedTuple):
+    """The instant at which rows are asked for, in microseconds since 1970, and how far ahead of it they may be."""
+
+    present: int
+    tolerance: int
+
+
 class Reads(RedisConnections):
     """What a store does that gives rows out."""
 
-    latest: Callable[[RepoConfig], datetime]
+    now: Callable[[], datetime]
 
     def __init__(self):
         super().__init__()
@@ -76,7 +83,7 @@ class Reads(RedisConnections):
             try:
                 entities = self._fast_read(config, request, features, project, *flags).of(entity_rows)
                 replies = self._read_hash_fields(config, entities.commands())
-                return entities.response(replies, self.latest(config))
+                return entities.response(replies, *self._present(config))
             except NotTaken:
                 entity_rows = read_texts(request, entity_rows)
                 require_valid(request, entity_rows)
@@ -101,11 +108,14 @@ class Reads(RedisConnections):
             try:
                 entities = self._fast_read(config, request, features, project, *flags).of(entity_rows)
                 replies = await self._read_hash_fields_async(config, entities.commands())
-                return entities.response(replies, self.latest(config))
+                return entities.response(replies, *self._present(config))
             except NotTaken:
                 entity_rows = read_texts(request, entity_rows)
                 require_valid(request, entity_rows)
                 return await super().get_online_features_async(config, features, entity_rows, registry, project, *flags)
+
+    def _present(self, config: RepoConfig) -> Present:
+        return Present((self.now() - EPOCH) // MICROSECOND, tolerance_of(config))
 
     def _fast_read(
         self, config: RepoConfig, request: Request, features, project: str, full_feature_names: bool, versions: bool
@@ -130,7 +140,7 @@ class Reads(RedisConnections):
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
         """Read (event timestamp, values) per entity key: (None, None) if unknown, no values if older than the ttl."""
         read = Read(config, table, entity_keys, requested_features)
-        return read.rows(self._read_hash_fields(config, read.commands), self.latest(config))
+        return read.rows(self._read_hash_fields(config, read.commands), *self._present(config))
 
     async def online_read_async(
         self,
@@ -141,19 +151,19 @@ class Reads(RedisConnections):
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
         """The same, through the asynchronous client."""
         read = Read(config, table, entity_keys, requested_features)
-        return read.rows(await self._read_hash_fields_async(config, read.commands), self.latest(config))
+        return read.rows(await self._read_hash_fields_async(config, read.commands), *self._present(config))
 
     def _read_features_per_fv(
         self, config, grouped_refs, join_key_values, entity_name_to_join_key_map, response, *flags
     ) -> None:
         plan = _Plan(config, grouped_refs, join_key_values, entity_name_to_join_key_map)
-        plan.answer(self._read_hash_fields(config, plan.commands), self.latest(config), response, *flags)
+        plan.answer(self._read_hash_fields(config, plan.commands), self._present(config), response, *flags)
 
     async def _read_features_per_fv_async(
         self, config, grouped_refs, join_key_values, entity_name_to_join_key_map, response, *flags
     ) -> None:
         plan = _Plan(config, grouped_refs, join_key_values, entity_name_to_join_key_map)
-        plan.answer(await self._read_hash_fields_async(config, plan.commands), self.latest(config), response, *flags)
+        plan.answer(await self._read_hash_fields_async(config, plan.commands), self._present(config), response, *flags)
 
     def _read_hash_fields(self, config: RepoConfig, commands: list[Command]) -> list[list]:
         if config.online_store.client != RedisClient.redis:
@@ -200,7 +210,10 @@ class Reads(RedisConnections):
 
 
 class Read:
-    """What to ask Redis for some entities of one feature view, and what its replies mean at an instant."""
+    """What to ask Redis for some entities of one feature view, and what its replies mean at an instant.
+
+    That is in microseconds since 1970, as is the tolerance: how far ahead of it a row may be.
+    """
 
     def __init__(self, config: RepoConfig, table: FeatureView, entity_keys, requested_features: list[str] | None):
         self.features = requested_features or [feature.name for feature in table.features]
@@ -211,9 +224,10 @@ class Read:
         names = [*self._names, fields.steps, timestamp] if self._slides else [*self._names, timestamp]
         self.commands: list[Command] = [(redis_key(config.project, key, version), names) for key in entity_keys]
 
-    def rows(self, replies: Iterable[list], now: datetime) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        present = (now - EPOCH) // MICROSECOND
-        return [self._row(reply, present) for reply in replies]
+    def rows(
+        self, replies: Iterable[list], present: int, tolerance: int
+    ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+        return [self._row(reply, present, tolerance) for reply in replies]
 
     def stored(self, reply: list) -> tuple[datetime | None, dict[str, Value]]:
         """The row itself: event timestamp and features, whatever follows it."""
@@ -221,14 +235,14 @@ class Read:
             feature: _value(value) for feature, value in zip(self.features, reply, strict=False) if value is not None
         }
 
-    def _row(self, reply: list, present: int) -> tuple[datetime | None, dict[str, Value] | None]:
+    def _row(self, reply: list, present: int, tolerance: int) -> tuple[datetime | None, dict[str, Value] | None]:
         event = instant_of(reply[-1])
         if self._slides:
             held = as_held(reply, self._names, event, present)
             if held is None:
                 return read_timestamp(reply[-1]), None
             reply, event = held
-        how = standing(event, self._ttl, present)
+        how = standing(event, self._ttl, present, tolerance)
         if how is UNKNOWN:
             return None, None
         instant, values = self.stored(reply)
@@ -247,11 +261,13 @@ class _Plan:
             self._reads.append((table, Read(config, table, entities, features), places, length))
         self.commands: list[Command] = [command for _, read, *_ in self._reads for command in read.commands]
 
-    def answer(self, replies: Sequence[list], now: datetime, response: Any, full_names: bool, versions: bool) -> None:
+    def answer(
+        self, replies: Sequence[list], present: Present, response: Any, full_names: bool, versions: bool
+    ) -> None:
         """Add what the ``replies`` to the commands mean to Feast's ``response``."""
         rest: Iterator[list] = iter(replies)
         for table, read, places, length in self._reads:
-            rows = read.rows(islice(rest, len(read.commands)), now)
+            rows = read.rows(islice(rest, len(read.commands)), *present)
             add_to_response(read.features, rows, places, response, full_names, table, length, versions)
             # Feast's own code knows PRESENT and NOT_FOUND only.
             expired = [i for row, at in zip(rows, places, strict=True) if row[0] and row[1] is None for i in at]

@@ -40,13 +40,14 @@ LENGTH = [bytes([length]) for length in range(128)]
 SERVED, UNKNOWN, EXPIRED = "served", "unknown", "expired"
 
 
-def standing(event: int | None, ttl: int | None, present: int) -> str:
+def standing(event: int | None, ttl: int | None, present: int, tolerance: int = 0) -> str:
     """What becomes of a row that is asked for: `SERVED`, `UNKNOWN` like none at all, or `EXPIRED`.
 
-    It is served from its ``event`` on, until it is older than the ``ttl``; its age may be the ttl exactly. All are in
-    microseconds, instants since 1970; None for an event that is not there or can't be read, and for no ttl.
+    It is served from its ``event`` on, or from ``tolerance`` before it, until it is older than the ``ttl``; its age may
+    be the ttl exactly. All are in microseconds, instants since 1970; None for an event that is not there or can't be
+    read, and for no ttl.
     """
-    if event is None or event > present:
+    if event is None or event - present > tolerance:
         return UNKNOWN
     return EXPIRED if ttl is not None and present - event > ttl else SERVED
 

@@ -36,17 +36,22 @@ Values = dict[bytes, bytes]
 """Protobuf Values by the fields of a Redis hash."""
 
 
-def at_present(history: pa.Table, definition: Definition, present: int, until: int) -> tuple[pa.Table, list[bytes]]:
+def at_present(
+    history: pa.Table, definition: Definition, present: int | np.ndarray, until: int
+) -> tuple[pa.Table, list[bytes]]:
     """Each key's latest row at or before ``present``, and for each of them the steps that follow up to ``until``.
 
     ``history`` has the columns of `Definition.schema`, its rows in any order, and no two of a key at one instant;
-    instants are in microseconds since 1970. Keys without such a row are left out.
+    instants are in microseconds since 1970. ``present`` may be one for each of its rows, the same for all of a key.
+    Keys without such a row are left out.
     """
     numbers = KeyBook(definition.keys).number(history)
     instants = _instants(history[definition.event])
+    present = np.broadcast_to(present, len(instants))
     if not _is_sorted(numbers, instants):
         order = np.lexsort((instants, numbers))
-        history, numbers, instants = history.take(pa.array(order)), numbers[order], instants[order]
+        history, numbers = history.take(pa.array(order)), numbers[order]
+        instants, present = instants[order], present[order]
     past = instants <= present
     last = past.copy()
     last[:-1] &= (numbers[1:] != numbers[:-1]) | ~past[1:]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import chain, compress, islice
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from parity.definition.declare import horizon_of
 from parity.definition.instants import EPOCH, MICROSECOND
 from parity.edge.feast_internals import stored_name
 from parity.online.columns import encode_timestamps, encode_values, takes
-from parity.online.connection import RedisConnections
+from parity.online.connection import RedisConnections, tolerance_of
 from parity.online.encoding import VERSION, KeyEncoding, redis_key, schema_of
 from parity.online.marks import NO_MARKS, Marks, marks_text
 from parity.online.rows import Fields, timestamp_bytes
@@ -136,8 +136,7 @@ class Writes(RedisConnections):
 
     def latest(self, config: RepoConfig) -> datetime:
         """The latest instant of an event that is known by now."""
-        seconds = getattr(config.online_store, "future_tolerance_seconds", 0)
-        return self.now() + timedelta(seconds=seconds) if seconds else self.now()
+        return self.now() + tolerance_of(config) * MICROSECOND
 
     # By columns
 

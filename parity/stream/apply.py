@@ -32,6 +32,7 @@ from parity.definition.table import Definition
 from parity.edge.errors import UserError
 from parity.edge.feast_internals import stored_name
 from parity.online.columns import encode_timestamps, encode_values
+from parity.online.connection import tolerance_of
 from parity.online.encoding import KeyEncoding, schema_of
 from parity.online.rows import Fields
 from parity.online.side import online_store_of
@@ -197,8 +198,7 @@ class Applier:
 
     def latest(self, now: datetime) -> int:
         """The latest instant, in microseconds, of an event that is known by ``now``."""
-        tolerance = getattr(self.config.online_store, "future_tolerance_seconds", 0)
-        return (now - EPOCH) // MICROSECOND + round(tolerance * 1_000_000)
+        return (now - EPOCH) // MICROSECOND + tolerance_of(self.config)
 
     def seeded_by(self) -> str | None:
         """The beginning of the fingerprint by which all keys were seeded last; None if Redis knows of no such time."""
@@ -348,7 +348,8 @@ class Computation:
         else:
             history = self.numbered.schema.empty_table()
         if self.horizon is not None:
-            history, steps = at_present(history, self.numbered, latest, present + self.horizon)
+            of_row = np.maximum(last, present)[_numbers(history[OWNER])]  # not what else happens until ``latest``
+            history, steps = at_present(history, self.numbered, of_row, present + self.horizon)
         places = _numbers(history[OWNER])
         values = [encode_values(history[rule.name].combine_chunks()) for rule in self.definition.rules]
         timestamps = encode_timestamps(_numbers(history[self.definition.event].cast(pa.int64())))
