@@ -418,6 +418,37 @@ def test_what_is_wrong_ends_it_with_one_line_and_status_2(shop):
     assert "--until-idle SECONDS" in outcome.out
 
 
+def test_a_worker_with_the_definition_of_yesterday_is_refused_when_it_starts(shop):
+    features = shop.project.root / "feature_repo" / "features.py"
+    yesterday = features.read_text()
+    assert "5 users seeded" in shop.run("--until-idle", 0).out
+    before = stored(shop)
+    features.write_text(yesterday.replace('function="mean"', 'function="max"'))
+    shop.project.apply()
+    shop.project.succeed("compute_features.py")
+    refused = shop.run("--until-idle", 0)
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "seeded for a stream by another definition than features.py has here" in refused.err
+    assert stored(shop) == before
+    assert "5 users seeded for the stream" in shop.project.succeed("materialize_to_online.py")
+    assert shop.run("--until-idle", 0).status == 0
+    now = stored(shop)
+    assert now != before
+    fed(shop, shop.rows(20))
+    features.write_text(yesterday)  # the offline table of the old definition may still be there, on another machine
+    shop.project.apply()
+    shop.project.succeed("compute_features.py")
+    assert shop.run("--until-idle", 0.3).status == 2
+    assert stored(shop) == now
+
+
+def stored(shop) -> dict[bytes, dict]:
+    """All rows of the project in Redis."""
+    client, config = shop.project.client, shop.project.root / "feature_repo" / "feature_store.yaml"
+    keys = client.keys(f"*{yaml.safe_load(config.read_text())['project']}")
+    return {key: client.hgetall(key) for key in keys if client.type(key) == b"hash"}
+
+
 def test_events_do_not_land_where_the_features_are_not_computed_from(shop):
     stream = {"sources": {"user_transactions": {"landing": "../elsewhere"}}}
     (shop.project.root / "feature_repo" / "stream.yaml").write_text(yaml.safe_dump(stream))

@@ -184,8 +184,18 @@ def _online(source: StreamSource, store: FeatureStore) -> OnlineStore:
 
 
 def _seed(store: FeatureStore, appliers: Mapping[str, Applier]) -> None:
-    """Give the rows online what a stream needs to go on from them, unless they have it by this definition."""
+    """Give the rows online what a stream needs to go on from them, unless they have it.
+
+    `UserError` if they have it by another definition: which of the two holds, a worker does not know.
+    """
     for applier in appliers.values():
-        if applier.seeded_by() != applier.fingerprint:
+        seeded_by = applier.seeded_by()
+        if seeded_by not in (None, applier.fingerprint):
+            raise UserError(
+                f"{applier.table.name}: its rows online were seeded for a stream by another definition than features.py"
+                " has here. If this is the one that holds, run compute_features.py and materialize_to_online.py, and "
+                "start again."
+            )
+        if seeded_by is None:
             seeded = seed(store, applier.table, origin_of(applier.table), utc_now())
             print(f"{applier.table.name}: {seeded.keys:,} {applier.table.noun(seeded.keys)} seeded", flush=True)
