@@ -62,8 +62,11 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/bench-installed: .venv/installed benchmarks/requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+.venv/bench-installed: .venv/tests-installed requirements-kafka.txt $(wildcard benchmarks/requirements*.txt)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt -r requirements-kafka.txt
+	$(BIN)/python -m venv .venv/quix
+	.venv/quix/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-quix.txt
+	$(BIN)/python -m tests.brokers
 	@touch $@
 
 .venv/tests-installed: .venv/installed tests/requirements.txt
