@@ -37,7 +37,7 @@ class Crew:
     """Workers, each of which is replaced when it is killed."""
 
     def __init__(self, shop: Shop, size: int):
-        self._shop, self.ended, self.events = shop, [], Counter()
+        self._shop, self.ended, self.events, self.restarted = shop, [], Counter(), 0
         self._running = [self._one() for _ in range(size)]
 
     def _one(self) -> tuple[subprocess.Popen, int]:
@@ -49,10 +49,22 @@ class Crew:
         killed(self._running[number][0])
         self._running[number] = self._one()
 
+    def look_after(self) -> None:
+        """Start those again that have ended, as a service manager does: they do while a server is away at their start.
+
+        Any other end is noted.
+        """
+        for number, (process, _) in enumerate(self._running):
+            if process.poll() is None:
+                continue
+            if "does not answer" in self._shop.log(process).splitlines()[-1]:
+                self.restarted += 1
+            else:
+                self.ended.append(process.returncode)
+            self._running[number] = self._one()
+
     def _note(self, process: subprocess.Popen, port: int) -> None:
         """Add up what became of the events that a worker has read, as it says itself."""
-        if process.poll() is not None:
-            self.ended.append(process.returncode)
         with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             for line in answer.read().decode().splitlines():
                 if line.startswith("parity_stream_events_total{"):
@@ -61,6 +73,7 @@ class Crew:
 
     def stopped(self) -> None:
         """End all in order."""
+        self.look_after()
         for one in self._running:
             self._note(*one)
         for process, _ in self._running:
@@ -103,6 +116,8 @@ class Outcome(NamedTuple):
     found: Found
     drained: float
     """Seconds from the last event until all had landed."""
+    restarted: int
+    """Workers that were started again, as a server was away when they had been started."""
     ended: list[int]
     """The status of workers that ended in another way than they should."""
     events: Counter
@@ -118,6 +133,7 @@ class Outcome(NamedTuple):
         again = self.events["already"]
         return (
             f"killed: {kills or 'nothing'}; {self.batches} batch runs succeeded meanwhile\n"
+            f"started again, as a server was away when they were started: {self.restarted} workers\n"
             f"sent: {sent.sent:,} events, {sent.repeated:,} of them repeated and {sent.corrected:,} corrected another\n"
             f"delivered again and refused by their offset: {again:,}, as workers said before they were killed\n"
             f"all had landed {self.drained:.1f} seconds after the last was sent\n"
@@ -142,6 +158,7 @@ def chaos(seconds: float, seed: int = 0, rate: float = 300, workers: int = 3, by
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, draw.uniform(*REST)))
+            crew.look_after()
             what = draw.choice(["worker", "worker", "batch run", "Redis", *(["Kafka"] if broker else [])])
             if what == "worker":
                 crew.kill(draw.randrange(len(crew)))
@@ -156,11 +173,12 @@ def chaos(seconds: float, seed: int = 0, rate: float = 300, workers: int = 3, by
             kills[what] += 1
         events = producer.stopped()
         batches.wait()
+        crew.look_after()
         drained = shop.wait(shop.drained, SECONDS_TO_DRAIN)
         crew.stopped()
         found = shop.found(events, datetime.now(UTC))
         shop.batch()
-        outcome = Outcome(kills, batches.succeeded, producer, found, drained, crew.ended, crew.events)
+        outcome = Outcome(kills, batches.succeeded, producer, found, drained, crew.restarted, crew.ended, crew.events)
         if not outcome.is_good:
             print(shop.logs())
         return outcome

@@ -166,6 +166,10 @@ class Shop:
         worker.terminate()
         assert worker.wait(60) in ENDED, self.logs()
 
+    def log(self, worker: subprocess.Popen) -> str:
+        """What a worker said; of one that says nothing, a blank line."""
+        return (self.root / f"worker-{self._workers.index(worker) + 1}.log").read_text() or "\n"
+
     def logs(self) -> str:
         """The end of what each worker said."""
         files = sorted(self.root.glob("worker-*.log"))
