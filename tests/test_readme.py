@@ -30,7 +30,8 @@ def normalised(output: str) -> str:
     """Write instants and durations, which differ from run to run, as what they are, and in one order what has none."""
     output = re.sub(MILLISECONDS, "<ms>", re.sub(INSTANT, "<instant>", output))
     output = re.sub(r"drawn with --seed \d+", "drawn with --seed <seed>", output)
-    return re.sub(r"(^(Deploying|Removing) .*\n)+", lambda lines: "".join(sorted(lines[0].splitlines(True))), output, flags=re.M)
+    unordered = r"(^(Deploying|Removing) .*\n)+"
+    return re.sub(unordered, lambda lines: "".join(sorted(lines[0].splitlines(True))), output, flags=re.M)
 
 
 @pytest.fixture
