@@ -24,7 +24,8 @@ from parity.offline.side import note_marks
 from parity.online.encoding import KeyEncoding, schema_of
 from parity.online.side import online_store_of, serving_values
 from parity.stream import apply
-from parity.stream.apply import Applier, Became
+from parity.stream.apply import Applier
+from parity.stream.decisions import Became
 from parity.stream.seed import seed
 from parity.stream.state import read_applied
 from parity.transactions.landed import ID, Landing, high_water
