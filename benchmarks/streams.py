@@ -162,7 +162,7 @@ def throughput(events: int, users: int) -> Row:
 
 
 def state(users: int) -> Row:
-    """What Redis holds of a user, with three events in the window, against the same without what a stream needs."""
+    """What Redis holds of a user of three events, against the same without what a stream needs."""
     with _shop("kafka") as shop, redis.Redis(port=shop.port) as client:
         _fill(shop.broker, shop.topic, 3 * users, users)
         _drained(shop, 3 * users)
@@ -171,7 +171,7 @@ def state(users: int) -> Row:
         for key in keys:
             client.hdel(key, "_state:spending", "_applied:spending")
         without = sum(client.memory_usage(key) for key in keys) / users
-    note = f"{with_state:.0f} bytes a user, {with_state - without:.0f} of them state and offsets, at 3 events in 3 days"
+    note = f"{with_state:.0f} bytes a user, {with_state - without:.0f} of them state and offsets, of 3 events at most"
     return at_most("memory of a user with its state", "", "the row alone", with_state, without, "bytes", note)
 
 
@@ -188,13 +188,13 @@ def backlog(events: int) -> Row:
 
 @contextmanager
 def _shop(by: str) -> Iterator[Shop]:
-    """A shop with one partition, on servers of its own."""
+    """A shop with one partition, on servers of its own, and windows of an hour, as the peer has them."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(Redis(folder / "redis"))
         broker = stack.enter_context(kafka(folder / "kafka")) if by == "kafka" else None
         (folder / "shop").mkdir()
-        yield stack.enter_context(Shop(folder / "shop", server.port, broker, partitions=1))
+        yield stack.enter_context(Shop(folder / "shop", server.port, broker, partitions=1, hours=1))
 
 
 def _fill(broker: Broker, topic: str, events: int, users: int) -> None:

@@ -61,7 +61,7 @@ spending = AggregatedFeatureView(
     ttl=timedelta(days=30),
     transactions=purchases,
     aggregations=[
-        Aggregation(name="mean_3d", function="mean", column="amount", time_window=timedelta(days=3)),
+        Aggregation(name="mean_lately", function="mean", column="amount", time_window=timedelta(hours={hours})),
         Aggregation(name="count_1h", function="count", column="amount", time_window=timedelta(hours=1)),
         Aggregation(name="sum_ever", function="sum", column="amount"),
         Aggregation(name="count_ever", function="count", column="amount"),
@@ -90,7 +90,8 @@ class Event(NamedTuple):
 class Shop:
     """A project in the folder ``root``, whose events come by the Redis at ``port``, or by a Kafka ``broker``.
 
-    With ``shared``, Kafka shares the partitions among the workers; else each reads all of them.
+    With ``shared``, Kafka shares the partitions among the workers; else each reads all of them. The longest window has
+    so many ``hours``.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Shop:
         partitions: int = 4,
         shared: bool = False,
         continuous: bool = True,
+        hours: int = 72,
         **source: Any,
     ):
         self.root, self.port, self.broker, self.partitions = root, port, broker, partitions
@@ -111,7 +113,7 @@ class Shop:
         repository = root / "feature_repo"
         repository.mkdir()
         self.landing.mkdir()
-        (repository / "features.py").write_text(FEATURES.format(continuous=continuous))
+        (repository / "features.py").write_text(FEATURES.format(continuous=continuous, hours=hours))
         config = yaml.safe_load((ROOT / "feature_repo" / "feature_store.yaml").read_text()) | {"project": "shop"}
         config["online_store"]["connection_string"] = f"localhost:{port},socket_timeout=5"
         (repository / "feature_store.yaml").write_text(yaml.safe_dump(config))
