@@ -523,6 +523,20 @@ def test_a_worker_with_another_definition_changes_nothing(tmp_path, redis_port):
     assert served(*shopping) == {"recent": 1.0, "total": 1.0, "first": 1.0, "count": 1}
 
 
+@pytest.mark.parametrize("field", ["state", "applied"])
+def test_a_worker_with_another_definition_leaves_a_row_alone_of_which_a_stream_knows_nothing(
+    tmp_path, redis_port, field
+):
+    store, of_shop = shopping = shop(tmp_path, redis_port)
+    became(*shopping, bought(-1, 1.0, 1))
+    applier, other = Applier(store, of_shop), shop_of(tmp_path, days=4)
+    [name] = applier.encoding.encode(as_table([(1,)], of_shop.definition.keys))
+    redis.Redis(port=redis_port).hdel(name, getattr(applier.fields, field))
+    found = Applier(store, other).apply(batch([bought(0, 2.0, 2)], other), NOW)
+    assert (as_tuples(found.fenced), found.unseeded.num_rows) == ([(1,)], 0)
+    assert as_tuples(applier.apply(batch([bought(0, 2.0, 2)], of_shop), NOW).unseeded) == [(1,)]
+
+
 def test_a_key_that_holds_something_else_is_left_alone_and_named(tmp_path, redis_port):
     store, of_shop = shop(tmp_path, redis_port)
     applier = Applier(store, of_shop)

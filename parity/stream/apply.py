@@ -141,13 +141,16 @@ class Applier:
     def note_seeded(self) -> None:
         self._client.hset(self._seeded, self.fields.state, self.fingerprint)
 
-    def is_new(self) -> bool | None:
-        """Whether a key that Redis has nothing of is a new one: so it is if all that the files have were seeded, and
-        none is left to expire. None if they were by another definition."""
-        seeded = self.seeded_by()
-        if seeded is None or self.config.online_store.key_ttl_seconds:
-            return False
-        return True if seeded == self.fingerprint else None
+    def unknown(self, is_empty: bool, seeded_by: str | None) -> str | None:
+        """Why a key of which nothing is known that could be gone on from is not written; None if it is a new one.
+
+        If all keys were ``seeded_by`` another definition, so would be this one. One that Redis has nothing of is new if
+        all that the files have were seeded, and none is left to expire.
+        """
+        if seeded_by not in (None, self.fingerprint):
+            return "fenced"
+        is_new = is_empty and seeded_by and not self.config.online_store.key_ttl_seconds
+        return None if is_new else "unseeded"
 
     @property
     def _client(self) -> Any:

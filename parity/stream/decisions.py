@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -130,10 +131,10 @@ class Known:
     @classmethod
     def of(cls, stored: list[list], applier: Applier, entities: Sequence[int], left: dict[str, list[int]]) -> Known:
         states, readable = decode([state or None for _, state, _ in stored], applier.definition)
-        is_new = applier.is_new() if [None, None, None] in stored else False
+        seeded_by = cache(applier.seeded_by)
         marks: list[dict[str, int] | None] = []
         for place, one in enumerate(stored):
-            found: dict[str, int] | str = {}
+            found: dict[str, int] | str | None = {}
             if one[0] == 0:
                 found = "foreign"
             elif one[2] is not None:
@@ -141,9 +142,9 @@ class Known:
                 if fingerprint not in (applier.fingerprint, ""):
                     found = "fenced"
                 elif not fingerprint or not readable[place]:
-                    found = "unseeded"
-            elif not is_new or one != [None, None, None]:
-                found = "fenced" if is_new is None and one[0] is None else "unseeded"
+                    found = applier.unknown(False, seeded_by())
+            else:
+                found = applier.unknown(one == [None, None, None], seeded_by()) or {}
             if isinstance(found, str):
                 left[found].append(entities[place])
             marks.append(None if isinstance(found, str) else found)
