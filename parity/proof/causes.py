@@ -20,10 +20,12 @@ import numpy as np
 from parity.definition.instants import FIRST_INSTANT, LAST_INSTANT, MICROSECOND
 from parity.definition.table import Rule
 from parity.edge.errors import UserError
+from parity.online.marks import NO_MARKS, Marks, is_ahead
 from parity.online.rows import UNREADABLE
 from parity.online.side import Coerced
 from parity.proof.oracle import evaluate, is_inside, last_event
 from parity.proof.raw import Purchase
+from parity.proof.streamed import Streamed
 
 DEFINITION = "definition changed"
 EXPIRED = "expired"
@@ -37,6 +39,10 @@ DELETED = "row deleted"
 NEVER = "never materialized"
 FUTURE = "from the future"
 PAST_HORIZON = "past its horizon"
+AHEAD = "the stream is ahead"
+NOT_LANDED = "not landed yet"
+DOUBLED = "counted twice"
+OFFSET_RESET = "offset reset"
 TAMPERED = "tampered"
 
 MEANING = {
@@ -52,9 +58,18 @@ MEANING = {
     NEVER: "nothing of this feature was ever written online, or all of it was lost",
     FUTURE: "the stored event lies after the instant of the check, so it is not served",
     PAST_HORIZON: "the row online knew its future no further than this; materialize again",
+    AHEAD: "an event that a stream has brought online and landed since the features were computed; run "
+    "compute_features.py",
+    NOT_LANDED: "an event that a stream has brought online, and that is not among the transactions yet, or no longer; "
+    "let the stream land it, then run compute_features.py",
+    DOUBLED: "an event that the row online has more often than the transactions; run materialize_to_online.py",
+    OFFSET_RESET: "the row online has offsets of a stream beyond all that has landed, and so has refused later events; "
+    "delete it, run materialize_to_online.py, and write another generation for a stream that was made anew",
     TAMPERED: "another value of the same event, or an event that nothing gives, and no known cause",
 }
 """Every cause, in words. The sides in the order of the data: transactions, offline, online."""
+OF_STREAMS = (AHEAD, NOT_LANDED, DOUBLED, OFFSET_RESET)
+"""Those that are about a stream beside the batch, and say what to do."""
 
 QUARTER = timedelta(minutes=15)
 FARTHEST_ZONES = timedelta(hours=26)
@@ -81,16 +96,35 @@ class Evidence(NamedTuple):
     strange: Mapping[datetime, bool] = MappingProxyType({})
     """Whether a step is a microsecond beside one that has to be there."""
     slides: bool = False
+    streamed: Streamed | None = None
+    """What a stream has noted beside the row online, if one has written it."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether what a stream goes on from, beside the row online, is what the transactions have."""
+        return self.streamed is not None and self.streamed.agrees
 
 
 class Freshness(NamedTuple):
-    """When the files were last written, and since when the online store may hold what it holds."""
+    """When the files were last written, and since when the online store may hold what it holds; and up to which events
+    of a stream the transactions go, ``landed``, and what the features were ``computed_of``."""
 
     transactions: datetime
     computed: datetime
     materialized: datetime | None
     redefined: bool = False
     """Whether the features were computed by another definition than is declared now."""
+    landed: Marks = NO_MARKS
+    computed_of: Marks = NO_MARKS
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the transactions have changed since the features were computed."""
+        return self.computed < self.transactions or self.landed != self.computed_of
+
+    def is_computed(self, applied: bytes | None) -> bool:
+        """Whether the features were computed of all that a stream has ``applied`` to a row."""
+        return not is_ahead(applied, self.computed_of)
 
 
 def online_cause(feature: str, rule: Rule, e: Evidence, at: datetime, fresh: Freshness) -> str:
@@ -109,15 +143,18 @@ def online_cause(feature: str, rule: Rule, e: Evidence, at: datetime, fresh: Fre
     if fresh.redefined and _is_coerced(stored, computed):  # by a definition under which it is of another type
         return DEFINITION
     known = _arithmetic(stored, computed, rule, e.purchases, e.stored_at)
-    if known and (_is_unchanged(fresh) or known not in (WINDOW_EDGE, TIE)):
+    is_settled = _is_unchanged(fresh) or (e.agrees and rule.time_window is not None)
+    if known and (is_settled or known not in (WINDOW_EDGE, TIE)):
         return known  # and no purchase that came late and looks like that
-    return CORRECTION if not fresh.materialized or fresh.materialized < fresh.computed else TAMPERED
+    return TAMPERED if is_settled else CORRECTION
 
 
 def event_cause(e: Evidence, at: datetime, fresh: Freshness) -> str | None:
     """Say why the event that is stored online is not the last one of the history; None if it is."""
     if e.stored_at == UNREADABLE:
         return TAMPERED
+    if cause := stream_cause(e, fresh):
+        return cause
     if e.stored_at in e.tied:
         return TIE
     if e.stored_at not in e.history:
@@ -133,6 +170,25 @@ def event_cause(e: Evidence, at: datetime, fresh: Freshness) -> str | None:
     return None
 
 
+def stream_cause(e: Evidence, fresh: Freshness) -> str | None:
+    """Say what a stream has done otherwise than the batch to the row online; None if nothing."""
+    row = e.streamed
+    if row is None:
+        return None
+    if not row.is_own:
+        return DEFINITION
+    if is_ahead(row.applied, fresh.landed):
+        if row.fewer and not row.corrects and max(row.fewer) > max(row.more, default=FIRST_INSTANT):
+            return OFFSET_RESET
+        return NOT_LANDED if row.more else None
+    if row.more:
+        return DOUBLED if row.doubles else CORRECTION if row.fewer else DELETED
+    if row.fewer:
+        return LATE_ROW
+    is_new = e.stored_at in e.events and e.stored_at not in e.history
+    return AHEAD if is_new and not fresh.is_computed(row.applied) else None
+
+
 def _of_strange(e: Evidence) -> str:
     """Why the steps to come are not those that have to be."""
     if not e.strange:
@@ -145,12 +201,14 @@ def _was_moved(e: Evidence, fresh: Freshness) -> bool:
     the one that was materialized."""
     if e.stored_at in e.events:
         return False
-    return _is_unchanged(fresh) and any(e.stored == row for row in e.history.values())
+    return e.agrees or (_is_unchanged(fresh) and any(e.stored == row for row in e.history.values()))
 
 
 def _has_lost_steps(e: Evidence, fresh: Freshness) -> bool:
     """Whether the row online is the one that was the last when it was materialized, and only what it says of the time
     since lacks something."""
+    if e.slides and e.agrees:
+        return e.row_at == last_event(e.purchases, e.row_at)
     known = [event for event in e.history if fresh.materialized and event <= fresh.materialized]
     return e.slides and _is_unchanged(fresh) and e.row_at == max(known, default=None)
 
@@ -188,15 +246,17 @@ def offline_cause(feature: str, rule: Rule, e: Evidence, right: Any, fresh: Fres
     wrong = e.history[event][feature]
     if same(wrong, right) or (right is None and evaluate(rule, e.purchases, event) is not None):
         return EXPIRED
-    if known := _arithmetic(wrong, right, rule, e.purchases, event):
+    known = _arithmetic(wrong, right, rule, e.purchases, event)
+    if known and not (fresh.is_behind and known in (WINDOW_EDGE, TIE)):
         return known
-    return CORRECTION if fresh.computed < fresh.transactions else TAMPERED
+    return CORRECTION if fresh.is_behind else TAMPERED
 
 
 class Past:
     """What is on file about the whole history of one key: ``purchases``, and the offline rows, (event, features).
 
-    Events are aware instants. ``right`` has, by event, what the purchases give. ``slides`` is whether windows do.
+    Events are aware instants. ``right`` has, by event, what the purchases give. ``slides`` is whether windows do, and
+    ``is_ahead`` whether a stream has brought events online that the features were not computed from.
     """
 
     def __init__(
@@ -205,8 +265,9 @@ class Past:
         rows: list[tuple[datetime, dict[str, Any]]],
         right: dict[datetime, dict[str, Any]],
         slides: bool,
+        is_ahead: bool = False,
     ):
-        self.purchases, self.right, self.slides = purchases, right, slides
+        self.purchases, self.right, self.slides, self.is_ahead = purchases, right, slides, is_ahead
         self.history = dict(rows)
         self.tied = {event for event, count in Counter(event for event, _ in rows).items() if count > 1}
         self.missing, self.surplus = right.keys() - self.history.keys(), self.history.keys() - right.keys()
@@ -232,7 +293,9 @@ def surplus_cause(past: Past, event: datetime, at: datetime, fresh: Freshness) -
         return TIME_ZONE
     if past.is_beside(event):
         return WINDOW_EDGE
-    may_be_later = past.slides and fresh.computed < fresh.transactions  # as what is gone since would have left a window
+    may_be_later = past.slides and fresh.is_behind  # as what is gone since would have left a window
+    if past.is_ahead and fresh.is_behind:
+        return AHEAD
     return FUTURE if event > at and not may_be_later else cause_of_surplus(fresh)
 
 
@@ -242,6 +305,8 @@ def missing_cause(past: Past, event: datetime, fresh: Freshness) -> str:
         return DEFINITION
     if past.shifted or past.moved(event):
         return TIME_ZONE
+    if past.is_ahead and fresh.is_behind:
+        return AHEAD
     if past.slides and past.history.keys() == {purchase.time for purchase in past.purchases}:
         return DEFINITION  # under which no window slides
     return WINDOW_EDGE if past.is_beside(event) else cause_of_missing(fresh)
@@ -253,26 +318,29 @@ def wrong_cause(rule: Rule, past: Past, event: datetime, wrong: Any, right: Any,
         return DEFINITION
     if event in past.tied:
         return TIE
+    if past.is_ahead and fresh.is_behind and event >= min(past.missing, default=event):
+        return AHEAD
     known = [purchase for purchase in past.purchases if purchase.time <= event]
     if past.missing:
         in_time = [purchase for purchase in known if purchase.time not in past.missing]
         if same(wrong, evaluate(rule, in_time, event)):
             return cause_of_missing(fresh)
-    if cause := _arithmetic(wrong, right, rule, known, event):
+    cause = _arithmetic(wrong, right, rule, known, event)
+    if cause and not (fresh.is_behind and cause in (WINDOW_EDGE, TIE)):
         return cause
-    if fresh.computed >= fresh.transactions:
+    if not fresh.is_behind:
         return TAMPERED
     return DELETED if any(other < event for other in past.surplus) else CORRECTION
 
 
 def cause_of_missing(fresh: Freshness) -> str:
     """Of an event that is raw and not offline: has it come since the features were computed?"""
-    return LATE_ROW if fresh.computed < fresh.transactions else DELETED
+    return LATE_ROW if fresh.is_behind else DELETED
 
 
 def cause_of_surplus(fresh: Freshness) -> str:
     """Of an event that is offline and not raw: has it gone since the features were computed?"""
-    return DELETED if fresh.computed < fresh.transactions else TAMPERED
+    return DELETED if fresh.is_behind else TAMPERED
 
 
 def same(a: Any, b: Any) -> bool:

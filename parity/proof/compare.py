@@ -22,6 +22,7 @@ from parity.proof.history import RowsOf, compare_rows
 from parity.proof.oracle import is_expired, last_event, last_moment, slides_of
 from parity.proof.raw import Purchase
 from parity.proof.sides import Batch, cause_of, evidence_of, kind_of, three_sides
+from parity.proof.streamed import applied_offsets
 
 if TYPE_CHECKING:
     from parity.proof.proof import Proof
@@ -48,6 +49,13 @@ def compare(proof: Proof, numbers: np.ndarray, fresh: Freshness, found: Comparis
     number_of = parts.number if everyone else lambda keys: parts.number_chosen(keys, chosen)
     in_history: list[Difference] = []
     draw = draw_of(proof, found)
+
+    def is_ahead(number: int) -> bool:
+        if fresh.landed == fresh.computed_of:
+            return False  # so nothing that a stream has brought is missing for that
+        [applied] = applied_offsets(proof.store, proof.table, known.book.keys(np.array([number])))
+        return not fresh.is_computed(applied)
+
     with history_by_part(proof.store, proof.table, number_of, parts.of, len(raw)) as rows_of:
         for part in range(len(raw)):
             of_part = numbers[parts.of(numbers) == part]
@@ -58,7 +66,7 @@ def compare(proof: Proof, numbers: np.ndarray, fresh: Freshness, found: Comparis
                 at_odds = sorted(known.at_odds.intersection(batch.numbers.tolist()) - found.differing_numbers)
                 _count_events(proof, np.array(at_odds, np.int64), purchases, fresh, found)
                 yield batch
-            rows = RowsOf(proof.table, rows_of(part), purchases, known.book)
+            rows = RowsOf(proof.table, rows_of(part), purchases, known.book, is_ahead)
             in_history += compare_rows(rows, fresh, found, draw)
     if everyone or found.sample:
         _count_others(proof, found)

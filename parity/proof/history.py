@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -37,12 +37,14 @@ Row = tuple[int, dict[str, Any]]
 
 
 class RowsOf(NamedTuple):
-    """What is compared of some keys: their rows in the offline ``table``, sorted, and their purchases, by number."""
+    """What is compared of some keys: their rows in the offline ``table``, sorted, and their purchases, by number; and
+    whether a stream has brought events of a key online that the table was not computed from."""
 
     of: FeatureTable
     table: pa.Table
     purchases: Mapping[int, list[Purchase]]
     book: KeyBook
+    is_ahead: Callable[[int], bool] = lambda number: False
 
 
 def compare_rows(some: RowsOf, fresh: Freshness, found: Comparison, draw: Draw | None = None) -> list[Difference]:
@@ -224,7 +226,8 @@ class _OneKey:
             rows = [(nearest_instant(event), row) for event, row in self.rows]
             right = {nearest_instant(event): row for event, row in self.right.items()}
             slides = self.some.of.definition.continuous
-            self.past = Past(self.some.purchases.get(self.number, []), rows, right, slides)
+            is_ahead = self.some.is_ahead(self.number)
+            self.past = Past(self.some.purchases.get(self.number, []), rows, right, slides, is_ahead)
         return self.past
 
 

@@ -24,15 +24,15 @@ import pyarrow as pa
 from feast import FeatureStore
 
 from parity.definition.checks import FeatureTable
-from parity.definition.keys import Key, KeyBook, as_table, shown_key
+from parity.definition.keys import Key, KeyBook, as_table, as_tuples, shown_key
 from parity.edge import feast_internals
 from parity.edge.errors import UserError
 from parity.edge.files import Location, location, modified
 from parity.materialization import repair
-from parity.offline.side import EVER, latest_events, tied_events
-from parity.online.side import Others, Stored, online_latency, stored_events
+from parity.offline.side import EVER, latest_events, marks_of, tied_events
+from parity.online.side import Others, Stored, online_latency, online_store_of, redis_keys, stored_events
 from parity.online.store import ParityRedisOnlineStore
-from parity.proof.causes import Freshness
+from parity.proof.causes import FUTURE, Freshness
 from parity.proof.compare import compare
 from parity.proof.found import Comparison, Edges, Sample, Values, named, plain
 from parity.proof.held import held_events
@@ -40,6 +40,9 @@ from parity.proof.raw import Purchase, RawTransactions, left_out, raw_transactio
 from parity.proof.replay import store_at
 from parity.proof.sides import Batch, three_sides
 from parity.repository import COMPUTE, MATERIALIZE, computed_by
+from parity.stream.apply import Applier
+from parity.stream.seed import seed
+from parity.transactions.landed import high_water
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,24 @@ class Proof:
 
     def repair(self, found: Comparison, now: datetime) -> None:
         """Bring the rows online of the keys that differ, and of no others, in step with the history, and take out those
-        under keys of another type."""
-        repair(self.store, self.table, self.known.book.keys(found.skewed), self.at, now)
+        under keys of another type. Where a stream writes, what it goes on from is put right too."""
+        keys = self.known.book.keys(found.skewed)
+        repair(self.store, self.table, keys, self.at, now)
+        self._seed(keys, found, now)
         self.known = replace(self.known, others=stored_events(self.store, self.table).others)
+
+    def _seed(self, keys: pa.Table, found: Comparison, now: datetime) -> None:
+        """Seed those of ``keys`` that a stream writes, and is not ahead of the files; not those with a row from the
+        future, which it would bring back."""
+        if Applier(self.store, self.table).seeded_by() is None:
+            return
+        online, marks = online_store_of(self.store), marks_of(self.table)
+        ahead = online.are_ahead(self.store.config, self.table.view, redis_keys(self.store, self.table, keys), marks)
+        future = {difference.key for difference in found.differences if difference.cause == FUTURE}
+        chosen = [not a and plain(key) not in future for a, key in zip(ahead, as_tuples(keys), strict=True)]
+        if any(chosen):
+            some = keys.filter(pa.array(chosen, pa.bool_()))
+            seed(self.store, self.table, self.transactions, now, keys=some)
 
     def latency(self, number: int) -> np.ndarray:
         """Milliseconds of online reads of one key."""
@@ -144,7 +162,14 @@ class Proof:
 
     def _freshness(self) -> Freshness:
         computed = modified(location(self.table.source.path))
-        return Freshness(modified(self.transactions), computed, self._online_since(), self.redefined)
+        return Freshness(
+            modified(self.transactions),
+            computed,
+            self._online_since(),
+            self.redefined,
+            high_water(self.transactions),
+            marks_of(self.table),
+        )
 
     def _online_since(self) -> datetime | None:
         """Since when the online store may hold what it holds: the last materialization, unless corrections are not let

@@ -14,11 +14,22 @@ from parity.definition.checks import FeatureTable
 from parity.definition.keys import as_tuples
 from parity.offline.side import ROW_DROPPED, history_of, training_values
 from parity.online.side import clock_of, serving_values
-from parity.proof.causes import EXPIRED, NEVER, Evidence, Freshness, is_beside, offline_cause, online_cause, same
+from parity.proof.causes import (
+    AHEAD,
+    EXPIRED,
+    NEVER,
+    Evidence,
+    Freshness,
+    is_beside,
+    offline_cause,
+    online_cause,
+    same,
+)
 from parity.proof.found import EXTRA, MATCH, MISMATCH, MISSING, WRONG, Values, named, plain
 from parity.proof.held import held_rows
 from parity.proof.oracle import expected, moments, slides_of
 from parity.proof.raw import Purchase
+from parity.proof.streamed import streamed_rows
 
 
 class Batch(NamedTuple):
@@ -69,7 +80,8 @@ def evidence_of(
         return []
     evidence, slides = [], slides_of(table.definition)
     histories, stored = history_of(store, table, keys, max(instants)), held_rows(store, table, keys, instants)
-    for rows, some, held, at in zip(histories, purchases, stored, instants, strict=True):
+    streamed = streamed_rows(store, table, keys, purchases, instants)
+    for rows, some, held, of_stream, at in zip(histories, purchases, stored, streamed, instants, strict=True):
         history = [(event, row) for event, row in rows if event <= at]
         events = Counter(event for event, _ in history)
         known = [purchase for purchase in some if purchase.time <= at]
@@ -86,6 +98,7 @@ def evidence_of(
                 hidden=held.hidden,
                 strange={step: is_beside(step, right) for step in held.steps if step not in right},
                 slides=bool(slides),
+                streamed=of_stream,
             )
         )
     return evidence
@@ -114,6 +127,9 @@ def cause_of(
     if training is ROW_DROPPED:
         return EXPIRED if evidence.history else NEVER
     redefined = fresh.redefined and serving is not None
+    applied = evidence.streamed.applied if evidence.streamed else None
+    if not redefined and not same(training, oracle) and same(serving, oracle) and not fresh.is_computed(applied):
+        return AHEAD
     if not same(training, oracle) and (redefined or same(training, serving) or same(serving, oracle)):
         return offline_cause(feature, rule, evidence, oracle, fresh)
     return online_cause(feature, rule, evidence, at, fresh)

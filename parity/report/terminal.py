@@ -15,6 +15,7 @@ from parity.definition.instants import LAST_INSTANT, MICROSECOND
 from parity.definition.table import Rule
 from parity.materialization import EVER
 from parity.online.side import cut
+from parity.proof.causes import MEANING, OF_STREAMS
 from parity.proof.found import (
     CONFIDENCE,
     MATCH,
@@ -76,7 +77,13 @@ def every_view(comparisons: Sequence[Comparison], unseen: Sequence[str] = ()) ->
         lines += differences(found)
     if unseen:
         lines.append(f"  {not_looked_at(unseen)}")
-    return "\n".join([*lines, verdict(comparisons)])
+    return "\n".join([*lines, verdict(comparisons), *_advice(comparisons)])
+
+
+def _advice(comparisons: Sequence[Comparison]) -> list[str]:
+    """What is meant by causes that are about a stream, and what to do."""
+    causes = {cause for found in comparisons for cause in found.causes}
+    return [f"  {cause}: {MEANING[cause]}" for cause in OF_STREAMS if cause in causes]
 
 
 def verdict(comparisons: Sequence[Comparison]) -> str:
