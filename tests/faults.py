@@ -29,10 +29,14 @@ from parity.definition.table import Definition, Rule
 from parity.proof import causes
 from parity.proof.causes import same
 from parity.proof.found import EXTRA, EXTRA_ROW, MISMATCH, MISSING, MISSING_ROW, WRONG, WRONG_ROW, OtherKey
+from parity.stream.apply import Applier
+from parity.stream.seed import seed
+from parity.stream.state import FINGERPRINT_DIGITS, write_applied
 from tests.world import (
     AVERAGE,
     DAY,
     EVENT,
+    KINDS,
     LOCAL,
     MICROSECOND,
     OFFLINE,
@@ -42,12 +46,15 @@ from tests.world import (
     TOTAL,
     TTL,
     WINDOW,
+    Event,
     T,
     World,
 )
 
 SLIDING = ["sliding", "sliding texts"]
 """Kinds whose windows slide, with the same two features."""
+STREAMED = ["streamed", "streamed texts", "streamed, sliding"]
+"""Kinds that a stream writes beside the batch, with the same two features."""
 
 Planted = set[tuple]
 """The values that a fault makes wrong: (key, feature) at the instant of the comparison, and (key, feature, instant,
@@ -62,6 +69,7 @@ class Fault:
         self, plant: Callable[[World], Planted], kind: str, cause: str, online: str, offline: str, of: Sequence[str]
     ):
         self.plant, self.kind, self.cause, self.online, self.offline, self.of = plant, kind, cause, online, offline, of
+        self.is_of_stream = any(KINDS[name].streamed for name in of)
         self.name = plant.__name__.replace("_", " ")
 
     def world(self, seed: int) -> str:
@@ -1019,9 +1027,9 @@ def _is_redefined(world: World, definition: Definition, materialized: bool = Tru
     return _between(world, right, found)
 
 
-def _between(world: World, right: pa.Table, wrong: pa.Table) -> Planted:
+def _between(world: World, right: pa.Table, wrong: pa.Table, served: pa.Table | None = None) -> Planted:
     """Every value in which the history that both stores have is ``wrong``: at the instant when the world is compared, a
-    minute from now, and in its rows."""
+    minute from now, and in its rows. Serving may have another history, that of ``served``."""
     at, planted = world.now + timedelta(minutes=1), set()
     here, there = _by_row(world, right), _by_row(world, wrong)
     for who in world.users:
@@ -1033,7 +1041,11 @@ def _between(world: World, right: pa.Table, wrong: pa.Table) -> Planted:
                 for rows, event in zip((here, there), last, strict=True)
             ]
             is_named = not same(*now)
-            planted |= {(who, feature, None, WRONG)} if is_named else set()
+            if is_named and served is right:
+                kind = EXTRA if now[1] is None else MISSING if now[0] is None else MISMATCH
+                planted.add((who, feature, None, kind))
+            elif is_named:
+                planted.add((who, feature, None, WRONG))
             for event in events:
                 rows = here.get((who, event)), there.get((who, event))
                 if all(rows) and same(*(row[feature] for row in rows)):
@@ -1298,7 +1310,7 @@ def a_row_online_has_no_steps(world: World) -> Planted:
     return both(900)
 
 
-@fault(MISSING, causes.PAST_HORIZON, of=SLIDING)
+@fault(MISSING, causes.PAST_HORIZON, of=[*SLIDING, "streamed, sliding"])
 def nothing_was_materialized_for_longer_than_the_horizon(world: World) -> Planted:
     _slides(world)
     world.now += 2 * DAY
@@ -1311,6 +1323,384 @@ def nothing_was_materialized_for_longer_than_the_horizon(world: World) -> Plante
             if any(at - event <= WINDOW for event in world.events(who)):
                 planted.add((who, AVERAGE))
     return planted
+
+
+# A stream beside the batch
+
+HOUR = timedelta(hours=1)
+
+
+def _streams(world: World) -> World:
+    """Let key 900 have two purchases in its window, in both stores, before the stream brings any."""
+    world.rows += [(900, T - 2 * DAY, "7.00"), (900, T - DAY, "14.00")]
+    world.write()
+    world.compute()
+    world.materialize()
+    return world
+
+
+def _brings(world: World, *ages: timedelta, number: int = 900, id: str | None = None) -> list[Event]:
+    """Events of a key, of these ages, each of another amount."""
+    return [
+        world.event(number, world.now - age, f"{100 + 31 * place}.25", id) for place, age in enumerate(ages, len(ages))
+    ]
+
+
+def _came(world: World, *ages: timedelta, id: str | None = None) -> list[Event]:
+    """Events of key 900 that have come everywhere."""
+    events = _brings(_streams(world), *ages, id=id)
+    world.apply(*events)
+    world.land(*events)
+    world.compute()
+    world.materialize()
+    return events
+
+
+def _is_ahead(world: World, *events: Event) -> Planted:
+    """Let events come online and land, and not be computed."""
+    computed = world.history()
+    world.apply(*events)
+    world.land(*events)
+    right = world.history()
+    return _between(world, right, computed, served=right)
+
+
+@fault(MISMATCH, causes.AHEAD, of=STREAMED)
+def an_event_is_online_and_landed_and_not_computed(world: World) -> Planted:
+    return _is_ahead(world, *_brings(_streams(world), NOTHING))
+
+
+@fault(MISMATCH, causes.AHEAD, of=STREAMED)
+def a_late_event_is_online_and_landed_and_not_computed(world: World) -> Planted:
+    return _is_ahead(world, *_brings(_streams(world), 36 * HOUR))
+
+
+@fault(MISMATCH, causes.AHEAD, of=STREAMED)
+def an_event_of_the_instant_of_another_is_online_and_landed_and_not_computed(world: World) -> Planted:
+    _streams(world)
+    return _is_ahead(world, world.event(900, T - DAY, "99.50"))
+
+
+@fault(MISMATCH, causes.AHEAD, of=STREAMED)
+def a_correction_is_online_and_landed_and_not_computed(world: World) -> Planted:
+    [event] = _came(world, HOUR, id="e")
+    return _is_ahead(world, world.event(900, event.row[1], "99.50", "e"))
+
+
+@fault(EXTRA, causes.AHEAD, of=STREAMED)
+def a_new_key_is_online_and_landed_and_not_computed(world: World) -> Planted:
+    return _is_ahead(world, *_brings(world, 2 * HOUR, HOUR, number=901))
+
+
+@fault(MISMATCH, causes.NOT_LANDED, of=STREAMED)
+def an_event_is_online_and_not_landed(world: World) -> Planted:
+    world.apply(*_brings(_streams(world), NOTHING))
+    return both(900)
+
+
+@fault(MISMATCH, causes.NOT_LANDED, of=STREAMED)
+def a_late_event_is_online_and_not_landed(world: World) -> Planted:
+    world.apply(*_brings(_streams(world), 36 * HOUR))
+    return both(900)
+
+
+@fault(MISMATCH, causes.NOT_LANDED, of=STREAMED)
+def a_correction_is_online_and_not_landed(world: World) -> Planted:
+    [event] = _came(world, HOUR, id="e")
+    world.apply(world.event(900, event.row[1], "99.50", "e"))
+    return {(900, AVERAGE)}
+
+
+@fault(EXTRA, causes.NOT_LANDED, of=STREAMED)
+def a_new_key_is_online_and_not_landed(world: World) -> Planted:
+    world.apply(*_brings(world, HOUR, number=901))
+    return both(901)
+
+
+@fault(MISMATCH, causes.NOT_LANDED, of=STREAMED)
+def an_event_is_online_and_one_before_it_is_not_computed(world: World) -> Planted:
+    first, second = _brings(_streams(world), 2 * HOUR, HOUR)
+    computed = world.history()
+    world.apply(first, second)
+    world.land(first)
+    rows = {value for value in _between(world, world.history(), computed) if value[2]}
+    named = rows_of(900, MISSING_ROW, first.row[1])  # of the last row, whose values differ at the present
+    return both(900) | {(*value, causes.AHEAD) for value in rows - named}
+
+
+@fault(MISMATCH, causes.NOT_LANDED, of=STREAMED)
+def the_file_of_an_event_is_lost_before_it_is_computed(world: World) -> Planted:
+    events = _brings(_streams(world), HOUR)
+    world.apply(*events)
+    world.land(*events)
+    world.landed[-1].unlink()
+    world.came.clear()
+    return both(900)
+
+
+@fault(WRONG, causes.DELETED, of=STREAMED)
+def the_file_of_an_event_is_lost_after_it_was_computed(world: World) -> Planted:
+    _came(world, HOUR)
+    computed = world.history()
+    world.landed[-1].unlink()
+    return _between(world, world.history(), computed)
+
+
+@fault(MISMATCH, causes.DELETED, of=STREAMED)
+def the_file_of_an_event_is_lost_and_a_later_one_is_there(world: World) -> Planted:
+    first, second = _brings(_streams(world), 2 * HOUR, HOUR)
+    world.apply(first, second)
+    world.land(first, rows_per_file=1)
+    world.land(second, rows_per_file=1)
+    world.landed[0].unlink()
+    world.compute()
+    return both(900)
+
+
+@fault(MISMATCH, causes.LATE_ROW, of=STREAMED)
+def an_event_has_landed_and_never_came_online(world: World) -> Planted:
+    world.land(*_brings(_streams(world), HOUR))
+    world.compute()
+    return both(900)
+
+
+@fault(MISMATCH, causes.LATE_ROW, of=STREAMED)
+def a_late_event_has_landed_and_never_came_online(world: World) -> Planted:
+    _came(world, 2 * HOUR)
+    world.land(*_brings(world, 36 * HOUR))
+    world.compute()
+    return both(900)
+
+
+@fault(WRONG, causes.LATE_ROW, of=STREAMED)
+def an_event_has_landed_and_nobody_looked_at_it(world: World) -> Planted:
+    _streams(world)
+    computed = world.history()
+    world.land(*_brings(world, HOUR))
+    return _between(world, world.history(), computed)
+
+
+@fault(MISMATCH, causes.LATE_ROW, of=STREAMED)
+def two_events_of_a_partition_came_online_in_the_wrong_order(world: World) -> Planted:
+    first, second = _brings(_streams(world), 3 * HOUR, 2 * HOUR)
+    world.apply(second)
+    world.apply(first)
+    world.land(first, second)
+    world.compute()
+    return both(900)
+
+
+@fault(MISMATCH, causes.LATE_ROW, of=STREAMED)
+def an_event_has_landed_twice_and_came_online_once(world: World) -> Planted:
+    [event] = _brings(_streams(world), HOUR)
+    world.apply(event)
+    world.land(event)
+    world.land(event._replace(offset=event.offset + 1))
+    world.compute()
+    return both(900)
+
+
+@fault(MISMATCH, causes.CORRECTION, of=STREAMED)
+def an_event_is_later_than_can_be_computed_online(world: World) -> Planted:
+    events = _brings(_streams(world), 20 * DAY)
+    world.apply(*events)
+    world.land(*events)
+    world.compute()
+    return {(900, TOTAL)}
+
+
+@fault(MISMATCH, causes.CORRECTION, of=STREAMED)
+def a_correction_has_landed_and_never_came_online(world: World) -> Planted:
+    [event] = _came(world, HOUR, id="e")
+    world.land(world.event(900, event.row[1], "99.50", "e"))
+    world.compute()
+    return {(900, AVERAGE)}
+
+
+@fault(MISMATCH, causes.FUTURE, of=STREAMED)
+def a_producers_clock_is_ahead_within_the_tolerance(world: World) -> Planted:
+    world.store.config.online_store.future_tolerance_seconds = 3600
+    _came(world, -HOUR / 2)
+    return both(900)
+
+
+@fault(MISMATCH, causes.LATE_ROW, of=["streamed", "streamed texts"])
+def an_event_from_the_future_is_due_and_none_has_come_since(world: World) -> Planted:
+    _came(world, -timedelta(minutes=4, seconds=30))
+    return both(900)
+
+
+@fault(MISMATCH, causes.OFFSET_RESET, of=STREAMED)
+def a_stream_was_made_anew_with_its_files(world: World) -> Planted:
+    _came(world, 3 * HOUR, 2 * HOUR)
+    return _began_anew(world)
+
+
+@fault(MISMATCH, causes.OFFSET_RESET, of=STREAMED)
+def a_stream_was_made_anew_and_its_files_became_others(world: World) -> Planted:
+    events = _came(world, 3 * HOUR, 2 * HOUR)
+    world.rows += [event.row for event in events]
+    world.write()
+    return _began_anew(world)
+
+
+def _began_anew(world: World) -> Planted:
+    for path in world.landed:
+        path.unlink()
+    world.came.clear()
+    world.offsets.clear()
+    events = _brings(world, HOUR)
+    world.apply(*events)
+    world.land(*events)
+    world.compute()
+    return both(900)
+
+
+@fault(MISMATCH, causes.OFFSET_RESET, of=STREAMED)
+def what_is_applied_was_set_beyond_all_offsets(world: World) -> Planted:
+    _came(world, 2 * HOUR)
+    _set_applied(world, 10**6)
+    events = _brings(world, HOUR)
+    world.apply(*events)
+    world.land(*events)
+    world.compute()
+    return both(900)
+
+
+@fault(MISMATCH, causes.DOUBLED, of=STREAMED)
+def what_is_applied_was_set_back_and_an_event_came_again(world: World) -> Planted:
+    events = _came(world, HOUR)
+    _set_applied(world, 0)
+    world.apply(*events)
+    return both(900)
+
+
+@fault(MISMATCH, causes.DOUBLED, of=STREAMED)
+def a_duplicate_is_counted_online(world: World) -> Planted:
+    [event] = _brings(_streams(world), HOUR, id="e")
+    again = world.event(*event.row, "e")
+    world.apply(event, again._replace(id=None))
+    world.land(event, again)
+    world.compute()
+    return both(900)
+
+
+@fault(MISMATCH, causes.LATE_ROW, of=STREAMED)
+def a_state_was_rolled_back_and_an_event_came(world: World) -> Planted:
+    first, second = _brings(_streams(world), 2 * HOUR, HOUR)
+    before = world.client.hget(world.redis_key(900), "_state:zoo")
+    world.apply(first)
+    world.client.hset(world.redis_key(900), "_state:zoo", before)
+    world.apply(second)
+    world.land(first, second)
+    world.compute()
+    return both(900)
+
+
+@fault(MISMATCH, causes.LATE_ROW, of=STREAMED)
+def a_state_is_damaged_and_its_event_was_left(world: World) -> Planted:
+    _came(world, 2 * HOUR)
+    world.client.hset(world.redis_key(900), "_state:zoo", b"\x01damaged")
+    world.land(*_brings(world, HOUR))
+    world.compute()
+    return both(900)
+
+
+@fault(MISMATCH, causes.DEFINITION, of=STREAMED)
+def a_row_is_marked_as_of_another_definition_and_its_event_was_left(world: World) -> Planted:
+    _came(world, 2 * HOUR)
+    _set_applied(world, 1, "0123456789abcdef")
+    events = _brings(world, HOUR)
+    world.apply(*events)
+    world.land(*events)
+    world.compute()
+    return both(900)
+
+
+@fault(MISMATCH, causes.DEFINITION, of=STREAMED)
+def a_worker_of_yesterday_brings_a_new_key(world: World) -> Planted:
+    events = _brings(world, 84 * HOUR, NOTHING, number=901)
+    yesterday = world.with_window(4)
+    Applier(world.store, yesterday).note_seeded()
+    world.apply(*events, table=yesterday)
+    world.land(*events)
+    world.compute()
+    return {(901, AVERAGE)}
+
+
+@fault(MISMATCH, causes.DEFINITION, of=STREAMED)
+def a_worker_of_yesterday_seeds_all_keys(world: World) -> Planted:
+    _streams(world)
+    yesterday = world.with_window(4)
+    world.rows = [row for row in world.rows if row[0] == 900]
+    world.rows += [(900, T - age * HOUR, f"{age}.25") for age in (84, 108)]
+    world.write()
+    world.compute()
+    world.materialize()
+    seed(world.store, yesterday, world.transactions, world.now)
+    return {(900, AVERAGE)}
+
+
+@fault(MISMATCH, causes.TAMPERED, of=STREAMED)
+def an_average_that_a_stream_has_written_was_changed(world: World) -> Planted:
+    events = _brings(_streams(world), HOUR)
+    world.apply(*events)
+    world.land(*events)
+    world.compute()
+    world.put(900, AVERAGE, Value(double_val=1001.0))
+    return {(900, AVERAGE)}
+
+
+@fault(MISMATCH, causes.COERCION, of=STREAMED)
+def an_average_that_a_stream_has_written_was_rounded(world: World) -> Planted:
+    event = world.event(900, _streams(world).now, "8.25")
+    world.apply(event)
+    world.land(event)
+    world.compute()
+    world.put(900, AVERAGE, Value(double_val=9.8))  # of 9.75
+    return {(900, AVERAGE)}
+
+
+@fault(MISMATCH, causes.TAMPERED, of=["streamed", "streamed texts"])
+def an_event_that_a_stream_has_written_was_moved(world: World) -> Planted:
+    events = _brings(_streams(world), HOUR)
+    world.apply(*events)
+    world.land(*events)
+    world.compute()
+    event = Timestamp()
+    event.FromDatetime(events[0].row[1] - 7 * MICROSECOND)
+    world.client.hset(world.redis_key(900), "_ts:zoo", event.SerializeToString())
+    return {(900, EVENT)}
+
+
+@fault(MISSING, causes.TAMPERED, of=["streamed, sliding"])
+def a_row_that_a_stream_has_written_has_the_steps_of_the_row_before(world: World) -> Planted:
+    _streams(world)
+    before = world.steps(900)
+    events = _brings(world, HOUR)
+    world.apply(*events)
+    world.land(*events)
+    world.compute()
+    world.put_steps(900, before)
+    return both(900)
+
+
+@fault(MISMATCH, causes.TAMPERED, of=["streamed, sliding"])
+def a_step_that_a_stream_has_written_is_missing(world: World) -> Planted:
+    events = _brings(_streams(world), HOUR)
+    world.apply(*events)
+    world.land(*events)
+    world.compute()
+    step = T - 2 * DAY + LEFT
+    world.put_steps(900, [row for row in _of_900(world) if row[EVENT] != step])
+    return _holds(step)
+
+
+def _set_applied(world: World, offset: int, fingerprint: str | None = None) -> None:
+    """Let the row of key 900 say that so many events of its partition are in it."""
+    fingerprint = fingerprint or world.table.definition.fingerprint[:FINGERPRINT_DIGITS]
+    applied = write_applied(fingerprint, {"zoo/0": offset})
+    world.client.hset(world.redis_key(900), "_applied:zoo", applied)
 
 
 def _mean(amounts: list[str]) -> float:

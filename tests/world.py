@@ -8,8 +8,10 @@ import os
 import random
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,12 +32,16 @@ from parity.definition.table import Definition
 from parity.edge.feast_internals import stored_name
 from parity.edge.files import write_table
 from parity.materialization import materialize
+from parity.offline.side import note_marks
 from parity.online.rows import Fields
 from parity.online.side import clock_of, online_store_of, redis_keys, stored_rows
 from parity.online.steps import at_present, horizon_of_steps
 from parity.proof.found import Comparison, OtherKey, plain
 from parity.proof.proof import Proof
 from parity.proof.raw import raw_transactions
+from parity.stream.apply import Applier, Became
+from parity.stream.seed import seed
+from parity.transactions.landed import PLACE, Landing, high_water
 from parity.transactions.read import read_transactions
 from tests.definition import AVERAGE, TOTAL, TTL, WINDOW, aggregation, table
 from tests.online import ENGINE, OFFLINE, OURS, STOCK, applied
@@ -54,6 +60,15 @@ Row = tuple[int, datetime, str]
 """The number of a key, when, and for how much. What else a transaction has follows from these: see `World.beside`."""
 
 
+class Event(NamedTuple):
+    """A transaction where a stream has it."""
+
+    row: Row
+    partition: str
+    offset: int
+    id: str | None = None
+
+
 class Kind(NamedTuple):
     """What the table of a world is like: its join keys, and the key that a number stands for."""
 
@@ -66,6 +81,8 @@ class Kind(NamedTuple):
     time_zone: str | None = None
     continuous: bool = False
     ttl: timedelta = TTL
+    streamed: bool = False
+    """Whether a stream writes beside the batch, and lands among the transactions, which are a folder."""
 
 
 EVERY = (
@@ -103,6 +120,13 @@ KINDS = {
         {"customer_id": "STRING", "store_id": "INT64"}, lambda n: (f"{n:05}", n), EVERY, continuous=True
     ),
     "sliding, condition": Kind({"user_id": "INT64"}, lambda n: (n,), EVERY, "status = 'paid'", continuous=True),
+    "streamed": Kind({"user_id": "INT64"}, lambda n: (n,), streamed=True),
+    "streamed texts": Kind({"buyer": "STRING", "seller": "STRING"}, lambda n: (f"a{n}", f"b{n % 5}"), streamed=True),
+    "streamed, every function": Kind({"customer_id": "STRING"}, lambda n: (f"{n:05}",), EVERY, streamed=True),
+    "streamed, sliding": Kind({"user_id": "INT64"}, lambda n: (n,), continuous=True, streamed=True),
+    "streamed, sliding, every function": Kind(
+        {"customer_id": "STRING", "store_id": "INT64"}, lambda n: (f"{n:05}", n), EVERY, continuous=True, streamed=True
+    ),
 }
 LOCAL = timedelta(hours=5, minutes=30)
 """How far the clocks of `KINDS["local times"]` are ahead of UTC, all year round."""
@@ -132,7 +156,13 @@ class World:
         self.named: dict[int, Key] = {}
         self.others: dict[Row, tuple[int, str, str]] = {}
         self.table = self._table(folder)
-        self.transactions, self.features = folder / "transactions.csv", folder / "zoo.parquet"
+        self.transactions, self.features = Path(self.table.transactions), folder / "zoo.parquet"
+        self.file = self.transactions / "first.csv" if self.kind.streamed else self.transactions
+        self.file.parent.mkdir(exist_ok=True)
+        self.came: list[Event] = []
+        self.offsets: Counter[str] = Counter()
+        self.is_late = False
+        """Whether some event of the stream was too late to be taken up before the next batch run."""
         self.options = {
             "project": f"zoo_{uuid.uuid4().hex}",
             "provider": "local",
@@ -165,6 +195,7 @@ class World:
             kind.ttl,
             continuous=kind.continuous,
             time_zone=kind.time_zone,
+            transactions="transactions" if kind.streamed else "transactions.csv",
         )
 
     def draw(self, keys: int) -> list[Row]:
@@ -224,7 +255,7 @@ class World:
 
     def looked_at(self, number: int) -> list[Row]:
         """The purchases of a key that meet the condition."""
-        return [row for row in self.rows if row[0] == number and self.beside(row)[2] == "paid"]
+        return [row for row in self.every_row if row[0] == number and self.beside(row)[2] == "paid"]
 
     def write(self) -> None:
         self.tick()
@@ -235,12 +266,14 @@ class World:
             key = [value.decode() if isinstance(value, bytes) else str(value) for value in self.key(number)]
             shown = (time + shift).replace(tzinfo=None).isoformat() if shift else time.isoformat()
             lines.append(",".join([*key, shown, amount, *map(str, self.beside(row))]))
-        self.transactions.write_text("\n".join([*lines, ""]))
-        os.utime(self.transactions, (self.now.timestamp(),) * 2)
+        self.file.write_text("\n".join([*lines, ""]))
+        os.utime(self.file, (self.now.timestamp(),) * 2)
 
     def compute(self, shift: timedelta = timedelta(), definition: Definition | None = None) -> None:
         """Compute the features: moved in time, or by another ``definition`` without saying so, as an engine may."""
+        marks = high_water(self.transactions)
         self.save(self.history(definition, shift))
+        note_marks(self.table, self.features, marks)
 
     def history(self, definition: Definition | None = None, shift: timedelta = timedelta()) -> pa.Table:
         declared = self.table.definition
@@ -259,6 +292,8 @@ class World:
     def materialize(self) -> None:
         self.tick()
         materialize(self.store, self.table, None, self.now, self.now, any_share=True)
+        if self.kind.streamed:
+            seed(self.store, self.table, self.transactions, self.now)
 
     @contextmanager
     def proof(self) -> Iterator[Proof]:
@@ -272,6 +307,104 @@ class World:
             list(batches)
             return found
 
+    # The stream
+
+    def event(self, number: int, time: datetime, amount: str, id: str | None = None, partition: str = "zoo/0") -> Event:
+        """The next event of a partition."""
+        self.offsets[partition] += 1
+        return Event((number, time, amount), partition, self.offsets[partition], id)
+
+    def batch(self, events: Sequence[Event]) -> pa.Table:
+        """Events as they land: with all columns of a transaction, and their places."""
+        rows = [event.row for event in events]
+        beside = [self.beside(row) for row in rows]
+        keys = [self.key(number) for number, *_ in rows]
+        columns = {name: [key[place] for key in keys] for place, name in enumerate(self.kind.keys)}
+        columns |= {"timestamp": [time for _, time, _ in rows], "amount": [float(amount) for *_, amount in rows]}
+        columns |= dict(zip(["quantity", "sku", "status"], zip(*beside, strict=True), strict=True))
+        columns |= dict(zip(PLACE.names, zip(*(event[1:] for event in events), strict=True), strict=True))
+        others = [pa.field(name, dtype) for name, dtype in (("quantity", pa.int64()), ("sku", pa.string()))]
+        known = {field.name: field for field in [*self.table.definition.transactions, *PLACE, *others]}
+        return pa.table({n: pa.array(v, known[n].type) if n in known else pa.array(v) for n, v in columns.items()})
+
+    def apply(self, *events: Event, table: FeatureTable | None = None) -> list[Became]:
+        """Apply events as a worker does, by the definition of ``table``; those that it may not write are left."""
+        self.tick()
+        table = table or self.table
+        applier, names = Applier(self.store, table), [*table.definition.transactions.names, *PLACE.names]
+        found = applier.apply(self.batch(events).select(names), self.now)
+        if found.unseeded.num_rows:
+            seed(self.store, table, self.transactions, self.now, keys=found.unseeded)
+            found = applier.apply(self.batch(events).select(names), self.now)
+        self.is_late |= bool(found.late.any())
+        return [Became(number) for number in found.became.tolist()]
+
+    def land(self, *events: Event, rows_per_file: int = 100_000) -> None:
+        self.tick()
+        until = {event.partition: event.offset for event in events}
+        landing = Landing(self.transactions, [list(self.kind.keys)], rows_per_file)
+        landing.land(self.batch(events), until, np.array([event.id is not None for event in events]))
+        self.came += events
+        self.touch()
+
+    @property
+    def landed(self) -> list[Path]:
+        """The files of landed events, in order."""
+        return sorted(self.transactions.glob("stream-*.parquet"))
+
+    def touch(self) -> None:
+        """Let what has landed have been written by the clock of this world."""
+        for path in self.landed:
+            if path.stat().st_mtime > self.now.timestamp():
+                os.utime(path, (self.now.timestamp(),) * 2)
+
+    def with_window(self, days: float) -> FeatureTable:
+        """The table as it was declared yesterday: with a window of so many days where there is one of three."""
+        definition = self.table.definition
+        rules = tuple(
+            replace(rule, time_window=timedelta(days=days)) if rule.time_window == WINDOW else rule
+            for rule in definition.rules
+        )
+        return replace(self.table, definition=replace(definition, rules=rules))
+
+    def live(self) -> None:
+        """Let a stream bring events, and its worker or the batch do what they may at any time, until all is in step."""
+        draw = self.random
+        for _ in range(draw.choice([0, 1, 1, 2, 3])):
+            events = [self._drawn() for _ in range(draw.choice([1, 2, 5]))]
+            if draw.random() < 0.3:
+                self.client.hdel(self.redis_key(events[0].row[0]), f"_{draw.choice(['state', 'applied'])}:zoo")
+            if draw.random() < 0.3:
+                assert set(self.apply(*events, table=self.with_window(4))) == {Became.LEFT}
+            if draw.random() < 0.3:  # a worker that dies, and whose events come again
+                self.apply(*events[: draw.randint(1, len(events))])
+            self.apply(*events)
+            self.land(*events)
+            if draw.random() < 0.5:
+                self.apply(*events)
+            if draw.random() < 0.5:
+                self.compute()
+            if draw.random() < 0.5:
+                self.materialize()
+        self.compute()
+        if self.is_late:
+            self.materialize()
+
+    def _drawn(self) -> Event:
+        """An event now or earlier, seldom too late; perhaps one again that has landed, or a correction of it."""
+        draw = self.random
+        number = draw.choice([*self.users[:5], 700 + draw.randrange(3)])
+        known = [event for event in self.came if event.row[0] == number and event.id]
+        if known and draw.random() < 0.3:
+            event = draw.choice(known)
+            amount = event.row[2] if draw.random() < 0.5 else self.amount()
+            return self.event(number, event.row[1], amount, event.id, event.partition)
+        times = [time for _, time, _ in self.looked_at(number)]
+        edges = [self.now, *times, *(time + WINDOW + step * MICROSECOND for time in times for step in (-1, 0, 1))]
+        fitting = [time for time in edges if max(times, default=self.now) - WINDOW <= time <= self.now]
+        id = f"e{sum(self.offsets.values())}" if draw.random() < 0.7 else None
+        return self.event(number, draw.choice(fitting), self.amount(), id, f"zoo/{number % 2}")
+
     # What faults are made with
 
     @property
@@ -280,7 +413,12 @@ class World:
 
     @property
     def users(self) -> list[int]:
-        return sorted({number for number, *_ in self.rows if self.looked_at(number)})
+        return sorted({number for number, *_ in self.every_row if self.looked_at(number)})
+
+    @property
+    def every_row(self) -> list[Row]:
+        """Those of the file, and those that a stream has brought."""
+        return [*self.rows, *(event.row for event in self.came)]
 
     def last(self, number: int) -> datetime:
         return max(time for _, time, _ in self.looked_at(number))

@@ -53,6 +53,8 @@ def try_healthy(port: int, seed: int) -> int:
     """Compare a random healthy world; return the false alarms."""
     kinds = list(KINDS)
     with world(port, seed, kind=kinds[seed % len(kinds)]) as healthy:
+        if healthy.kind.streamed:
+            healthy.live()
         return len(healthy.compare().differences)
 
 
