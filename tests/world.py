@@ -39,7 +39,8 @@ from parity.online.steps import at_present, horizon_of_steps
 from parity.proof.found import Comparison, OtherKey, plain
 from parity.proof.proof import Proof
 from parity.proof.raw import raw_transactions
-from parity.stream.apply import Applier, Became
+from parity.stream.apply import Applier
+from parity.stream.decisions import Became
 from parity.stream.seed import seed
 from parity.transactions.landed import PLACE, Landing, high_water
 from parity.transactions.read import read_transactions
