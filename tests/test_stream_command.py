@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -518,6 +519,11 @@ def test_sigterm_ends_it_in_order_with_all_landed_and_status_0(shop, processes):
     assert f"{count:,} applied, {count:,} landed" in log
     assert shop.run("--until-idle", 0.3).status == 0
     assert len(landed(shop.folder)) == 300
+    ahead = shop.project.run("demo_fixed.py")
+    assert ahead.status == 1
+    assert re.search(
+        r"Causes( of the [\d,]+ listed)?: the stream is ahead [\d,]+\.\n  the stream is ahead: ", ahead.out
+    )
     assert "equals the oracle" in shop.prove()
 
 
