@@ -36,8 +36,8 @@ class Past(NamedTuple):
         found = self.of_row[rows]
         return self.kept[name].take(pa.array(found, mask=found < 0)).combine_chunks()
 
-    def lengths_at(self, rows: np.ndarray, name: str) -> pa.Array:
-        """The same, and of lists their lengths."""
+    def summary(self, rows: np.ndarray, name: str) -> pa.Array:
+        """The same, but of each kept list its length alone."""
         if not pa.types.is_list(self.kept.schema.field(name).type):
             return self.at(rows, name)
         return Past(pa.table({name: pc.list_value_length(self.kept[name])}), self.of_row).at(rows, name)

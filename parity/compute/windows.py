@@ -189,7 +189,7 @@ def _features(
                     before = past.at(timeline.order[moments.last], rule.name)
                     result = kernel.keep(column, windows[rule.window], rule, before)
                 elif past and past.knows(rule):
-                    before = past.lengths_at(timeline.order[moments.last], rule.name)
+                    before = past.summary(timeline.order[moments.last], rule.name)
                     result = kernel.continued(column, windows[rule.window], rule, before)
                 else:
                     result = _answer(kernel, column, windows[rule.window], rule)
