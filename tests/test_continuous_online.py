@@ -452,6 +452,37 @@ class TestMaterialization:
         assert values_at(offline, sliding, NOW + HOUR) == [5.0, 1, 2]
         assert values_at(offline, sliding, NOW - HOUR + 2 * DAY + MICROSECOND) == [None] * 3
 
+    @pytest.mark.parametrize("by_feast", [False, True])
+    def test_a_backfill_takes_back_no_horizon_and_no_step(self, offline, sliding, client, by_feast):
+        materialize(offline, sliding, None, NOW, NOW)
+        before = hash_of(offline, sliding, client)
+        write_history(sliding, (1, NOW - HOUR, 1.5, 1, 1), ROWS[3])
+        if by_feast:
+            offline.materialize(NOW - 2 * HOUR, NOW - HOUR, ["spending"])
+        else:
+            assert materialize(offline, sliding, None, NOW - HOUR, NOW) == Materialized(2, 0)
+        assert hash_of(offline, sliding, client) == before
+
+    @pytest.mark.parametrize("later", [0 * MICROSECOND, MICROSECOND])
+    def test_a_correction_gets_in_by_a_run_that_ends_no_earlier_even_with_a_shorter_horizon(
+        self, tmp_path, offline, sliding, later
+    ):
+        materialize(offline, sliding, None, NOW, NOW)
+        shorter = spending(tmp_path, horizon=HOUR)
+        offline.apply([shorter.view])
+        write_history(shorter, (1, NOW - HOUR, 1.5, 1, 1), ROWS[3])
+        materialize(offline, shorter, None, NOW + later, NOW + later)
+        assert values_at(offline, shorter, NOW + HOUR) == [1.5, 1, 1]
+        assert values_at(offline, shorter, NOW + HOUR + 2 * MICROSECOND) == [None] * 3
+
+    def test_an_end_that_another_clock_had_in_the_future_shuts_out_nothing(self, offline, sliding):
+        online_store_of(offline).now = lambda: NOW + DAY / 2
+        materialize(offline, sliding, None, NOW + MICROSECOND, NOW + MICROSECOND)
+        online_store_of(offline).now = lambda: NOW
+        write_history(sliding, (1, NOW - HOUR, 1.5, 1, 1), ROWS[3])
+        materialize(offline, sliding, None, NOW, NOW)
+        assert values_at(offline, sliding, NOW) == [1.5, 1, 1]
+
     def test_rows_of_the_future_offline_are_normal(self, offline, sliding, caplog):
         materialize(offline, sliding, None, NOW, NOW)
         assert materialize(offline, sliding, None, NOW, NOW) == Materialized(2, 0)

@@ -27,7 +27,8 @@ def steps_after(
     horizon = horizon_of(view)
     if horizon is None:
         return None
-    until = min((end - EPOCH) // MICROSECOND + horizon, (LAST_INSTANT - EPOCH) // MICROSECOND)
+    present = (end - EPOCH) // MICROSECOND
+    until = min(present + horizon, (LAST_INSTANT - EPOCH) // MICROSECOND)
     event, features = view.batch_source.timestamp_field, [feature.name for feature in view.features]
     later = offline_store.pull_all_from_table_or_query(
         config=config,
@@ -45,4 +46,4 @@ def steps_after(
     order = np.lexsort((instants, owners))
     order = order[np.searchsorted(owners[order], 0) :]
     steps = later.take(pa.array(order))
-    return encode(Fields(stored_name(config, view)), event, features, rows, steps, owners[order], until)
+    return encode(Fields(stored_name(config, view)), event, features, rows, steps, owners[order], until, present)

@@ -79,6 +79,20 @@ local function applied_of(timestamp)
 end
 """
 
+# Of two writes of one row of a continuous view, that counts whose end is the later one: what the other has follow it is
+# older, even where it is of another horizon. See the header in `parity.online.steps`: version 2, the row's own instant
+# from byte 13 on, the end from byte 29 on. An end in the future is another writer's, and shuts out nothing.
+_ENDS_LATER = """
+local function ends_later(stored, new, present)
+  if not stored or #stored < 36 or string.byte(stored) ~= 2 or string.sub(stored, 13, 20) ~= string.sub(new, 13, 20) then
+    return false
+  end
+  local stored_end, new_end = struct.unpack('<i8', stored, 29), struct.unpack('<i8', new, 29)
+  local seconds, nanos = timestamp(present)
+  return stored_end > new_end and stored_end <= seconds * 1000000 + nanos / 1000
+end
+"""
+
 # KEYS: entities. ARGV: the latest instant that is written; seconds to live, or 0; the marks of the files; a field to
 # delete, or nothing; the number of fields; their names, the event timestamp's first; then the fields of each entity.
 # Returns the places of the keys, from 1, that hold something else than a row, and were left alone; and how many rows
@@ -88,9 +102,11 @@ COMPARE_AND_SET = (
     _READ_TIMESTAMP
     + _IN_PIECES
     + _IS_AHEAD
+    + _ENDS_LATER
     + """
 local present, seconds, marks, dropped, fields = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
 local applied, foreign, ahead, row = applied_of(ARGV[6]), {}, 0, {}
+local steps = string.sub(ARGV[5 + fields], 1, 7) == '_steps:' and ARGV[5 + fields]
 for field = 1, fields do
   row[2 * field - 1] = ARGV[5 + field]
 end
@@ -101,6 +117,8 @@ for i, key in ipairs(KEYS) do
     foreign[#foreign + 1] = i
   elseif stored and is_ahead(redis.call('HGET', key, applied), marks) then
     ahead = ahead + 1
+  elseif stored == event and steps and ends_later(redis.call('HGET', key, steps), ARGV[before + fields], present) then
+    -- it stays
   elseif not (stored and stored ~= event and older(event, stored) and not older(present, stored)) then
     for field = 1, fields do
       row[2 * field] = ARGV[before + field]

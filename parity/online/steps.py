@@ -22,10 +22,11 @@ from parity.definition.keys import KeyBook
 from parity.definition.table import Definition
 from parity.online.rows import DOUBLE, INT32, INT64, LENGTH, NOTHING, TEXT, Fields, instant_bytes, report, varint
 
-VERSION = 1
-_HEADER = struct.Struct("<BBHIIqq")
+VERSION = 2
+_HEADER = struct.Struct("<BBHIIqqq")
 """Version, steps of a block, number of columns, number of steps, size of all in bytes, instant of the row that they
-follow, horizon."""
+follow, horizon, instant of which all was known then. Of two for one row, those of the later such instant are kept: see
+`parity.online.scripts`."""
 _COLUMN = struct.Struct("<4sBxxxI")
 """The field of a feature in a Redis hash, how its values are kept, and where they begin."""
 _NULL_DOUBLE = struct.pack("<d", np.nan)
@@ -59,33 +60,43 @@ def at_present(
     key_of[numbers[last]] = np.arange(np.count_nonzero(last))
     follows = ~past & (instants <= until) & (key_of[numbers] >= 0)
     rows, steps, owners = history.filter(pa.array(last)), history.filter(pa.array(follows)), key_of[numbers[follows]]
-    names = [rule.name for rule in definition.rules]
-    return rows.combine_chunks(), encode(Fields(definition.name), definition.event, names, rows, steps, owners, until)
+    names, fields = [rule.name for rule in definition.rules], Fields(definition.name)
+    encoded = encode(fields, definition.event, names, rows, steps, owners, until, present[last])
+    return rows.combine_chunks(), encoded
 
 
 def encode(
-    fields: Fields, event: str, features: Sequence[str], rows: pa.Table, steps: pa.Table, owners: np.ndarray, until: int
+    fields: Fields,
+    event: str,
+    features: Sequence[str],
+    rows: pa.Table,
+    steps: pa.Table,
+    owners: np.ndarray,
+    until: int,
+    end: int | np.ndarray,
 ) -> list[bytes]:
     """The bytes of the steps of each of ``rows``. ``owners`` has, for each of all ``steps``, the place of its row in
-    ``rows``; they are sorted by it and by their instant. Both tables have the columns ``event`` and ``features``."""
+    ``rows``; they are sorted by it and by their instant. Both tables have the columns ``event`` and ``features``.
+    ``end``, of all rows or of each, is the instant at which they were the latest."""
     counts = np.bincount(owners, minlength=rows.num_rows)
     ends = np.cumsum(counts)
     bounds, before = _Bounds(ends - counts, counts), rows.take(pa.array(owners))
     columns = [_column(fields[name], before[name], steps[name], bounds) for name in features]
     instants = _instants(steps[event]).astype("<i8")
-    pieces = zip(_instants(rows[event]).tolist(), bounds.starts.tolist(), ends.tolist(), strict=True)
+    known_at = np.broadcast_to(end, rows.num_rows).tolist()
+    pieces = zip(_instants(rows[event]).tolist(), known_at, bounds.starts.tolist(), ends.tolist(), strict=True)
     encoded = []
-    for place, (instant, start, end) in enumerate(pieces):
+    for place, (instant, known, start, stop) in enumerate(pieces):
         chosen = [column for column in columns if column.changes[place]]
-        block, some = _packed_instants(instants[start:end])
+        block, some = _packed_instants(instants[start:stop])
         at = _HEADER.size + _COLUMN.size * len(chosen) + len(some)
         heads, parts = [], [some]
         for column in chosen:
-            code, part = column.part(place, start, end)
+            code, part = column.part(place, start, stop)
             heads.append(_COLUMN.pack(column.field, code, at))
             parts.append(part)
             at += len(part)
-        header = _HEADER.pack(VERSION, block, len(chosen), end - start, at, instant, until)
+        header = _HEADER.pack(VERSION, block, len(chosen), stop - start, at, instant, until, known)
         encoded.append(b"".join((header, *heads, *parts)))
     return encoded
 
@@ -99,7 +110,7 @@ def holding(stored: bytes | None, event: int, present: int) -> tuple[int, Values
     if stored is None:
         return PAST_HORIZON
     try:
-        version, block, columns, count, size, row, until = _HEADER.unpack_from(stored)
+        version, block, columns, count, size, row, until, _ = _HEADER.unpack_from(stored)
         if version != VERSION or size != len(stored):
             raise ValueError(version)
         if row != event or present > until:
