@@ -619,7 +619,7 @@ def test_a_cluster_holds_what_follows_and_leaves_alone_what_is_ahead(tmp_path, c
     assert values_at(store, sliding, NOW, 4) == [1.0, 1, 1]
 
 
-@pytest.mark.smoke
+@pytest.mark.scale
 def test_feasts_own_commands_and_server_serve_the_step_that_holds(tmp_path, redis_port):
     """With the real clock: materialized ten minutes ago, of which a view with a horizon of a minute knows nothing."""
     now = datetime.now(UTC)

@@ -83,7 +83,7 @@ class TestProof:
         assert "to come" not in out
         assert "nothing" not in out
 
-    @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kathmandu"])
+    @pytest.mark.parametrize("zone", [pytest.param("America/New_York", marks=pytest.mark.scale), "Asia/Kathmandu"])
     def test_it_is_the_same_in_any_zone(self, ready, zone):
         outcome = ready.shell("python demo_fixed.py --seed 7", TZ=zone)
         assert outcome.status == 0, outcome
@@ -239,6 +239,7 @@ class TestEdges:
             assert 0 < found.edges.past < 100
             assert not found.differences
 
+    @pytest.mark.scale
     def test_bytes_that_are_broken_are_found_or_do_no_harm(self, redis_port, caplog):
         """Whatever a byte of the steps is changed to: no error, and nothing is said of other keys."""
         caplog.set_level(logging.CRITICAL)

@@ -60,6 +60,7 @@ def test_readers_never_notice_a_materialization_alive_killed_or_failed(kind, rec
     assert failed == len(COMMANDS)
 
 
+@pytest.mark.scale
 def test_readers_of_text_keys_never_notice_either(record_property):
     found, done = chaos("file", 6, "text")
     record_property("counts", f"{shown('file', found)}\n  of text keys, beside {done.total()} materializations")

@@ -17,7 +17,7 @@ KEPT = (causes.NOT_LANDED, causes.OFFSET_RESET)
 """Causes of rows that are ahead of the files, which no repair takes back."""
 ONLINE_FAULTS = [fault for fault in FAULTS if fault.kind != WRONG and fault.online != STOCK]
 REPAIRED = [fault for fault in ONLINE_FAULTS if fault.cause not in KEPT]
-HEALTHY, AT_ONCE = 50, 25
+HEALTHY, AT_ONCE = 48, 16
 
 
 def cases(faults):
@@ -53,6 +53,7 @@ def repaired(spoiled):
     return found
 
 
+@pytest.mark.scale
 @pytest.mark.parametrize("fault", cases(REPAIRED))
 def test_what_a_fault_spoils_online_is_repaired(fault, redis_port):
     with world(redis_port, 2, fault.online, fault.offline, fault.world(2)) as spoiled:
@@ -101,7 +102,9 @@ def test_there_is_a_fault_of_every_cause():
     assert {fault.cause for fault in FAULTS} == set(causes.MEANING)
 
 
-@pytest.mark.parametrize("first", range(0, HEALTHY, AT_ONCE))
+@pytest.mark.parametrize(
+    "first", [0, *(pytest.param(first, marks=pytest.mark.scale) for first in range(AT_ONCE, HEALTHY, AT_ONCE))]
+)
 def test_a_healthy_store_raises_no_alarm(redis_port, first):
     for seed in range(first, first + AT_ONCE):
         assert try_healthy(redis_port, seed) == 0, seed
