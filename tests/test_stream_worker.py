@@ -15,13 +15,13 @@ import redis
 
 from parity.edge.errors import UserError
 from parity.edge.redis_server import free_port
-from parity.stream.broker import Lost
+from parity.stream.broker import Lost, Reached
 from parity.stream.configuration import StreamSource
 from parity.stream.events import Bad, EventReader
 from parity.stream.metrics import Metrics
 from parity.stream.redis_source import RedisBroker, id_of, offset_of
 from parity.stream.worker import OnlineStore, Worker
-from parity.transactions.landed import OFFSET, high_water
+from parity.transactions.landed import NOWHERE, OFFSET, high_water
 from tests.definition import purchases
 
 NOW = datetime(2026, 7, 10, tzinfo=UTC)
@@ -46,8 +46,35 @@ def source(tmp_path):
         dead_letters=f"{name}.dead",
         landing_seconds=0.05,
         wait_seconds=5,
-        replay=0,
+        replay_seconds=0,
     )
+
+
+class Stub:
+    """Stands in for a worker where only what a broker asks of it matters: up to where events have landed."""
+
+    def __init__(self, landed: dict | None = None, kept: int | None = None, is_whole: bool = True):
+        self.landed, self.kept, self.is_whole = landed or {}, kept, is_whole
+        self.refilled: list[str] = []
+        self.emptied = False
+        self.known: list[int] = list(self.landed.values())
+
+    def reached(self) -> dict[str, Reached]:
+        return {
+            partition: Reached(offset, offset if self.kept is None else self.kept, self.is_whole)
+            for partition, offset in self.landed.items()
+        }
+
+    def settle(self) -> None: ...
+
+    def has_landed(self, partition, offsets) -> bool:
+        return not set(self.known).isdisjoint(offsets)
+
+    def refill(self, why: str) -> None:
+        self.refilled.append(why)
+
+    def is_emptied(self) -> bool:
+        return self.emptied
 
 
 def add(client, source, *events: str | dict, key: str | None = None, id: str = "*") -> list[bytes]:
@@ -61,9 +88,9 @@ def event(user: int = 7, amount: float = 1.5, minute: int = 0) -> str:
     return f'{{"user_id": {user}, "timestamp": "{at}", "purchase_amount": {amount}}}'
 
 
-def started(source, client, landed: dict | None = None, skip_lost: bool = False, only=None) -> RedisBroker:
+def started(source, client, landed: dict | Stub | None = None, skip_lost: bool = False, only=None) -> RedisBroker:
     broker = RedisBroker(source, client, "here", only)
-    broker.start(lambda: landed or {}, skip_lost, lambda: None)
+    broker.start(landed if isinstance(landed, Stub) else Stub(landed), skip_lost)
     return broker
 
 
@@ -170,26 +197,134 @@ def test_a_stream_that_is_gone_or_made_anew_is_one_loud_error(source, client):
         with pytest.raises(UserError, match=r"the stream .* is gone .*--skip-lost"):
             read()
     again = started(source, client, landed, skip_lost=True)
+    time.sleep(0.002)  # ids are times
     add(client, source, event())
     assert len(offsets(again.read(1))) == 1
     client.delete(source.stream)
     add(client, source, event(), id="1-1")
     for skip in (False, True):
-        with pytest.raises(UserError, match=r"was made anew: .* Write generation: 1 for this source"):
+        with pytest.raises(UserError, match=r"was made anew, or a clock was set back: .* write generation: 1 for this"):
             started(source, client, landed, skip_lost=skip)
     anew = replace(source, generation=1)
     assert started(anew, client, landed).read(1)[0].partition == f"{source.name}/1.0"
 
 
-@pytest.mark.parametrize("replay", [0, 1, 3, 500, 1200])
-def test_some_entries_that_have_landed_are_read_once_more(source, client, replay):
+@pytest.mark.parametrize("replay", [0, 1, 3, 500, 1251])
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_entries_that_have_landed_are_read_once_more_from_where_the_rows_surely_have_them(
+    source, client, replay, is_whole
+):
     pipe = client.pipeline()
     for number in range(1300):
         pipe.xadd(source.stream, {"event": event(number)})
-    ids = pipe.execute()
-    landed = {f"{source.name}/0": offset_of(ids[1250])}
-    broker = started(replace(source, replay=replay, batch=5000), client, landed)
-    assert offsets(broker.read(1)) == [offset_of(id) for id in ids[1251 - replay :]]
+    offset = [NOWHERE, *map(offset_of, pipe.execute())]
+    progress = Stub({f"{source.name}/0": offset[1251]}, offset[1251 - replay], is_whole)
+    broker = started(replace(source, batch=5000), client, progress)
+    assert offsets(broker.read(1)) == offset[1252 - replay :]
+    assert progress.refilled == []
+
+
+@pytest.mark.parametrize("gone", ["before what rows have", "the end", "all of it", "nothing"])
+def test_rows_that_lost_what_the_stream_has_not_any_more_are_refilled(source, client, gone):
+    ids = add(client, source, *(event(n) for n in range(8)))
+    first = started(replace(source, batch=6), client)
+    first.read(1)
+    first.commit({f"{source.name}/0": offset_of(ids[5])})
+    progress = Stub({f"{source.name}/0": offset_of(ids[5])}, offset_of(ids[2]), is_whole=False)
+    if gone == "before what rows have":
+        client.xtrim(source.stream, minid=ids[4], approximate=False)
+    elif gone == "the end":
+        client.xdel(source.stream, ids[5])
+    elif gone == "all of it":
+        client.xtrim(source.stream, minid=ids[6], approximate=False)
+    broker = started(source, client, progress)
+    assert len(progress.refilled) == (gone != "nothing")
+    assert offsets(broker.read(1))[-2:] == [offset_of(id) for id in ids[6:]]
+
+
+def lost_end(source, client) -> tuple[list[bytes], Stub]:
+    """A stream of 8 entries of which Redis has lost the last 3, all of which had landed."""
+    ids = add(client, source, *(event(n) for n in range(8)))
+    progress = Stub({f"{source.name}/0": offset_of(ids[7])}, offset_of(ids[4]), is_whole=False)
+    progress.known = [offset_of(id) for id in ids]
+    without_end(source, client, ids[4])
+    return ids, progress
+
+
+def without_end(source, client, last: bytes) -> None:
+    """Take from a stream what is behind an entry, as a Redis that was killed loses it."""
+    entries = client.xrange(source.stream, "-", last)
+    client.delete(source.stream)
+    for id, entry in entries:
+        client.xadd(source.stream, entry, id)
+    time.sleep(0.002)  # so that what is added next has a later id
+
+
+def test_a_stream_that_lost_its_end_goes_on_behind_what_has_landed_once_rows_were_refilled(source, client):
+    _, progress = lost_end(source, client)
+    broker = started(source, client, progress)
+    [line] = progress.refilled
+    assert line == f"the stream {source.stream} has no more what the rows online have lost"
+    broker.read(0)
+    more = add(client, source, event(), event())
+    assert offsets(broker.read(1)) == [offset_of(id) for id in more]
+    assert len(progress.refilled) == 1
+    client.xtrim(source.stream, minid=more[1], approximate=False)
+    assert broker.read(0) == []
+
+
+def test_a_stream_that_alone_lost_its_end_needs_no_rows_refilled(source, client):
+    ids, progress = lost_end(source, client)
+    progress.is_whole, progress.kept = True, offset_of(ids[7])
+    broker = started(source, client, progress)
+    assert (broker.read(0), progress.refilled) == ([], [])
+    more = add(client, source, event())
+    assert offsets(broker.read(1)) == [offset_of(more[0])]
+
+
+def test_a_stream_that_loses_its_end_while_it_is_read_is_noticed(source, client):
+    ids, progress = lost_end(source, client)
+    add(client, source, event(5), id=ids[5])
+    progress.landed = {}
+    broker = started(source, client, progress)
+    assert len(offsets(broker.read(1))) == 6
+    without_end(source, client, ids[4])
+    assert broker.read(0) == []
+    assert len(progress.refilled) == 1
+    more = add(client, source, event())
+    assert offsets(broker.read(1)) == [offset_of(more[0])]
+
+
+def test_after_a_clock_was_set_back_entries_come_behind_what_has_landed_or_are_refused(source, client, monkeypatch):
+    far = [b"4000000000000-%d" % number for number in range(1, 4)]
+    for id in far:
+        add(client, source, event(), id=id)
+    progress = Stub({f"{source.name}/0": offset_of(far[2])}, offset_of(far[2]))
+    progress.known = [offset_of(id) for id in far]
+    without_end(source, client, far[0])
+    broker = started(source, client, progress)
+    more = add(client, source, event())
+    assert more[0] > far[2]
+    assert offsets(broker.read(1)) == [offset_of(more[0])]
+    with pytest.raises(redis.ResponseError, match="equal or smaller"):
+        add(client, source, event(), id=far[1])
+    without_end(source, client, far[0])
+    monkeypatch.setattr(progress, "has_landed", lambda *_: add(client, source, event(), id=far[1]))
+    with pytest.raises(UserError, match=r"or a clock was set back: its last entry is 4000000000000-2"):
+        started(source, client, progress)
+
+
+def test_a_redis_that_was_emptied_has_its_stream_go_on(source, client):
+    _, progress = lost_end(source, client)
+    client.delete(source.stream)
+    progress.emptied = True
+    for started_before in (True, False):
+        if started_before:
+            broker = started(source, client, progress)
+            assert broker.read(0) == []
+        more = add(client, source, event())
+        broker = broker if started_before else started(source, client, progress)
+        assert offsets(broker.read(1))[-1:] == [offset_of(more[0])]
 
 
 def test_the_lag_is_counted(source, client):
@@ -260,7 +395,10 @@ class Recorder:
 def worker(source, client, applier, said: list | None = None, broker=None, who=None) -> Worker:
     [table] = source.tables
     said = [] if said is None else said
-    online = OnlineStore("Redis", who or (lambda: "one"), lambda name, keys: None)
+    notes = applier.__dict__.setdefault("notes", {})
+    online = OnlineStore(
+        "Redis", who or (lambda: "one"), lambda name, keys: None, lambda: None, lambda: notes, notes.update
+    )
     broker = broker or RedisBroker(source, client, "here")
     reader = EventReader(source.tables, largest=source.largest_event)
     metrics = Metrics(source.name)
@@ -274,7 +412,7 @@ def landed(source) -> list[int]:
 def test_events_are_read_again_when_redis_was_started_again_and_no_command_has_failed(source, client):
     ids = add(client, source, *(event(n) for n in range(5)))
     applier, said, answers = Recorder(), [], ["one"]
-    one = worker(replace(source, replay=100), client, applier, said, who=lambda: answers[-1])
+    one = worker(replace(source, replay_seconds=100), client, applier, said, who=lambda: answers[-1])
     thread = threading.Thread(target=one.run)
     thread.start()
     try:
@@ -299,7 +437,7 @@ def _wait(condition) -> None:
 
 def test_events_are_applied_landed_and_buried_and_replays_change_nothing(source, client):
     ids = add(client, source, event(1), "{", event(2), event(3, minute=-1), event(4))
-    applier, source = Recorder(), replace(source, replay=100)
+    applier, source = Recorder(), replace(source, replay_seconds=100)
     first = worker(source, client, applier)
     first.run(until_idle=0.1)
     good = [offset_of(ids[n]) for n in (0, 2, 4)]
@@ -315,10 +453,66 @@ def test_events_are_applied_landed_and_buried_and_replays_change_nothing(source,
     assert str(second.metrics) == "4 events, 1 applied, 3 already, 1 landed"
 
 
+def test_what_rows_surely_have_is_noted_after_it_has_landed_and_some_seconds_later(source, client):
+    ids = add(client, source, *(event(n) for n in range(10)))
+    applier, place = Recorder(), f"{source.name}/0"
+    one = worker(replace(source, batch=5, replay_seconds=0.5), client, applier)
+    one.broker.start(one, False)
+    one._step(), one.settle()
+    assert applier.notes == {place: (offset_of(ids[4]), NOWHERE)}
+    time.sleep(0.5)
+    one._step(), one.settle()
+    assert applier.notes == {place: (offset_of(ids[9]), offset_of(ids[4]))}
+    assert one.reached() == {place: Reached(offset_of(ids[9]), offset_of(ids[4]), True)}
+    applier.notes[place] = offset_of(ids[7]), offset_of(ids[2])  # as a Redis may come back with
+    assert one.reached() == {place: Reached(offset_of(ids[9]), offset_of(ids[2]), False)}
+    more = add(client, source, event())
+    one._step(), one.settle()
+    assert applier.notes == {place: (offset_of(more[0]), offset_of(ids[2]))}
+
+
+def test_rows_that_are_gone_are_filled_without_an_event_and_when_one_finds_them_gone(source, client):
+    """The events may come by another Redis, or by Kafka, which has them all."""
+    applier, said, filled = Recorder(), [], []
+    one = worker(
+        replace(source, connection=f"localhost:{client.get_connection_kwargs()['port']}"), client, applier, said
+    )
+    marks: list[dict | None] = [{}]
+
+    def fill() -> None:
+        filled.append(landed(source))
+        marks[0] = {}
+
+    one._online = one._online._replace(fill=fill, marks=lambda: marks[0])
+    add(client, source, event())
+    one.broker.start(one, False)
+    one._step()
+    marks[0], one._asked = None, 0.0
+    one._step()
+    assert filled == [landed(source)]
+    assert len(filled[0]) == 1  # what was applied has landed before
+    assert said == ["Redis was emptied. The rows are brought back from the files of what has landed."]
+    add(client, source, event())
+    marks[0], seen = None, len(applier.applied)
+    apply = applier.apply
+
+    def unseeded(events, now):
+        applied = apply(events, now)
+        if marks[0] is None:
+            applied.unseeded = events.select(["user_id"])
+            applier.seen.clear()
+        return applied
+
+    applier.apply, one._asked = unseeded, time.monotonic() + 60
+    one._step()
+    assert len(filled) == len(said) == 2
+    assert len(applier.applied) > seen
+
+
 def test_a_lost_server_is_waited_for_with_one_line_and_what_has_not_landed_is_read_again(source, client):
     add(client, source, *(event(n) for n in range(30)))
     applier, said = Recorder(fail_at=[2, 3, 5]), []
-    one = worker(replace(source, batch=5, replay=4), client, applier, said)
+    one = worker(replace(source, batch=5, replay_seconds=0.01), client, applier, said)
     one.run(until_idle=0.2)
     assert len(applier.applied) == len(set(applier.applied)) == 30
     assert landed(source) == sorted(applier.applied)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +44,8 @@ ATTEMPTS = 50
 """How often a batch is computed for an entity that other workers write at the same time."""
 LONGEST_REST = 0.02
 """Seconds, at most, between two of them."""
+LIFE = "life"
+"""Beside what was seeded: which time it is that Redis has something."""
 KEYS_PER_SCRIPT = 250
 BYTES_PER_SCRIPT = 1 << 20
 
@@ -138,8 +141,33 @@ class Applier:
         found = self._client.hget(self._seeded, self.fields.state)
         return None if found is None else found.decode(errors="replace")
 
-    def note_seeded(self) -> None:
-        self._client.hset(self._seeded, self.fields.state, self.fingerprint)
+    def note_seeded(self, marks: Mapping[str, int]) -> None:
+        """Note that all keys have what had landed up to ``marks``."""
+        places = {partition: (offset, offset) for partition, offset in marks.items()}
+        self._client.hset(self._seeded, mapping={self.fields.state: self.fingerprint, **self._marks(places)})
+        self._client.hsetnx(self._seeded, LIFE, uuid4().hex)
+
+    def life(self) -> str:
+        """Another text after Redis was emptied."""
+        return (self._client.hget(self._seeded, LIFE) or b"").decode()
+
+    def note_marks(self, places: Mapping[str, tuple[int, int]]) -> None:
+        """Note, of each partition, up to which offset events are in the rows and have landed; and up to which they
+        had some seconds before."""
+        if places:
+            self._client.hset(self._seeded, mapping=self._marks(places))
+
+    def _marks(self, places: Mapping[str, tuple[int, int]]) -> dict[str, str]:
+        return {f"{self.fields.state}/{name}": f"{now} {before}" for name, (now, before) in places.items()}
+
+    def marks(self) -> dict[str, tuple[int, int]] | None:
+        """What `note_marks` has noted, as far as Redis has it; None if no key was seeded, or all of it is gone."""
+        found = self._client.hgetall(self._seeded)
+        if self.fields.state.encode() not in found:
+            return None
+        start = f"{self.fields.state}/"
+        names = {field: field.decode().removeprefix(start) for field in found if field.startswith(start.encode())}
+        return {name: tuple(map(int, found[field].split())) for field, name in names.items()}
 
     def unknown(self, is_empty: bool, seeded_by: str | None) -> str | None:
         """Why a key of which nothing is known that could be gone on from is not written; None if it is a new one.

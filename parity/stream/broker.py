@@ -1,6 +1,6 @@
 """What a worker needs of a broker, be it Redis Streams or Kafka: events of partitions, in order, from any offset on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from parity.stream.events import Bad, Raw
@@ -17,17 +17,46 @@ class Lag(NamedTuple):
     seconds: float
 
 
+class Reached(NamedTuple):
+    """How far the events of a partition were brought before."""
+
+    landed: int
+    """Up to which offset they have landed."""
+    kept: int
+    """Up to which offset the rows online surely have them. What comes after it is read once more."""
+    is_whole: bool = True
+    """Whether the rows are all there that were written until the last landing, as far as the online store knows."""
+
+
+class Progress(Protocol):
+    """What a broker asks of the worker that it serves."""
+
+    def reached(self) -> Mapping[str, Reached]:
+        """By partition. Those of which nothing has landed are left out."""
+
+    def has_landed(self, partition: str, offsets: Sequence[int]) -> bool:
+        """Whether an event of any of these offsets has."""
+
+    def settle(self) -> None:
+        """Land all that was applied: partitions are about to be given to another worker."""
+
+    def refill(self, why: str) -> None:
+        """Bring the rows online back from what has landed, as events that they had taken up can't be read again."""
+
+    def is_emptied(self) -> bool:
+        """Whether the online store has lost all that it had. It is refilled then."""
+
+
 class Broker(Protocol):
     """The partitions that a worker reads. Every method may raise `Lost`, or `UserError` for what does not pass."""
 
     place: str
     """Where it is, for people."""
 
-    def start(self, reached: Callable[[], Mapping[str, int]], skip_lost: bool, revoked: Callable[[], None]) -> None:
-        """Begin to read behind ``reached``, the offsets that have landed, less what is to be read once more.
+    def start(self, progress: Progress, skip_lost: bool) -> None:
+        """Begin to read behind what the rows online are sure to have.
 
-        `UserError` if entries behind them are gone that were not read, unless they are to be skipped. ``revoked`` is
-        called before partitions are given to another worker.
+        `UserError` if events are gone that had not landed, unless they are to be skipped.
         """
 
     def read(self, seconds: float) -> list[Raw]:

@@ -8,8 +8,9 @@ applied has landed.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -128,8 +129,8 @@ def worker_of(source: StreamSource, store: FeatureStore, broker: Broker, metrics
     appliers = {table.name: Applier(store, table) for table in source.tables}
     folders = partition_columns(source.landing / "file")
     reader = EventReader(source.tables, _event_id(source.tables[0]), folders, source.largest_event)
-    _seed(store, appliers)
-    return Worker(source, broker, appliers, reader, metrics, _tolerance(source, store), _online(source, store))
+    _require_definition(appliers)
+    return Worker(source, broker, appliers, reader, metrics, _tolerance(source, store), _online(store, appliers))
 
 
 def _tolerance(source: StreamSource, store: FeatureStore) -> float:
@@ -173,21 +174,44 @@ def _produce(source: StreamSource, args: argparse.Namespace) -> None:
     print(f"{sent:,} of {len(events):,} events of {shown(args.produce)} -> {source.name}, {broker.place}")
 
 
-def _online(source: StreamSource, store: FeatureStore) -> OnlineStore:
-    tables = {table.name: table for table in source.tables}
+def _online(store: FeatureStore, appliers: Mapping[str, Applier]) -> OnlineStore:
+    some = list(appliers.values())
 
     def seed_keys(name: str, keys: pa.Table) -> None:
-        seed(store, tables[name], origin_of(tables[name]), utc_now(), keys=keys)
+        table = appliers[name].table
+        seed(store, table, origin_of(table), utc_now(), keys=keys)
+
+    def fill() -> None:
+        for table in (applier.table for applier in some):
+            seeded = seed(store, table, origin_of(table), utc_now())
+            print(f"{table.name}: {seeded.keys:,} {table.noun(seeded.keys)} seeded", flush=True)
+
+    def note(places: Mapping[str, tuple[int, int]]) -> None:
+        for applier in some:
+            applier.note_marks(places)
+
+    def ping() -> str:
+        return f"{online_store_of(store).identity(store.config)} {some[0].life()}"
 
     place = f"Redis at {addresses(store.config.online_store.connection_string)}"
-    return OnlineStore(place, lambda: online_store_of(store).identity(store.config), seed_keys)
+    return OnlineStore(place, ping, seed_keys, fill, partial(_marks, some), note)
 
 
-def _seed(store: FeatureStore, appliers: Mapping[str, Applier]) -> None:
-    """Give the rows online what a stream needs to go on from them, unless they have it.
+def marks_of(source: StreamSource, store: FeatureStore) -> dict[str, tuple[int, int]] | None:
+    """Up to which offsets the rows of all views of a source are known to have what has landed: `Applier.marks`."""
+    return _marks([Applier(store, table) for table in source.tables])
 
-    `UserError` if they have it by another definition: which of the two holds, a worker does not know.
-    """
+
+def _marks(appliers: Sequence[Applier]) -> dict[str, tuple[int, int]] | None:
+    found = [applier.marks() for applier in appliers]
+    if any(marks is None for marks in found):
+        return None
+    of_all = set.intersection(*map(set, found))
+    return {name: tuple(map(min, zip(*(marks[name] for marks in found), strict=True))) for name in of_all}
+
+
+def _require_definition(appliers: Mapping[str, Applier]) -> None:
+    """Refuse rows online that a stream wrote by another definition: which of the two holds, a worker does not know."""
     for applier in appliers.values():
         seeded_by = applier.seeded_by()
         if seeded_by not in (None, applier.fingerprint):
@@ -196,6 +220,3 @@ def _seed(store: FeatureStore, appliers: Mapping[str, Applier]) -> None:
                 " has here. If this is the one that holds, run compute_features.py and materialize_to_online.py, and "
                 "start again."
             )
-        if seeded_by is None:
-            seeded = seed(store, applier.table, origin_of(applier.table), utc_now())
-            print(f"{applier.table.name}: {seeded.keys:,} {applier.table.noun(seeded.keys)} seeded", flush=True)

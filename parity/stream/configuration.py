@@ -74,7 +74,7 @@ class StreamSource:
     batch: int = 2_000
     landing_seconds: float = 1
     landing_events: int = 50_000
-    replay: int = 1_000
+    replay_seconds: float = 5
     generation: int = 0
     wait_seconds: float = 300
 
@@ -360,7 +360,7 @@ _READERS: dict[str, tuple[str | None, Callable[[Any], Any]]] = {
     "batch": (None, _whole(1, 100_000)),
     "landing_seconds": (None, _seconds(0)),
     "landing_events": (None, _whole(1, 10_000_000)),
-    "replay": (None, _whole(0, 10_000_000)),
+    "replay_seconds": (None, _seconds(0)),
     "generation": (None, _whole(0, 10**6)),
     "wait_seconds": (None, _seconds(0)),
 }

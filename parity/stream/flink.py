@@ -32,7 +32,7 @@ from parity.definition.checks import declared
 from parity.edge.command import argument_parser, run, shown, whole_number
 from parity.edge.errors import UserError
 from parity.repository import opened
-from parity.stream.command import REPOSITORY, one_of, worker_of
+from parity.stream.command import REPOSITORY, marks_of, one_of, worker_of
 from parity.stream.configuration import StreamSource, stream_sources
 from parity.stream.events import Raw
 from parity.stream.kafka_source import KafkaBroker
@@ -84,6 +84,7 @@ class Work(ProcessWindowFunction):
         self._open = ExitStack()
         store = self._open.enter_context(opened(REPOSITORY, self._source.tables, may_be_new=True))
         self._worker = worker_of(self._source, store, KafkaBroker(self._source), Metrics(self._name))
+        self._worker.reached()
 
     def process(self, partition: int, _context: Any, events: Iterable[Row]) -> Iterable[str]:
         rows = sorted(events, key=lambda row: row[2])
@@ -140,7 +141,9 @@ def job(source: StreamSource, connector: Path, checkpoints: Path, every: int, pa
 
 
 def _events(tables: StreamTableEnvironment, source: StreamSource) -> Any:
-    """The events of the topic: payload, partition, offset. Without a checkpoint they begin where events have landed."""
+    """The events of the topic: payload, partition, offset. Without a checkpoint they begin where rows have them all."""
+    with opened(REPOSITORY, source.tables, may_be_new=True) as store:
+        marks = marks_of(source, store) or {}
     schema = (
         Schema.new_builder()
         .column("payload", DataTypes.BYTES())
@@ -149,7 +152,7 @@ def _events(tables: StreamTableEnvironment, source: StreamSource) -> Any:
         .build()
     )
     landed = {
-        source.number_of(partition): max(0, offset + 1 - source.replay)
+        source.number_of(partition): min(offset, *marks.get(partition, (offset, offset))) + 1
         for partition, offset in high_water(source.landing).items()
         if partition.startswith(f"{source.name}/")
     }

@@ -7,12 +7,12 @@ it.
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parity.definition.instants import utc_now
 from parity.edge.errors import UserError
-from parity.stream.broker import Lag, Lost
+from parity.stream.broker import Lag, Lost, Progress, Reached
 from parity.stream.configuration import StreamSource
 from parity.stream.events import Bad, Raw
 from parity.transactions.landed import NOWHERE
@@ -41,10 +41,7 @@ class KafkaBroker:
             raise source.refuse("its group has Kafka say which partitions are read. Leave out --partitions, or group.")
         self._only = only
         self._trouble: str | None = None
-        self._reached: Callable[[], Mapping[str, int]] = dict
-        self._revoked: Callable[[], None] = lambda: None
         self._assigned: list[int] = []
-        self._safe: dict[int, int] = {}
         self._read_up_to: dict[int, tuple[int, float]] = {}
         self._producer: Any = None
         self._consumer: Any = None
@@ -119,9 +116,8 @@ class KafkaBroker:
 
     # Where to read
 
-    def start(self, reached: Callable[[], Mapping[str, int]], skip_lost: bool, revoked: Callable[[], None]) -> None:
-        self._reached, self._revoked = reached, revoked
-        self._skip_lost = skip_lost
+    def start(self, progress: Progress, skip_lost: bool) -> None:
+        self._progress, self._skip_lost = progress, skip_lost
         there = sorted(self._metadata(self.consumer))
         if self.source.group:
             self.consumer.subscribe(
@@ -141,23 +137,25 @@ class KafkaBroker:
             self._assign(self._assigned)
 
     def _assign(self, numbers: Sequence[int]) -> None:
-        landed = self._reached()
-        places = [self._place(number, landed) for number in numbers]
+        reached = self._progress.reached()
+        places = [self._place(number, reached) for number in numbers]
         self.consumer.assign(places)
         self._assigned = list(numbers)
 
-    def _place(self, number: int, landed: Mapping[str, int]) -> Any:
-        """Where to begin in a partition: before what has not landed, as far as the topic still has it."""
-        reached = landed.get(self.source.partition(number), NOWHERE)
+    def _place(self, number: int, reached: Mapping[str, Reached]) -> Any:
+        """Where to begin in a partition: behind what the rows online are sure to have, as far as the topic has it."""
+        landed, kept, is_whole = reached.get(self.source.partition(number), Reached(NOWHERE, NOWHERE))
         partition = self._kafka.TopicPartition(self.source.topic, number)
         try:
             first, end = self.consumer.get_watermark_offsets(partition, timeout=SECONDS_TO_ANSWER)
         except self._kafka.KafkaException as error:
             raise self._lost(error) from None
-        if reached != NOWHERE:
-            self._require_whole(number, reached, first, end)
-        partition.offset = max(first, reached + 1 - self.source.replay)
-        self._safe[number] = reached
+        if landed != NOWHERE:
+            self._require_whole(number, landed, first, end)
+        if not is_whole and first > kept + 1:
+            self._progress.refill(f"the topic {self.source.topic} has deleted events that the rows online had")
+            kept = landed
+        partition.offset = max(first, kept + 1)
         self._read_up_to[number] = partition.offset - 1, utc_now().timestamp()
         return partition
 
@@ -181,7 +179,7 @@ class KafkaBroker:
         self._assign([partition.partition for partition in partitions])
 
     def _on_revoke(self, _consumer: Any, _partitions: list) -> None:
-        self._revoked()
+        self._progress.settle()
         self._assigned = []
 
     def _on_lost(self, _consumer: Any, _partitions: list) -> None:

@@ -10,7 +10,6 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import redis
 
@@ -18,7 +17,7 @@ from parity.definition.instants import utc_now
 from parity.edge.configuration import addresses
 from parity.edge.errors import UserError
 from parity.online.connection import RedisConnections, RedisOptions
-from parity.stream.broker import Lag, Lost
+from parity.stream.broker import Lag, Lost, Progress, Reached
 from parity.stream.configuration import StreamSource
 from parity.stream.events import Bad, Raw
 from parity.transactions.landed import NOWHERE
@@ -39,6 +38,16 @@ local found = {}
 for i = 1, #info, 2 do found[info[i]] = info[i + 1] end
 return {found['last-generated-id'], found['max-deleted-entry-id'] or '0-0', found['length'],
         found['entries-added'] or -1, redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])}
+"""
+
+# KEYS: a stream. ARGV: its last id, as last seen, and the one that it is to go on behind.
+CONTINUE = """
+local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+for i = 1, #info, 2 do
+  if info[i] == 'last-generated-id' and info[i + 1] == ARGV[1] then
+    redis.call('XSETID', KEYS[1], ARGV[2])
+  end
+end
 """
 
 PASSING = (
@@ -141,7 +150,7 @@ class RedisBroker:
             )
             client, address = RedisConnections()._get_client(config), addresses(source.connection)
         self.client, self.place = client, f"Redis at {address}"
-        self._script = client.register_script(READ)
+        self._script, self._continue = client.register_script(READ), client.register_script(CONTINUE)
         keys = source.keys()
         wanted = range(len(keys)) if only is None else only
         for number in wanted:
@@ -149,32 +158,51 @@ class RedisBroker:
                 raise source.refuse(f"there is no partition {number}: it has {len(keys):,}, from 0 on.")
         self._partitions = [_Partition(source.partition(number), keys[number]) for number in wanted]
         self._keys, self._reader = keys, reader
-        self._reached: Callable[[], Mapping[str, int]] = dict
         self._is_cluster = isinstance(client, redis.RedisCluster)
 
     def _asking(self):
         return passing(self.place, self.source.without_secrets)
 
-    def start(self, reached: Callable[[], Mapping[str, int]], skip_lost: bool, revoked: Callable[[], None]) -> None:
-        self._reached = reached
+    def start(self, progress: Progress, skip_lost: bool) -> None:
+        self._progress = progress
         self._start(skip_lost)
 
     def rewind(self) -> None:
         self._start(skip_lost=False)
 
     def _start(self, skip_lost: bool) -> None:
-        landed = self._reached()
+        reached = self._progress.reached()
         for partition in self._partitions:
-            partition.safe = landed.get(partition.name, NOWHERE)
-            found = self._look(partition, b"+", 0)
+            landed, kept, is_whole = reached.get(partition.name, Reached(NOWHERE, NOWHERE))
+            partition.safe, partition.count = landed, None
+            went_back = not is_whole and self.source.connection is None
+            found = self._brought_back(partition, self._look(partition, b"+", 0), skip_lost or went_back)
             if skip_lost:
                 partition.forgiven = offset_of(found[1]) if found else NOWHERE
-                partition.safe = partition.safe if found else NOWHERE
-            partition.count = None
             self._require_whole(partition, found)
-            partition.count = self._counted(partition, found, skip_lost) if found else 0
-            self._require_whole(partition, found)
-            partition.offset = self._before(partition) if found and self.source.replay else partition.safe
+            if found:
+                partition.count = self._counted(partition, found, skip_lost, went_back or self._is_emptied())
+                self._require_whole(partition, found)
+            else:
+                partition.count = 0
+            if not (is_whole or self._has_all(partition, kept, found)):
+                self._refill(partition)
+                kept = landed
+            partition.offset = kept
+
+    def _has_all(self, partition: _Partition, kept: int, found: list) -> bool:
+        """Whether the stream still has what is behind ``kept``, up to the last entry that has landed."""
+        if not found or not self._between(partition, partition.safe - 1, partition.safe):
+            return False
+        with self._asking():
+            return found[2] == found[3] or bool(self.client.xrevrange(partition.key, id_of(max(kept, 0)), "-", 1))
+
+    def _refill(self, partition: _Partition) -> None:
+        self._progress.refill(f"the stream {partition.key} has no more what the rows online have lost")
+
+    def _is_emptied(self) -> bool:
+        """Whether the Redis of the streams has lost all that it had: if it has the rows too."""
+        return self.source.connection is None and self._progress.is_emptied()
 
     def _look(self, partition: _Partition, start: bytes, count: int) -> list:
         """The last id, the greatest one that was deleted, how many there are and ever were (-1 before Redis 7), and
@@ -182,13 +210,13 @@ class RedisBroker:
         with self._asking():
             return self._script([partition.key], [start, count])
 
-    def _counted(self, partition: _Partition, found: list, skip_lost: bool) -> int | None:
+    def _counted(self, partition: _Partition, found: list, skip_lost: bool, may_lack: bool) -> int | None:
         """How many entries there ever were up to what has landed."""
         last, _, length, added, _ = found
         if added < 0:
             return None
         if partition.safe == NOWHERE or skip_lost:
-            return added - length + (0 if partition.safe == NOWHERE else self._between(partition, -1, partition.safe))
+            return added - length + self._between(partition, NOWHERE, partition.safe)
         if offset_of(last) == partition.safe:
             return added
         with self._asking():
@@ -199,7 +227,9 @@ class RedisBroker:
                 if noted <= partition.safe:
                     return group["entries-read"] + self._between(partition, noted, partition.safe)
         if not self._between(partition, partition.safe - 1, partition.safe):
-            raise self._trimmed(partition)  # it can't be known, so it is not passed over
+            if not may_lack:
+                raise self._trimmed(partition)  # it can't be known, so it is not passed over
+            return added - length + self._between(partition, NOWHERE, partition.safe)  # Redis lost what was noted, too
         return None
 
     def _between(self, partition: _Partition, after: int, until: int) -> int:
@@ -213,22 +243,6 @@ class RedisBroker:
             count, after = count + len(some), offset_of(some[-1][0])
         return count
 
-    def _before(self, partition: _Partition) -> int:
-        """Where to begin so that some entries before those that have not landed are read once more."""
-        if partition.safe == NOWHERE:
-            return NOWHERE
-        replay, key, offset = self.source.replay, partition.key, partition.safe
-        while replay > 0:
-            some = min(replay, ENTRIES_PER_COMMAND)
-            with self._asking():
-                entries = self.client.execute_command("XREVRANGE", key, id_of(offset), "-", "COUNT", some)
-            if not entries:
-                return max(offset, NOWHERE)
-            offset, replay = offset_of(_id(entries[-1])) - 1, replay - len(entries)
-            if offset < 0:
-                return NOWHERE
-        return offset
-
     def _require_whole(self, partition: _Partition, found: list) -> None:
         """Refuse a stream that has lost entries that were not read."""
         key, safe = partition.key, partition.safe
@@ -239,15 +253,48 @@ class RedisBroker:
                 f"the stream {key} is gone from {self.place}, and was read up to {id_of(safe).decode()}. If it was "
                 "deleted on purpose, go on with what comes: --skip-lost"
             )
-        if offset_of(found[0]) < safe:
-            raise self.source.refuse(
-                f"the stream {key} was made anew: its last entry was {found[0].decode()}, and events up to "
-                f"{id_of(safe).decode()} had landed. Write generation: {self.source.generation + 1} for this source, "
-                "so that its entries count from the beginning"
-            )
         is_trimmed = partition.count is not None and found[3] - found[2] > partition.count
         if is_trimmed or offset_of(found[1]) > max(safe, partition.forgiven):
             raise self._trimmed(partition)
+
+    def _brought_back(self, partition: _Partition, found: list, may_be_gone: bool) -> list:
+        """Have a stream that has lost its end, as a Redis that was killed does, go on behind what was read of it.
+
+        Returns what the stream is then. `UserError` for one whose entries are other ones than those that were read.
+        """
+        safe = partition.safe
+        if safe == NOWHERE or (found and offset_of(found[0]) >= safe):
+            return found
+        if found:
+            self._require_known(partition, found[0])
+        elif not (may_be_gone or self._is_emptied()):
+            return found
+        else:
+            with self._asking(), suppress(redis.ResponseError):  # another worker may have made it meanwhile
+                self.client.xgroup_create(partition.key, self._reader, id_of(safe), mkstream=True, entries_read=0)
+        last = found[0] if found else b"0-0"
+        with self._asking():
+            self._continue([partition.key], [last, id_of(safe)])
+        found = self._look(partition, b"+", 0)
+        if found and offset_of(found[0]) < safe:
+            raise self._made_anew(partition, found[0])
+        return found
+
+    def _require_known(self, partition: _Partition, last: bytes) -> None:
+        """Refuse a stream none of whose last entries was read."""
+        with self._asking():
+            entries = self.client.xrevrange(partition.key, count=ENTRIES_PER_COMMAND)
+        offsets = [offset_of(entry) for entry, _ in entries]
+        if offsets and not self._progress.has_landed(partition.name, offsets):
+            raise self._made_anew(partition, last)
+
+    def _made_anew(self, partition: _Partition, last: bytes) -> UserError:
+        return self.source.refuse(
+            f"the stream {partition.key} was made anew, or a clock was set back: its last entry is {last.decode()}, "
+            f"and entries up to {id_of(partition.safe).decode()} have been read. Delete from it what has landed, and "
+            f"write generation: {self.source.generation + 1} for this source: then all that the stream has counts as "
+            "new"
+        )
 
     def _trimmed(self, partition: _Partition) -> UserError:
         return self.source.refuse(
@@ -265,6 +312,10 @@ class RedisBroker:
 
     def _read(self, partition: _Partition, batch: int) -> Raw | None:
         found = self._look(partition, b"-" if partition.offset == NOWHERE else b"(" + id_of(partition.offset), batch)
+        if (back := self._brought_back(partition, found, may_be_gone=False)) is not found:
+            if found:
+                self._refill(partition)
+            found, partition.count = [*back[:4], []], None
         self._require_whole(partition, found)
         if not found:
             return None
@@ -350,7 +401,3 @@ class RedisBroker:
 
     def close(self) -> None:
         """Nothing: the connections end with the process."""
-
-
-def _id(entry: Any) -> bytes:
-    return entry[0]

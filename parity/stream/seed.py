@@ -99,7 +99,7 @@ def seed(
             done.append(part)
             bar.update(sum(part) - part.ahead)
     if keys is None:
-        applier.note_seeded()
+        applier.note_seeded(marks)
     return Seeded(*map(sum, zip(*done, strict=True))) if done else Seeded(0, 0, 0, 0)
 
 

@@ -7,7 +7,7 @@ So a worker may be killed at any point, and two may read one partition.
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
@@ -20,13 +20,13 @@ from tqdm import tqdm
 from parity.definition.instants import utc_now
 from parity.definition.keys import as_tuples, shown_keys
 from parity.edge.errors import UserError, printable
-from parity.stream.broker import Broker, Lost
+from parity.stream.broker import Broker, Lost, Reached
 from parity.stream.buffer import Buffer
 from parity.stream.configuration import StreamSource
 from parity.stream.events import Bad, EventReader, Events, Raw, microseconds
 from parity.stream.metrics import Metrics
 from parity.stream.redis_source import passing
-from parity.transactions.landed import ID, OFFSET, PARTITION, Landing
+from parity.transactions.landed import ID, NOWHERE, OFFSET, PARTITION, Landing
 
 SECONDS_PER_READ = 0.2
 SECONDS_PER_PING = 0.1
@@ -51,9 +51,15 @@ class OnlineStore(NamedTuple):
     place: str
     """For people."""
     ping: Callable[[], str]
-    """Ask it for a sign of life: who it is, which is another one after each start."""
+    """Ask it for a sign of life: who it is, which is another one after each start, and after it was emptied."""
     seed: Callable[[str, pa.Table], None]
     """Give a view's rows of these keys what a stream needs to go on from them: `parity.stream.seed`."""
+    fill: Callable[[], None]
+    """The same of all keys of all views."""
+    marks: Callable[[], Mapping[str, tuple[int, int]] | None]
+    """What `note` has noted, as far as the store still has it; None if no keys were filled, or all of it is gone."""
+    note: Callable[[Mapping[str, tuple[int, int]]], None]
+    """Note of partitions up to which offset the rows have what has landed, and up to which they had seconds before."""
 
 
 class Worker:
@@ -76,10 +82,11 @@ class Worker:
         self._appliers, self._reader, self._online = appliers, reader, online
         self._tolerance, self._now, self._say = timedelta(seconds=tolerance), now, say or _say
         landing = Landing(source.landing, reader.keys)
-        self._buffer = Buffer(landing, source.landing_seconds, source.landing_events)
+        self._buffer = Buffer(landing, source.landing_seconds, source.landing_events, source.replay_seconds)
         self._ending = False
         self._last_event = time.monotonic()
         self._who, self._asked = "", 0.0
+        self._is_emptied, self._fillings = False, 0
 
     def end(self) -> None:
         """Have `run` finish what it is at, and return."""
@@ -91,7 +98,7 @@ class Worker:
         Raises `UserError` for what does not pass, once what was applied has landed.
         """
         try:
-            self._waiting_out(lambda: self.broker.start(self._buffer.reached, skip_lost, self.settle), rewind=False)
+            self._waiting_out(lambda: self.broker.start(self, skip_lost), rewind=False)
             self._last_event = time.monotonic()
             while not self._ending and not self._is_idle(until_idle):
                 self._waiting_out(self._step)
@@ -114,7 +121,10 @@ class Worker:
         """Apply events, bury those that can't be read, and have the others land."""
         begin, now = time.perf_counter(), self._now()
         events = self._reader.read(found, microseconds(now + self._tolerance))
+        fillings = self._fillings
         became, again, lands, refused = self._apply(events, now)
+        if fillings != self._fillings:
+            self._apply(events, now)  # some of them may have been in the rows that were lost
         bad = [one for one in [*events.bad, *refused] if self._buffer.is_new(one.partition, one.offset)]
         if bad:
             self.broker.bury(bad)
@@ -174,7 +184,7 @@ class Worker:
         with passing(self._online.place, str):
             applied = self._appliers[name].apply(rows, now)
             if applied.unseeded.num_rows:
-                self._online.seed(name, applied.unseeded)
+                self._seed(name, applied.unseeded)
                 first, applied = applied, self._appliers[name].apply(rows, now)
                 written = first.became != LEFT
                 applied.became = np.where(written, first.became, applied.became)
@@ -194,6 +204,60 @@ class Worker:
                 verb = "is" if count == 1 else "are"
                 raise UserError(f"{name}: {count:,} {table.noun(count)} ({some}) {verb} {what}.")
         return applied
+
+    def _seed(self, name: str, keys: pa.Table) -> None:
+        """Seed some keys, or all if the online store knows of none. What was applied has to land before, as keys are
+        seeded from files."""
+        fillings = self._fillings
+        self.is_emptied()
+        if fillings == self._fillings:
+            self.settle()
+            self._online.seed(name, keys)
+
+    # What was reached before
+
+    def reached(self) -> dict[str, Reached]:
+        self._buffer.begin({})  # so that it is not said that the rows have what lands now
+        self.settle()
+        landed = self._buffer.reached()
+        with passing(self._online.place, str):
+            marks = self._online.marks()
+            self._is_emptied = marks is None and bool(landed)
+            if marks is None:
+                why = f"{self._online.place} has no rows that a stream has written: it was emptied, or is another one"
+                self._fill(why if landed else None)
+                marks = {partition: (offset, offset) for partition, offset in landed.items()}
+        found = {}
+        for partition, offset in landed.items():
+            now, before = marks.get(partition, (NOWHERE, NOWHERE))
+            found[partition] = Reached(offset, min(offset, now, before), now >= offset)
+        self._buffer.begin({partition: one.kept for partition, one in found.items()})
+        return found
+
+    def has_landed(self, partition: str, offsets: Sequence[int]) -> bool:
+        return self._buffer.has_landed(partition, offsets)
+
+    def refill(self, why: str) -> None:
+        self._buffer.begin({})
+        self.settle()
+        with passing(self._online.place, str):
+            self._fill(why)
+        self._buffer.begin(self._buffer.reached())
+
+    def is_emptied(self) -> bool:
+        with passing(self._online.place, str):
+            if self._online.marks() is None:
+                self._is_emptied = True
+                self.refill(f"{self._online.place} was emptied")
+        return self._is_emptied
+
+    def _fill(self, why: str | None) -> None:
+        if why:
+            self._say(f"{why}. The rows are brought back from the files of what has landed.")
+        self._online.fill()
+        self._fillings += 1
+        if self._who:
+            self._ping()
 
     # Landing
 
@@ -215,6 +279,8 @@ class Worker:
             count, until = landed
             self.metrics.landed(count, until)
             self.broker.commit(until)
+            with passing(self._online.place, str):
+                self._online.note(self._buffer.passed(until))
 
     def _finish(self) -> None:
         try:
@@ -267,6 +333,7 @@ class Worker:
     def _notice_another(self) -> None:
         """`Lost` if the online store was started again and nobody has noticed, as its client connects by itself."""
         if time.monotonic() - self._asked >= SECONDS_PER_PING:
+            self.is_emptied()
             before = self._who
             self._ping()
             if before and before != self._who:

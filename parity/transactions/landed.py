@@ -120,6 +120,12 @@ class Landing:
         self._reached |= found
         return found
 
+    def has(self, partition: str, offsets: Sequence[int]) -> bool:
+        """Whether a row of any of these offsets has landed."""
+        wanted = pa.array(offsets, pa.int64())
+        columns = (pq.read_table(path, columns=[OFFSET], partitioning=None)[OFFSET] for path in self._paths(partition))
+        return any(pc.any(pc.is_in(column, value_set=wanted)).as_py() for column in columns)
+
     def land(self, rows: pa.Table | None, until: Mapping[str, int], again: np.ndarray | None = None) -> int:
         """Land ``rows``: columns of the source and those of `PLACE`, of each partition in the order of its offsets.
         None is no row at all.
