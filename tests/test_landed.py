@@ -133,6 +133,16 @@ def test_one_id_of_two_keys_is_two_rows_and_a_repetition_is_none(tmp_path):
     assert landed(tmp_path) == [0, 6]
 
 
+def test_an_event_is_an_earlier_one_only_if_it_has_its_id_and_its_keys_of_all_views(tmp_path):
+    """As ids may be unique within a user only, a purchase of the same product is not the one of another user."""
+    landing = Landing(tmp_path, [["user_id"], ["sku"]])
+    skus = ["s", "s", None, None, "s"]
+    some = rows(0, 1, 0, 0, 0, ids=["x"] * 5).set_column(4, OFFSET, pa.array(range(5)))
+    some = some.append_column("sku", pa.array(skus))
+    assert landing.land(some, {PLACE_0: 4}, np.array([True] * 5)) == 3
+    assert landed(tmp_path) == [0, 1, 2]
+
+
 def test_other_columns_begin_another_file(tmp_path):
     landing = Landing(tmp_path)
     everything(landing, rows(0), 0)

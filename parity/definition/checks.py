@@ -49,6 +49,8 @@ class FeatureTable:
     """One that gives all features of the view, and those of other views if there is none that gives them alone."""
     transactions: Location
     """Where the view's transactions are declared to be."""
+    beside: tuple[Definition, ...] = ()
+    """Those of all views of the same source, its own too."""
 
     @property
     def name(self) -> str:
@@ -237,7 +239,13 @@ def _declared(variables: Mapping[str, Any], folder: Path) -> Declared:
     for fault in chain(_faults_of_all(views), *(_faults_of_one(view, entities) for view in views)):
         raise _Fault(fault)
     tables = tuple(
-        FeatureTable(view, view.definition, _service(view, services), _placed(view.transactions.path, folder))
+        FeatureTable(
+            view,
+            view.definition,
+            _service(view, services),
+            _placed(view.transactions.path, folder),
+            tuple(one.definition for one in views if one.definition.reading.name == view.definition.reading.name),
+        )
         for view in views
     )
     return Declared(tables, tuple(services), tuple(others))

@@ -17,6 +17,7 @@ from parity.definition.checks import FeatureTable
 from parity.definition.instants import EPOCH, MICROSECOND
 from parity.definition.table import Definition
 from parity.edge.errors import UserError, printable
+from parity.stream.identity import identities, keys_beside, known_ids
 from parity.transactions.json_objects import ABSENT, AS_WRITTEN, as_text, no_single_value, value_inside
 from parity.transactions.landed import ID, OFFSET, PARTITION
 from parity.transactions.refusals import Column, expected, quoted, shown
@@ -86,6 +87,7 @@ class EventReader:
         self._as_in_file = self._reading.decimal == "."
         self._scan = (_TEXTS if self._as_in_file else AS_WRITTEN).scan_once
         self._landed = dict(self._to_land())
+        self._beside = {d.name: self._keys_beside(d) for d in self._definitions}
 
     def _column(self, definition: Definition, field: pa.Field) -> Column:
         """As a reader of files has it."""
@@ -116,6 +118,11 @@ class EventReader:
         if self._id is not None and not any(self._id in column.sources for column in columns):
             yield self._id, None
 
+    def _keys_beside(self, definition: Definition) -> list[Column]:
+        beside = [(key.name, key.type) for key in keys_beside(definition, self._definitions)]
+        columns = {(one.name, one.to): one for some in self._columns.values() for one in some if one.is_key}
+        return [columns[at] for at in beside]
+
     @property
     def keys(self) -> list[list[str]]:
         """The key columns of each view, called as in a file."""
@@ -126,7 +133,9 @@ class EventReader:
         batch = _Batch(some, self._reading, self._as_in_file, self._folders)
         batch.parse(self._scan, self._largest)
         typed = {column: batch.typed(column) for columns in self._columns.values() for column in columns}
-        ids = batch.texts(self._id, True) if self._id is not None else pa.nulls(len(batch.objects), pa.string())
+        ids = pa.nulls(len(batch.objects), pa.string())
+        if self._id is not None:
+            ids = known_ids(batch.texts(self._id, True))
         taken: dict[str, np.ndarray] = {}
         for definition in self._definitions:
             columns = self._columns[definition.name]
@@ -152,6 +161,8 @@ class EventReader:
             columns = self._columns[definition.name]
             names = definition.transactions.names
             rows = pa.table({column.name: typed[column] for column in columns if column.name in names} | place)
+            identity = identities(ids, [typed[column] for column in self._beside[definition.name]])
+            rows = rows.set_column(rows.schema.get_field_index(ID), ID, identity)
             schema = pa.schema([*definition.transactions, *(rows.schema.field(name) for name in place)])
             rows = rows.filter(pa.array(mask)).select(schema.names).cast(schema)
             of_views[definition.name] = Taken(rows, np.cumsum(good)[mask] - 1)

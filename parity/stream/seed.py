@@ -8,7 +8,7 @@ is read and computed again.
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from parity.edge.errors import UserError
 from parity.edge.files import Location, is_parquet, location, on_disk, progress
 from parity.offline.side import origin_of
 from parity.stream.apply import ATTEMPTS, Applier
+from parity.stream.identity import identities, keys_beside
 from parity.stream.state import (
     BEGINNING,
     FIRST,
@@ -43,7 +44,7 @@ from parity.stream.state import (
     row_schema,
     write_applied,
 )
-from parity.transactions.landed import high_water
+from parity.transactions.landed import PLACE, high_water
 from parity.transactions.listing import transaction_files
 from parity.transactions.read import read_part
 
@@ -84,7 +85,7 @@ def seed(
     """
     marks = dict(high_water(transactions) if marks is None else marks)
     applier = Applier(store, table)
-    rows = _rows(transactions, table.definition, marks)
+    rows = _rows(transactions, table, marks)
     book = KeyBook(table.definition.keys)
     if keys is not None:
         book.number(keys)
@@ -112,32 +113,45 @@ def seed_streamed(store: FeatureStore, tables: Sequence[FeatureTable], now: date
 
 @dataclass(frozen=True)
 class _Placed(Definition):
-    """The same with the places in a stream that landed transactions have."""
+    """The same with more columns of its transactions, which are null where a file does not have them."""
+
+    more: pa.Schema = field(default_factory=lambda: PLACE)
 
     @cached_property
     def transactions(self) -> pa.Schema:
-        places = [pa.field(PARTITION, pa.string()), pa.field(OFFSET, pa.int64()), pa.field(ID, pa.string())]
-        return pa.schema([*super().transactions, *places])
+        return pa.schema([*super().transactions, *self.more])
 
 
-def _rows(transactions: Location, definition: Definition, marks: Mapping[str, int]) -> pa.Table:
+def _placed(table: FeatureTable) -> _Placed:
+    """With the places in a stream that landed transactions have, and the keys that their ids go with, which are read
+    beside what the view itself may read the same columns as."""
+    definition, keys = table.definition, keys_beside(table.definition, table.beside)
+    given = {field.name: getattr(definition, field.name) for field in fields(Definition)}
+    names = [f"_key {number}" for number in range(len(keys))]
+    renamed = [(definition.reading.in_file(key.name), name) for key, name in zip(keys, names, strict=True)]
+    given["reading"] = replace(definition.reading, renamed=(*definition.reading.renamed, *renamed))
+    more = [pa.field(name, key.type) for key, name in zip(keys, names, strict=True)]
+    return _Placed(**given, more=pa.schema([*PLACE, *more]))
+
+
+def _rows(transactions: Location, table: FeatureTable, marks: Mapping[str, int]) -> pa.Table:
     """All transactions up to ``marks``, with their places in a stream, which are null where they came in none."""
-    placed = _Placed(**{field.name: getattr(definition, field.name) for field in fields(Definition)})
-    tables = [placed.transactions.empty_table()]
+    placed = _placed(table)
+    schema = pa.schema([*table.definition.transactions, *PLACE])
+    tables = [schema.empty_table()]
     for file in _files(transactions):
         with on_disk(location(file)) as path:
             if is_parquet(path) and PARTITION in pq.read_schema(path).names:
                 rows = read_part(path, placed)
+                ids = identities(rows[ID], rows.columns[len(schema) :])
+                rows = rows.select(schema.names).set_column(schema.get_field_index(ID), ID, ids)
                 known = [marks.get(partition, -1) for partition in rows[PARTITION].to_pylist()]
                 tables.append(rows.filter(pa.array(rows[OFFSET].to_numpy() <= np.array(known, np.int64))))
             else:
-                rows = read_part(path, definition)
-                nulls = {name: pa.nulls(rows.num_rows, placed.transactions.field(name).type) for name in _PLACE}
-                tables.append(pa.table([*rows.columns, *nulls.values()], placed.transactions))
+                rows = read_part(path, table.definition)
+                nulls = [pa.nulls(rows.num_rows, field.type) for field in PLACE]
+                tables.append(pa.table([*rows.columns, *nulls], schema))
     return pa.concat_tables(tables).combine_chunks()
-
-
-_PLACE = (PARTITION, OFFSET, ID)
 
 
 def _files(transactions: Location) -> list[str]:

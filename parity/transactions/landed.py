@@ -131,8 +131,8 @@ class Landing:
         None is no row at all.
 
         ``until`` has the greatest offset of each partition that they are all rows up to. What has landed already is
-        left out. Of rows that are ``again`` (bool), one that has the id and a key of a row landed before is either the
-        same, and left out, or a correction, which takes the place of that row and keeps its offset.
+        left out. Of rows that are ``again`` (bool), one that has the id and all keys of a row landed before is either
+        the same, and left out, or a correction, which takes the place of that row and keeps its offset.
 
         Returns how many rows are new. When it returns, the disk has them.
         """
@@ -256,8 +256,8 @@ class Landing:
         return new, corrected
 
     def _is_one(self, earlier: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
-        """Whether two rows with one id are of one key, in any view."""
-        return not self._keys or any(all(earlier.get(name) == later[name] for name in key) for key in self._keys)
+        """Whether two rows with one id are of one key in every view."""
+        return all(earlier.get(name) == later[name] for key in self._keys for name in key)
 
     def _rows_of(self, partition: str, ids: pa.Array) -> Iterator[_Row]:
         """The rows that have landed with one of these ``ids``, in the last files of the partition."""

@@ -92,6 +92,8 @@ class _Wanted:
         self.reading: Reading = definition.reading
         self.partitions = partition_columns(path)
         self.columns = [self._column(field) for field in definition.raw]
+        self.optional = {field.name for field in definition.transactions if field.nullable}
+        """The columns that are null where a file does not have them."""
 
     def _column(self, field: pa.Field) -> Column:
         reading, keys = self.reading, self.definition.keys.names
@@ -123,6 +125,8 @@ class _Wanted:
 
     def require(self, names: Sequence[str], lines: Callable[[], list[str]] = lambda: []) -> list[str]:
         """The columns to read of a file that has these ``names``. `UserError` if one is missing, or there twice."""
+        there = {*names, *self.partitions}
+        self.columns = [one for one in self.columns if one.name not in self.optional or there.issuperset(one.sources)]
         beside = self.missing(names)
         inside = [name for name in self.sources if name not in beside]
         missing = [name for name in inside if name not in names]
@@ -162,6 +166,9 @@ def _typed(table: pa.Table, wanted: _Wanted) -> pa.Table:
 def _kept(values: Sequence[_Values], definition: Definition) -> pa.Table:
     rows = pa.table({one.column.name: one.read for one in values})
     mask = None if definition.condition is None else definition.condition.mask(rows)
+    for field in definition.transactions:
+        if field.nullable and field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
     needed = definition.transactions.names
     required = {field.name for field in definition.transactions if not field.nullable}
     for one in values:
@@ -331,7 +338,8 @@ def _read_json(wanted: _Wanted) -> pa.Table:
     path, reading = wanted.path, wanted.reading
     names = wanted.sources
     table, found = json_objects.json_texts(path, reading, names, wanted.kept_as_text)
-    needed = [column for column in wanted.columns if column.name in wanted.definition.transactions.names]
+    needed = [one for one in wanted.columns if one.name in wanted.definition.transactions.names]
+    needed = [one for one in needed if one.name not in wanted.optional]
     required = [source for column in needed for source in column.sources]
     absent = [name for name in names if name not in found and (name in required or name in wanted.partitions)]
     if table.num_rows and any(name not in wanted.partitions for name in absent):
