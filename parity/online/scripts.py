@@ -84,7 +84,8 @@ end
 # from byte 13 on, the end from byte 29 on. An end in the future is another writer's, and shuts out nothing.
 _ENDS_LATER = """
 local function ends_later(stored, new, present)
-  if not stored or #stored < 36 or string.byte(stored) ~= 2 or string.sub(stored, 13, 20) ~= string.sub(new, 13, 20) then
+  local is_read = stored and #stored >= 36 and string.byte(stored) == 2
+  if not is_read or string.sub(stored, 13, 20) ~= string.sub(new, 13, 20) then
     return false
   end
   local stored_end, new_end = struct.unpack('<i8', stored, 29), struct.unpack('<i8', new, 29)
