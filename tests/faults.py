@@ -69,7 +69,7 @@ class Fault:
         self, plant: Callable[[World], Planted], kind: str, cause: str, online: str, offline: str, of: Sequence[str]
     ):
         self.plant, self.kind, self.cause, self.online, self.offline, self.of = plant, kind, cause, online, offline, of
-        self.is_of_stream = any(KINDS[name].streamed for name in of)
+        self.is_of_stream = all(KINDS[name].streamed for name in of)
         self.name = plant.__name__.replace("_", " ")
 
     def world(self, seed: int) -> str:

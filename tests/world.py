@@ -404,7 +404,8 @@ class World:
         edges = [self.now, *times, *(time + WINDOW + step * MICROSECOND for time in times for step in (-1, 0, 1))]
         fitting = [time for time in edges if max(times, default=self.now) - WINDOW <= time <= self.now]
         id = f"e{sum(self.offsets.values())}" if draw.random() < 0.7 else None
-        return self.event(number, draw.choice(fitting), self.amount(), id, f"zoo/{number % 2}")
+        partition = f"zoo/{draw.choice([number % 2] * 3 + [2])}"  # and in any order across partitions
+        return self.event(number, draw.choice(fitting), self.amount(), id, partition)
 
     # What faults are made with
 
