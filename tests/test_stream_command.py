@@ -117,7 +117,9 @@ OPTIONS = [
     ({"landing_seconds": -1}, "its landing_seconds can't be used. Write a number of seconds, 0 or more"),
     ({"landing_seconds": float("nan")}, "its landing_seconds can't be used"),
     ({"landing": "s3://bucket/x"}, "events can't land in a bucket"),
-    ({"dead_letters": "purchases_transactions"}, "its dead_letters go where its events come from"),
+    ({"dead_letters": "purchases_transactions"}, "its dead_letters, purchases_transactions, go where its events come"),
+    ({"partitions": 4, "dead_letters": "purchases_transactions:3"}, "go where its events come from. Name another"),
+    ({"type": "kafka", "brokers": "h:1", "topic": "x", "dead_letters": "x"}, "dead_letters, x, go where its events"),
     ({"stream": "a b"}, "its stream can't be used"),
     ({"connection": "localhost:1,password=swordfish,pasword=swordfish"}, "its connection can't be used: part 3"),
     ({"connection": "redis://u:sword/fish@localhost"}, "its connection can't be used: the user name or password"),
@@ -152,6 +154,19 @@ def test_a_fault_is_one_line_with_file_key_and_no_secret(configured, content, to
     assert "\n" not in message
     assert "swordfish" not in message
     assert refused.value.__suppress_context__ or refused.value.__context__ is None
+
+
+@pytest.mark.parametrize("which", [{}, {"source": "purchases_transactions"}, {"source": "orders_transactions"}])
+def test_dead_letters_of_one_source_are_no_events_of_another(configured, which):
+    theirs = {"landing": "/in", "partitions": 2, "stream": "o"}
+    both = {"purchases_transactions": {"dead_letters": "o:1"}, "orders_transactions": theirs}
+    with pytest.raises(UserError, match=r"dead_letters, o:1, go where (its|the source orders_.*'s) events come from"):
+        configured({"sources": both}, **which)
+    for apart in ({"connection": "other:6379"}, {"partitions": 1}, {"batch": "a fault of its own"}):
+        found = configured({"sources": both | {"orders_transactions": theirs | apart}}, source="purchases_transactions")
+        assert [source.dead_letters for source in found] == ["o:1"]
+    same = {"sources": {name: {"stream": "o", "landing": "/in"} for name in both}}
+    assert len(configured(same)) == 2
 
 
 def test_secrets_are_shown_by_nothing_that_is_made_of_them(configured, tmp_path, monkeypatch):

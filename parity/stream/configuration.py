@@ -19,6 +19,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -134,7 +135,33 @@ def stream_sources(
         if name not in fed:
             raise UserError(f"{path}: features.py has no TransactionSource {name!r}; there is {', '.join(fed)}.")
     wanted = _wanted(path, listed, fed, views, source)
-    return [_source(path, name, fed[name], listed[name]) for name in wanted]
+    sources = [_source(path, name, fed[name], listed[name]) for name in wanted]
+    for source in sources:
+        _require_apart(source, [*sources, *_others(path, fed, listed, wanted)])
+    return sources
+
+
+def _others(
+    path: Path, fed: Mapping[str, Sequence[FeatureTable]], listed: Mapping[str, Any], wanted: Sequence[str]
+) -> Iterator[StreamSource]:
+    """The sources that are not wanted, but for those with a fault, which is theirs."""
+    for name in listed.keys() - set(wanted):
+        with suppress(UserError):
+            yield _source(path, name, fed[name], listed[name])
+
+
+def _require_apart(source: StreamSource, others: Sequence[StreamSource]) -> None:
+    """Refuse dead letters that would be read as events, which they would be for ever."""
+    for other in others:
+        if (other.type, other.connection, other.brokers) != (source.type, source.connection, source.brokers):
+            continue
+        for one, place in ((source, other), (other, source)):
+            if one.dead_letters in (place.topic, place.stream, *place.keys()):
+                whose = "its" if source is other else f"the source {other.name}'s"
+                own, events = ("its", whose) if one is source else (whose, "its")
+                raise source.refuse(
+                    f"{own} dead_letters, {one.dead_letters}, go where {events} events come from. Name another place."
+                )
 
 
 def _wanted(
@@ -196,8 +223,6 @@ def _source(path: Path, name: str, tables: Sequence[FeatureTable], given: Any) -
             raise UserError(f"{where}: it names no brokers. Write brokers: HOST:PORT,HOST:PORT")
         found["topic"] = found.get("topic") or name
     found.setdefault("dead_letters", f"{found.get('stream') or found.get('topic')}.dead")
-    if found["dead_letters"] in (found.get("stream"), found.get("topic")):
-        raise UserError(f"{where}: its dead_letters go where its events come from. Name another place.")
     return StreamSource(name, tuple(tables), landing, path, **found)
 
 
