@@ -1,5 +1,7 @@
 """After every event serving gives what all events so far are worth, bit for bit, whatever happens on the way."""
 
+import gzip
+import json
 import random
 import threading
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from parity.definition.checks import declared
 from parity.definition.instants import utc_now
 from parity.definition.keys import as_table, as_tuples
 from parity.edge.errors import UserError
+from parity.edge.files import kind_of
 from parity.materialization import materialize_all
 from parity.offline.side import note_marks
 from parity.online.encoding import KeyEncoding, schema_of
@@ -232,6 +235,31 @@ def test_only_transactions_that_meet_the_condition_are_seeded(tmp_path, redis_po
     assert seed(store, of_shop, tmp_path / "files", NOW).keys == 1
     assert served(store, of_shop) == {"count": 2}
     assert became(store, of_shop, bought(0, 1.0, 1, "a"), bought(0, 1.0, 4)) == [Became.ALREADY, Became.APPLIED]
+
+
+@pytest.mark.parametrize("name", ["old.txt", "old.tsv", "old.jsonl", "old.csv.gz", "old.PARQUET"])
+def test_all_files_that_features_are_computed_of_are_seeded(tmp_path, redis_port, name):
+    store, of_shop = shop(tmp_path, redis_port)
+    file, row = tmp_path / "files" / name, {"user_id": 1, "timestamp": NOW, "amount": 2.0}
+    Landing(file.parent).land(batch([bought(-1, 1.0, 1)], of_shop), {"s/0": 1})
+    if kind_of(file) == "parquet":
+        pq.write_table(pa.Table.from_pylist([row]), file)
+    else:
+        separator = "\t" if name.endswith(".tsv") else ","
+        text = "\n".join([separator.join(row), separator.join(map(str, row.values())), ""])
+        text = json.dumps(row, default=str) if name.endswith(".jsonl") else text
+        file.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    assert read_transactions(file.parent, of_shop.definition).num_rows == 2
+    assert seed(store, of_shop, file.parent, NOW).keys == 1
+    assert served(store, of_shop)["recent"] == 3.0
+
+
+def test_a_folder_with_nothing_but_what_is_not_looked_at_has_no_transactions_yet(tmp_path, redis_port):
+    store, of_shop = shop(tmp_path, redis_port)
+    for name in ("files/.stream.lock", "files/.landing.tmp/new", "files/_notes/a.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert seed(store, of_shop, tmp_path / "files", NOW).keys == 0
 
 
 def test_seeding_twice_writes_the_same_bytes_and_a_lost_redis_is_filled_from_the_files(tmp_path, redis_port):

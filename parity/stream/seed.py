@@ -25,7 +25,7 @@ from parity.definition.instants import EPOCH, MICROSECOND
 from parity.definition.keys import KeyBook
 from parity.definition.table import Definition
 from parity.edge.errors import UserError
-from parity.edge.files import Location, is_parquet, location, on_disk, progress
+from parity.edge.files import Location, files_at, kind_of, location, on_disk, progress
 from parity.offline.side import origin_of
 from parity.stream.apply import ATTEMPTS, Applier
 from parity.stream.identity import identities, keys_beside
@@ -141,7 +141,7 @@ def _rows(transactions: Location, table: FeatureTable, marks: Mapping[str, int])
     tables = [schema.empty_table()]
     for file in _files(transactions):
         with on_disk(location(file)) as path:
-            if is_parquet(path) and PARTITION in pq.read_schema(path).names:
+            if kind_of(path) == "parquet" and PARTITION in pq.read_schema(path).names:
                 rows = read_part(path, placed)
                 ids = identities(rows[ID], rows.columns[len(schema) :])
                 rows = rows.select(schema.names).set_column(schema.get_field_index(ID), ID, ids)
@@ -160,8 +160,7 @@ def _files(transactions: Location) -> list[str]:
 
 def _is_bare(place: Path) -> bool:
     """Whether there is no file, as before the first event of a stream has landed."""
-    files = (path for path in place.rglob("*") if path.is_file())
-    return not place.is_file() and not any(not path.name.startswith((".", "_")) for path in files)
+    return not place.exists() or not files_at(place)[2]
 
 
 def _parts(rows: pa.Table, owners: np.ndarray, keys: int) -> Iterator[tuple[pa.Table, np.ndarray, np.ndarray]]:
