@@ -10,6 +10,7 @@ import subprocess
 import time
 import urllib.request
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import Int32, Int64, String
 
 from parity.compute.windows import aggregate
+from parity.definition.declare import DefinitionError
 from parity.definition.functions import FUNCTIONS
 from parity.edge.redis_server import free_port
 from parity.materialization import Materialized, materialize, repair
@@ -482,6 +484,19 @@ class TestMaterialization:
         write_history(sliding, (1, NOW - HOUR, 1.5, 1, 1), ROWS[3])
         materialize(offline, sliding, None, NOW, NOW)
         assert values_at(offline, sliding, NOW) == [1.5, 1, 1]
+
+    @pytest.mark.parametrize("slides", [True, False])
+    def test_feasts_own_command_refuses_a_table_whose_windows_slide_otherwise(self, tmp_path, store, sliding, slides):
+        plain = table(tmp_path, "spending", [user], sliding.view.aggregations)
+        applied, computed = (sliding, plain) if slides else (plain, sliding)
+        store.apply([applied.view])
+        write_history(computed, *ROWS)
+        said = f"windows {'do not slide' if slides else 'slide'} in .*feast apply; then: python compute_features.py$"
+        for run in (store.materialize_incremental, partial(store.materialize, NOW - DAY)):
+            with pytest.raises(DefinitionError, match=said):
+                run(NOW, ["spending"])
+        assert stored_events(store, applied).found == []
+        assert computed.definition.fingerprint != applied.definition.fingerprint
 
     def test_rows_of_the_future_offline_are_normal(self, offline, sliding, caplog):
         materialize(offline, sliding, None, NOW, NOW)

@@ -15,6 +15,8 @@ from parity.definition.reading import Reading
 
 COMPUTED_BY = b"parity.computed_by"
 """The key, in the metadata of a Parquet file, of the fingerprint of the definition that it was computed by."""
+CONTINUOUS = b"parity.continuous"
+"""The key there of a note that windows slide in it, for those who know of the view no more than Feast's registry."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,11 @@ class Definition:
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """The strict schema of the offline table: keys, event timestamp, features; its metadata has the fingerprint."""
+        """The strict schema of the offline table: keys, event timestamp, features. Its metadata has the fingerprint,
+        and a note if windows slide."""
         features = [pa.field(rule.name, rule.type, nullable=self.may_be_null(rule)) for rule in self.rules]
         fields = [*self.keys, pa.field(self.event, UTC_MICROSECONDS, nullable=False), *features]
-        return pa.schema(fields, {COMPUTED_BY: self.fingerprint})
+        return pa.schema(fields, {COMPUTED_BY: self.fingerprint} | ({CONTINUOUS: "yes"} if self.continuous else {}))
 
     @cached_property
     def tail(self) -> pa.Schema:
@@ -134,5 +137,5 @@ class Definition:
         keys = [(key.name, str(key.type)) for key in self.keys]
         condition = self.condition and self.condition.tree
         computed = (keys, self.event, rules, replace(self.reading, name=""), condition)
-        computed += ("continuous",) if self.continuous else ()
+        computed += (CONTINUOUS,) if self.continuous else ()
         return hashlib.sha256(repr(computed).encode()).hexdigest()

@@ -36,9 +36,10 @@ from tqdm import tqdm
 
 from parity.definition.declare import horizon_of
 from parity.definition.instants import utc_now
+from parity.edge.errors import UserError
 from parity.edge.files import progress
 from parity.offline.side import EVER, marks_beside
-from parity.online.following import steps_after
+from parity.online.following import require_slides_alike, steps_after
 from parity.online.scripts import ForeignKeys
 from parity.online.store import ParityRedisOnlineStore
 from parity.online.writing import Written
@@ -141,11 +142,15 @@ class ParityComputeEngine(LocalComputeEngine):
     def _materialize_one(self, registry: BaseRegistry, task: MaterializationTask, **kwargs) -> LocalMaterializationJob:
         view = task.feature_view
         source = view.batch_source
+        job = f"{view.name}-{task.start_time}-{task.end_time}"
+        try:
+            require_slides_alike(view)
+        except UserError as failure:
+            return LocalMaterializationJob(job, MaterializationJobStatus.ERROR, failure)
         plain = type(view) is FeatureView and view.online and not view.offline
         plain = plain and isinstance(self.online_store, ParityRedisOnlineStore)
         if not plain or source.created_timestamp_column or source.field_mapping or task.disable_event_timestamp:
             return super()._materialize_one(registry, task, **kwargs)
-        job = f"{view.name}-{task.start_time}-{task.end_time}"
         try:
             taken = self._write(view, self._latest(task), task.end_time)
         except Exception as failure:  # Feast raises it again

@@ -5,15 +5,42 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from feast import FeatureView, RepoConfig
+import pyarrow.parquet as pq
+from feast import FeatureView, FileSource, RepoConfig
 
-from parity.definition.declare import horizon_of
+from parity.definition.declare import DefinitionError, horizon_of
 from parity.definition.instants import EPOCH, LAST_INSTANT, MICROSECOND, UTC_MICROSECONDS
 from parity.definition.keys import KeyBook
+from parity.definition.table import COMPUTED_BY, CONTINUOUS
+from parity.edge.errors import UserError
 from parity.edge.feast_internals import stored_name
+from parity.edge.files import location, parquet_files
 from parity.online.encoding import schema_of
 from parity.online.rows import Fields
 from parity.online.steps import encode
+
+
+def require_slides_alike(view: FeatureView) -> None:
+    """Raise a `DefinitionError` if windows slide in the offline table of ``view``, and not in the view, or the reverse.
+
+    Feast's own commands know no more of the definition than that. Tables that were not computed here are let through,
+    and so are those that can't be read, which whoever reads their rows says.
+    """
+    source = view.batch_source
+    if not isinstance(source, FileSource):
+        return
+    try:
+        filesystem, files = parquet_files(location(source.path))
+        notes = [pq.read_schema(file.path, filesystem=filesystem).metadata or {} for file in files]
+    except (UserError, OSError, pa.ArrowInvalid):
+        return
+    for noted in notes:
+        if COMPUTED_BY in noted and (CONTINUOUS in noted) != (horizon_of(view) is not None):
+            slide, applied = ("slide", "not continuous") if CONTINUOUS in noted else ("do not slide", "continuous")
+            raise DefinitionError(
+                f"{view.name}: windows {slide} in {source.path}, as it was computed, and the view that is applied is "
+                f"{applied}. Run: cd feature_repo && feast apply; then: python compute_features.py"
+            )
 
 
 def steps_after(
