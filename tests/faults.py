@@ -1222,6 +1222,45 @@ def stock_redis_does_not_slide(world: World) -> Planted:
     return {(900, AVERAGE)}
 
 
+def _has_just_left(world: World, *earlier: timedelta) -> datetime:
+    """Let key 900 buy, after purchases so much ``earlier``, what leaves the window between the materialization and the
+    comparison; give when it was bought."""
+    bought = world.now + timedelta(minutes=3, seconds=50) - LEFT
+    world.rows = [row for row in world.rows if row[0] <= 5]
+    world.rows += [(900, bought - age, "7.31") for age in (timedelta(), *earlier)]
+    world.write()
+    world.compute()
+    world.materialize()
+    return bought
+
+
+@fault(MISMATCH, causes.DELETED, of=SLIDING)
+def the_last_purchase_is_deleted_when_it_has_left_its_window(world: World) -> Planted:
+    last = _has_just_left(world, 20 * DAY)
+    world.rows = [row for row in world.rows if row[:2] != (900, last)]
+    world.write()
+    world.compute()
+    return {(900, TOTAL)}
+
+
+@fault(MISMATCH, causes.DELETED, of=SLIDING)
+def a_purchase_before_the_last_is_deleted_when_it_has_left_its_window(world: World) -> Planted:
+    bought = _has_just_left(world, -DAY / 2, -DAY)
+    world.now += 3 * DAY / 4
+    world.rows = [row for row in world.rows if row[:2] != (900, bought + DAY / 2)]
+    world.write()
+    world.compute()
+    return {(900, TOTAL)}
+
+
+@fault(EXTRA, causes.DEFINITION, of=SLIDING)
+def a_row_online_knows_no_step_of_the_windows_that_are_declared_since(world: World) -> Planted:
+    bought = _has_just_left(world, 20 * DAY)
+    world.put_steps(900, [row for row in _of_900(world) if row[EVENT] == bought])
+    world.compute()
+    return {(900, AVERAGE)}
+
+
 @fault(WRONG, causes.DEFINITION, of=SLIDING)
 def a_window_that_slides_was_made_longer_and_not_computed(world: World) -> Planted:
     def change(rule: Rule) -> Rule:

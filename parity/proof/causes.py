@@ -23,7 +23,7 @@ from parity.edge.errors import UserError
 from parity.online.marks import NO_MARKS, Marks, is_ahead
 from parity.online.rows import UNREADABLE
 from parity.online.side import Coerced
-from parity.proof.oracle import evaluate, is_inside, last_event
+from parity.proof.oracle import evaluate, is_inside, last_event, moments
 from parity.proof.raw import Purchase
 from parity.proof.streamed import Streamed
 
@@ -95,7 +95,10 @@ class Evidence(NamedTuple):
     hidden: str | None = None
     strange: Mapping[datetime, bool] = MappingProxyType({})
     """Whether a step is a microsecond beside one that has to be there."""
-    slides: bool = False
+    slides: frozenset[timedelta] = frozenset()
+    """How long the windows are that slide."""
+    steps: Collection[datetime] | None = None
+    """All steps that the row online says will come; None in a store that knows of none."""
     streamed: Streamed | None = None
     """What a stream has noted beside the row online, if one has written it."""
 
@@ -162,11 +165,13 @@ def event_cause(e: Evidence, at: datetime, fresh: Freshness) -> str | None:
             return TIME_ZONE
         if e.stored_at > at:
             return FUTURE
-        if e.stored_at in e.strange:
+        if e.stored_at in e.strange and e.row_at in e.history and not _has_lost_a_purchase(e, fresh):
             return _of_strange(e)
         return TAMPERED if _was_moved(e, fresh) else DELETED
     if e.stored_at < max(e.history):
-        return _of_strange(e) if _has_lost_steps(e, fresh) else LATE_ROW
+        if _has_lost_steps(e, fresh):
+            return _of_strange(e)
+        return DEFINITION if _knew_other_windows(e, at, fresh) else LATE_ROW
     return None
 
 
@@ -211,6 +216,28 @@ def _has_lost_steps(e: Evidence, fresh: Freshness) -> bool:
         return e.row_at == last_event(e.purchases, e.row_at)
     known = [event for event in e.history if fresh.materialized and event <= fresh.materialized]
     return e.slides and _is_unchanged(fresh) and e.row_at == max(known, default=None)
+
+
+def _own_steps(e: Evidence) -> set[datetime]:
+    """When the purchase that the row online is of leaves its windows: by whoever knows that purchase to be known."""
+    return set(moments((purchase for purchase in e.purchases if purchase.time == e.row_at), e.slides)) - {e.row_at}
+
+
+def _has_lost_a_purchase(e: Evidence, fresh: Freshness) -> bool:
+    """Whether the row online is of the windows that are declared now, so that a step that is strange is that of a
+    purchase which has been deleted since."""
+    if _is_unchanged(fresh) or not e.steps:
+        return False
+    own = {step for step in _own_steps(e) if step <= max(e.steps)}
+    return bool(own) and own <= set(e.steps) and max(e.strange) < max(own)
+
+
+def _knew_other_windows(e: Evidence, at: datetime, fresh: Freshness) -> bool:
+    """Whether the row online does not know by now that its own purchase has left a window, which no purchase that came
+    late explains."""
+    if _is_unchanged(fresh) or e.steps is None:
+        return False
+    return any(step in e.history and step not in e.steps for step in _own_steps(e) if step <= at)
 
 
 def _is_unchanged(fresh: Freshness) -> bool:

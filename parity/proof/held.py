@@ -35,8 +35,8 @@ class Held(NamedTuple):
     values: dict[str, Any]
     row_at: datetime | None
     hidden: str | None = None
-    steps: Sequence[datetime] = ()
-    """When it says that its features change."""
+    steps: Sequence[datetime] | None = None
+    """When it says that its features change; None in a store that knows of no steps."""
 
 
 def held_rows(store: FeatureStore, table: FeatureTable, keys: pa.Table, instants: Sequence[datetime]) -> list[Held]:

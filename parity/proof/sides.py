@@ -96,8 +96,9 @@ def evidence_of(
                 stored=held.values,
                 row_at=held.row_at,
                 hidden=held.hidden,
-                strange={step: is_beside(step, right) for step in held.steps if step not in right},
-                slides=bool(slides),
+                strange={step: is_beside(step, right) for step in held.steps or () if step not in right},
+                slides=slides,
+                steps=held.steps,
                 streamed=of_stream,
             )
         )
