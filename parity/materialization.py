@@ -157,14 +157,22 @@ class _History:
         if retracted > LARGEST_SHARE * max(_size(stored), self.latest.num_rows):
             ahead = np.count_nonzero(stored.events > _numpy(now))
             clock = f", {ahead:,} of them from after {now.isoformat()}" if ahead else ""
+            windows = ", and did windows change their length" if self.table.definition.continuous else ""
             raise UserError(
                 f"{retracted:,} of {_size(stored):,} rows online would be removed{clock}, as {self.table.name} does "
-                "not have them up to the end. Are this machine's clock and the transactions right? Then run: "
+                f"not have them up to the end. Are this machine's clock and the transactions right{windows}? Then run: "
                 "python materialize_to_online.py --retract"
             )
 
     def _retracted(self, stored: Stored, now: datetime) -> int:
-        return int(np.count_nonzero(self._outdated(stored, self.place(stored), now).gone)) + stored.others.count
+        """How many rows would be retracted for want of them in the history; not those that are only those of windows
+        that slid once, and give way to the row that they came from."""
+        gone, known = self._outdated(stored, self.place(stored), now)
+        slid = gone & known & (stored.events <= _numpy(now))
+        if not self.table.definition.continuous and slid.any():
+            keys = [key for key, _ in stored[slid].found]
+            gone[slid] = ~np.array(online_store_of(self.store).have_steps(self.store.config, self.table.view, keys))
+        return int(np.count_nonzero(gone)) + stored.others.count
 
     def bring_online(self, now: datetime) -> Materialized:
         store, table = self.store, self.table

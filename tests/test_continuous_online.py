@@ -27,6 +27,7 @@ from feast.types import Int32, Int64, String
 from parity.compute.windows import aggregate
 from parity.definition.declare import DefinitionError
 from parity.definition.functions import FUNCTIONS
+from parity.edge.errors import UserError
 from parity.edge.redis_server import free_port
 from parity.materialization import Materialized, materialize, repair
 from parity.online.marks import is_ahead, marks_text
@@ -484,6 +485,37 @@ class TestMaterialization:
         write_history(sliding, (1, NOW - HOUR, 1.5, 1, 1), ROWS[3])
         materialize(offline, sliding, None, NOW, NOW)
         assert values_at(offline, sliding, NOW) == [1.5, 1, 1]
+
+    def _of_windows_that_do_not_slide_any_more(self, tmp_path, store, sliding, rows):
+        """Materialize a row that has become a step, and apply and compute the view without steps."""
+        write_history(sliding, (1, NOW - DAY, 7.5, 2, 2), (1, NOW - HOUR, 0.0, 0, 2))
+        materialize(store, sliding, None, NOW, NOW)
+        plain = table(tmp_path, "spending", [user], sliding.view.aggregations)
+        store.apply([plain.view])
+        write_history(plain, *rows)
+        return plain
+
+    def test_rows_of_windows_that_slid_give_way_to_those_they_came_from_without_being_asked_to(
+        self, tmp_path, store, sliding, client
+    ):
+        plain = self._of_windows_that_do_not_slide_any_more(tmp_path, store, sliding, [(1, NOW - DAY, 7.5, 2, 2)])
+        assert materialize(store, plain, None, NOW, NOW) == Materialized(1, 1)
+        assert values_at(store, plain, NOW) == [7.5, 2, 2]
+        assert b"_steps:spending" not in hash_of(store, plain, client)
+
+    @pytest.mark.parametrize(("number", "behind"), [(1, DAY / 2), (2, 0 * DAY)], ids=["clock behind", "key gone"])
+    def test_what_else_would_be_removed_then_is_still_asked_about(self, tmp_path, store, sliding, number, behind):
+        rows = [(number, NOW - DAY, 7.5, 2, 2)]
+        plain = self._of_windows_that_do_not_slide_any_more(tmp_path, store, sliding, rows)
+        with pytest.raises(UserError, match="1 of 1 rows online would be removed"):
+            materialize(store, plain, None, NOW - behind, NOW - behind)
+
+    def test_where_windows_slide_on_their_length_is_asked_about_too(self, store, sliding):
+        write_history(sliding, (1, NOW - DAY, 7.5, 2, 2), (1, NOW - HOUR, 0.0, 0, 2))
+        materialize(store, sliding, None, NOW, NOW)
+        write_history(sliding, (1, NOW - DAY, 7.5, 2, 2))
+        with pytest.raises(UserError, match=r"and did windows change their length.*--retract"):
+            materialize(store, sliding, None, NOW, NOW)
 
     @pytest.mark.parametrize("slides", [True, False])
     def test_feasts_own_command_refuses_a_table_whose_windows_slide_otherwise(self, tmp_path, store, sliding, slides):

@@ -107,6 +107,16 @@ class Scans(Writes):
                 ahead += [is_ahead(unless_error(reply), marks) for reply in pipeline.execute(raise_on_error=False)]
         return ahead
 
+    def have_steps(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bool]:
+        """Whether steps lie beside the row of each of ``keys``, as beside those of a continuous view."""
+        client, field, found = self._get_client(config.online_store), Fields(stored_name(config, table)).steps, []
+        for batch in batches(keys):
+            with client.pipeline(transaction=False) as pipeline:
+                for key in batch:
+                    pipeline.hexists(key, field)
+                found += map(bool, pipeline.execute())
+        return found
+
     def known_fields(self, config: RepoConfig, views: Iterable[FeatureView]) -> list[bytes]:
         """The fields that the rows of these views have."""
         return list(_known_fields(config, views))
