@@ -153,14 +153,14 @@ def _require_strict(name: Location, filesystem: FileSystem, path: str, definitio
             other = bool(by) and by.decode() != definition.fingerprint
             free = {rule.name for rule in definition.rules} if redefined and other else set()
             for field in definition.schema:
-                may_differ = field.name in free
                 there = found.names.count(field.name) == 1
-                if not there or (found.field(field.name).type != field.type and not may_differ):
+                if not there or (found.field(field.name).type != field.type and field.name not in free):
                     raise UserError(f"{name}: it has no column {field.name} of type {field.type}. {COMPUTE}")
-                if not field.nullable and not may_differ and _has_nulls(file, found.names.index(field.name)):
-                    raise UserError(f"{name}: the column {field.name} has nulls. {COMPUTE}")
             if other and not redefined:
                 raise UserError(f"{name}: it was computed by other definitions than features.py now has. {COMPUTE}")
+            for field in definition.schema:
+                if not field.nullable and field.name not in free and _has_nulls(file, found.names.index(field.name)):
+                    raise UserError(f"{name}: the column {field.name} has nulls. {COMPUTE}")
     except (pa.ArrowInvalid, OSError) as error:
         if bucket_trouble(error):
             raise

@@ -1133,7 +1133,7 @@ class TestDefinitionThatChanged:
         self.change(computed, before, after)
         outcome = computed.run("demo_fixed.py", "--certificate", tmp_path / "c.json", "--report", tmp_path / "r.html")
         assert outcome.status == 1, outcome
-        assert "  definition: the table was computed by another one than features.py has now\n" in outcome.out
+        assert "  definition: the table was computed by another one than features.py has now; run comp" in outcome.out
         content = certified(tmp_path / "c.json")
         assert set(content["causes"]) == {causes.DEFINITION}
         assert content["fingerprint"] not in content["computed_by"]

@@ -20,6 +20,7 @@ from parity.online.steps import at_present, horizon_of_steps
 from parity.proof import causes
 from parity.proof.edges import Draw
 from parity.proof.found import Edges
+from parity.report.terminal import _edges
 from tests.repository.features import user_features, user_purchase_features
 from tests.world import DAY, EVENT, WINDOW, T, world
 
@@ -143,6 +144,22 @@ class TestProof:
         assert causes.MEANING[causes.PAST_HORIZON] in (tmp_path / "r.html").read_text()
         ready.succeed("demo_fixed.py", "--repair")
 
+    def test_a_view_that_slides_no_more_is_computed_first_and_then_gives_way(self, ready):
+        path = ready.root / "feature_repo" / "features.py"
+        path.write_text(path.read_text().replace("    continuous=True,\n", ""))
+        ready.apply()
+        error = ready.fail("materialize_to_online.py")
+        assert "it was computed by other definitions than features.py now has. Run: python compute_features.py" in error
+        feast = ready.shell(
+            f"feast materialize-incremental {datetime.now(UTC).isoformat()}", ready.root / "feature_repo"
+        )
+        assert (feast.status, feast.err.count("Traceback")) == (2, 0), feast
+        assert "windows slide in " in feast.err
+        assert "run compute_features.py, then materialize_to_online.py" in ready.run("demo_fixed.py", "--repair").out
+        ready.succeed("compute_features.py")
+        ready.succeed("materialize_to_online.py")
+        ready.succeed("demo_fixed.py")
+
 
 class TestThePast:
     def test_it_is_replayed_at_and_beside_every_step(self, ready, bought):
@@ -224,6 +241,9 @@ class TestEdges:
 
         assert drawn(1) == drawn(1) != drawn(2)
         assert {step.number for step in drawn(1)[0]} == {1, 2}
+
+    def test_where_none_was_compared_no_values_are_said_to_be_equal(self):
+        assert _edges(Edges(7)) == "edges: none was compared (drawn with --seed 7)"
 
     def test_nothing_is_written(self, redis_port):
         with world(redis_port, 4, kind="sliding") as healthy:

@@ -133,7 +133,10 @@ def looked_at(found: Comparison) -> list[str]:
     else:
         lines = [f"{rows}, {counted(history.counts[MATCH], 'value')} equal to the oracle"]
     if found.redefined:
-        lines.append("definition: the table was computed by another one than features.py has now")
+        lines.append(
+            "definition: the table was computed by another one than features.py has now; "
+            "run compute_features.py, then materialize_to_online.py"
+        )
     if history.later and found.past:
         lines.append(f"not looked at: {counted(history.later, 'row')} of the history from after that instant")
     elif history.later:
@@ -153,6 +156,8 @@ def looked_at(found: Comparison) -> list[str]:
 
 def _edges(edges: Edges) -> str:
     """Say how much was compared at edges, and how to draw the same ones again."""
+    if not edges.past and not edges.ahead:
+        return f"edges: none was compared (drawn with --seed {edges.seed})"
     differing = f"{edges.differing:,} of " if edges.differing else ""
     values = f"{differing}{counted(edges.counts.total(), 'value')} {'differ' if differing else 'equal'}"
     return (
