@@ -182,6 +182,29 @@ def test_secrets_are_shown_by_nothing_that_is_made_of_them(configured, tmp_path,
     assert "swordfish" not in repr(plain)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--partitions", ""], "argument --partitions: '' is no list of numbers, as 0,2 is"),
+        (["--partitions", "1,x"], "argument --partitions: '1,x' is no list of numbers, as 0,2 is"),
+        (["--partitions", "1,-2"], "argument --partitions: -2 is not between 0 and 100000"),
+        *(
+            (["--until-idle", wrong], f"argument --until-idle: '{wrong}' is no number of seconds, 0 or more")
+            for wrong in ("x", "", "nan", "inf", "1e999")
+        ),
+        (["--until-idle=-1"], "argument --until-idle: '-1' is no number of seconds, 0 or more"),
+        (["--speed", "fast"], "argument --speed: invalid speed value: 'fast'"),
+        (["--metrics-port", "x"], "argument --metrics-port: invalid whole number value: 'x'"),
+    ],
+)
+def test_an_argument_that_is_no_value_is_told_in_words(monkeypatch, capsys, arguments, told):
+    monkeypatch.setattr(sys, "argv", ["python -m parity stream", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        command.arguments()
+    assert stop.value.code == 2
+    assert told in capsys.readouterr().err
+
+
 def test_the_stream_yaml_of_the_project_is_right_for_its_features():
     from parity.definition.checks import declared
 

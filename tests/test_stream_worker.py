@@ -659,3 +659,10 @@ def test_an_event_beyond_what_a_feature_holds_is_buried_and_those_beside_it_are_
     [(_, letter)] = client.xrange(source.dead_letters)
     assert letter[b"event"] == event(2, 99.0).encode()
     assert letter[b"reason"] == b"purchases: its sum is beyond 64 bits"
+
+
+def test_dead_letters_come_in_the_order_of_the_log_whatever_they_are_refused_for(source, client):
+    bad = ["{}", "{", event(1, minute=-1), "[]", '{"user_id": "x"}']  # a negative minute is ahead of the clock
+    add(client, source, *bad, event(2))
+    worker(source, client, Recorder()).run(until_idle=0.1)
+    assert [letter[b"event"].decode() for _, letter in client.xrange(source.dead_letters)] == bad

@@ -79,13 +79,19 @@ def arguments() -> argparse.Namespace:
 
 
 def _partitions(written: str) -> list[int]:
-    return sorted({whole_number(0, 100_000)(part) for part in written.split(",")})
+    try:
+        return sorted({whole_number(0, 100_000)(part) for part in written.split(",")})
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{written!r} is no list of numbers, as 0,2 is") from None
 
 
 def _seconds(written: str) -> float:
-    seconds = float(written)
+    try:
+        seconds = float(written)
+    except ValueError:
+        seconds = -1
     if not 0 <= seconds < float("inf"):
-        raise ValueError(written)
+        raise argparse.ArgumentTypeError(f"{written!r} is no number of seconds, 0 or more")
     return seconds
 
 

@@ -127,7 +127,7 @@ class Worker:
             self._apply(events, now)  # some of them may have been in the rows that were lost
         bad = [one for one in [*events.bad, *refused] if self._buffer.is_new(one.partition, one.offset)]
         if bad:
-            self.broker.bury(bad)
+            self.broker.bury(sorted(bad, key=lambda one: (one.partition, one.offset)))
         rows = events.rows if lands.all() else events.rows.filter(pa.array(lands))
         self._buffer.take(rows, again[lands], events.until)
         self.metrics.batch(Counter(became) + Counter(dead=len(bad)), time.perf_counter() - begin)
