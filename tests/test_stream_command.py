@@ -438,6 +438,36 @@ def test_a_purchase_sent_twice_or_corrected_is_one_online_and_in_the_files(shop)
     assert "equals the oracle" in shop.prove()
 
 
+def test_what_a_file_has_already_counts_once_when_a_stream_brings_it_again(shop):
+    """The usual start: a history as a file, and then a stream that overlaps with it, by more than any window."""
+    features = shop.project.root / "feature_repo" / "features.py"
+    features.write_text(
+        features.read_text().replace('name="user_transactions",', 'name="user_transactions", event_id="id",')
+    )
+    rows = [f"{row},{number:03}" for number, row in enumerate(shop.rows(60))]
+    long_ago = f"3,1,{(NOW - timedelta(days=800)).isoformat()},1.0,long ago"
+    without_id = f"3,1,{(NOW - timedelta(seconds=30)).isoformat()},1.0,"
+    history = [long_ago, *rows[:40], without_id]
+    (shop.folder / "history.csv").write_text("\n".join([HEADER + ",id", *history, ""]))
+    shop.project.succeed("compute_features.py")
+    shop.project.succeed("materialize_to_online.py")
+    corrected = rows[39].replace("-5,039", "7,039").replace("0.1,039", "7,039").replace("19.99,039", "7,039")
+    events = [dict(zip([*HEADER.split(","), "id"], row.split(","), strict=True)) for row in [*history, *rows[30:]]]
+    events.append(dict(zip([*HEADER.split(","), "id"], corrected.split(","), strict=True)))
+    with redis.Redis(port=shop.project.port) as client:
+        for event in events:
+            client.xadd(shop.stream, {"event": json.dumps(event)})
+    outcome = shop.run("--until-idle", 0.2)
+    assert outcome.status == 0, outcome
+    found = [row for file in sorted(shop.folder.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+    assert [row["id"] for row in found] == ["", *(f"{number:03}" for number in range(40, 60))]
+    [(_, letter)] = shop.project.client.xrange(f"{shop.stream}.dead")
+    assert letter[b"reason"].endswith(
+        b"its id is that of a transaction in a file that no stream wrote, with other content. Correct that file."
+    )
+    assert "equals the oracle" in shop.prove()
+
+
 def test_what_is_wrong_ends_it_with_one_line_and_status_2(shop):
     (shop.folder / "first.csv").touch()
     for arguments, told in (

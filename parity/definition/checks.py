@@ -70,6 +70,11 @@ class FeatureTable:
         return f"{kind if count == 1 else _plural(kind)} of {', '.join(first)} and {last}"
 
     @property
+    def event_id(self) -> str | None:
+        """The column by which a stream knows a transaction again, if one is declared."""
+        return getattr(self.view.transactions, "event_id", None)
+
+    @property
     def requested(self) -> FeatureService | list[str]:
         """What Feast is asked for to get the features of this view and no others."""
         if len(self.service.feature_view_projections) == 1:

@@ -104,7 +104,7 @@ def one_of(sources: list[StreamSource], path: Path) -> StreamSource:
 
 
 def _event_id(table: FeatureTable) -> str | None:
-    return getattr(table.view.transactions, "event_id", None)
+    return table.event_id
 
 
 def _broker(source: StreamSource, store: FeatureStore, only: list[int] | None) -> Broker:

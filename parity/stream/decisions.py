@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from parity.stream.apply import Applier
 
 
+OF_A_FILE = "its id is that of a transaction in a file that no stream wrote, with other content. Correct that file."
+
+
 class Became(IntEnum):
     """What became of an event."""
 
@@ -66,7 +69,7 @@ class Applied:
     beyond: pa.Table
     """Keys of which a feature would be beyond what its type holds."""
     reasons: dict[int, str]
-    """For each event of a key that is ``beyond``, by its place, why, for people."""
+    """For each event of a key that is ``beyond``, or that would correct a file, by its place, why, for people."""
 
     @classmethod
     def nothing(cls, events: int, keys: pa.Table) -> Applied:
@@ -181,6 +184,8 @@ class Decisions:
         """Events that become rows: the offset of their first delivery, and the number of their partition."""
         self.dropped: set[int] = set()
         """Rows of the states in whose place a correction is."""
+        self.reasons: dict[int, str] = {}
+        """Why some events are not taken."""
         self.since = known.states.since.tolist()
         self._changed: set[int] = set()
         self._events = self._known_ids() if batch.ids is not None else {}
@@ -195,6 +200,7 @@ class Decisions:
         late = np.zeros(len(places), bool)
         late[self.late] = True
         result.late[places] = late
+        result.reasons |= {int(places[place]): reason for place, reason in self.reasons.items()}
 
     def leave(self, entity: int) -> list[int]:
         """Leave the events of an entity alone; returns where they are in the micro-batch."""
@@ -274,11 +280,20 @@ class Decisions:
             is_last = event.is_of(partition, offset)
             self.became[place] = Became.CORRECTION if is_last else Became.DUPLICATE
             self.first[place] = event.first
+            self._require_same(place, event)
+
+    def _require_same(self, place: int, event: _Event) -> bool:
+        """Whether an event is one of a file that no stream has written, which none can correct."""
+        if event.first >= 0:
+            return False
+        if not self._is_same(place, event):
+            self.reasons[place] = OF_A_FILE
+        return True
 
     def _decide_repeated(self, place: int, event: _Event) -> None:
         """Take an event whose id is known: as a duplicate, or in the place of the one before."""
         self.first[place] = event.first
-        if self._is_same(place, event):
+        if self._require_same(place, event) or self._is_same(place, event):
             self.became[place] = Became.DUPLICATE
             return
         self.became[place] = Became.CORRECTION

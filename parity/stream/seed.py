@@ -8,9 +8,7 @@ is read and computed again.
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,12 +21,11 @@ from feast import FeatureStore
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import EPOCH, MICROSECOND
 from parity.definition.keys import KeyBook
-from parity.definition.table import Definition
 from parity.edge.errors import UserError
 from parity.edge.files import Location, files_at, kind_of, location, on_disk, progress
 from parity.offline.side import origin_of
 from parity.stream.apply import ATTEMPTS, Applier
-from parity.stream.identity import identities, keys_beside
+from parity.stream.identity import identities, keys_beside, known_ids, numbered, with_columns
 from parity.stream.state import (
     BEGINNING,
     FIRST,
@@ -111,46 +108,27 @@ def seed_streamed(store: FeatureStore, tables: Sequence[FeatureTable], now: date
     return {table.name: seed(store, table, origin_of(table), now) for table in streamed}
 
 
-@dataclass(frozen=True)
-class _Placed(Definition):
-    """The same with more columns of its transactions, which are null where a file does not have them."""
-
-    more: pa.Schema = field(default_factory=lambda: PLACE)
-
-    @cached_property
-    def transactions(self) -> pa.Schema:
-        return pa.schema([*super().transactions, *self.more])
-
-
-def _placed(table: FeatureTable) -> _Placed:
-    """With the places in a stream that landed transactions have, and the keys that their ids go with, which are read
-    beside what the view itself may read the same columns as."""
-    definition, keys = table.definition, keys_beside(table.definition, table.beside)
-    given = {field.name: getattr(definition, field.name) for field in fields(Definition)}
-    names = [f"_key {number}" for number in range(len(keys))]
-    renamed = [(definition.reading.in_file(key.name), name) for key, name in zip(keys, names, strict=True)]
-    given["reading"] = replace(definition.reading, renamed=(*definition.reading.renamed, *renamed))
-    more = [pa.field(name, key.type) for key, name in zip(keys, names, strict=True)]
-    return _Placed(**given, more=pa.schema([*PLACE, *more]))
-
-
 def _rows(transactions: Location, table: FeatureTable, marks: Mapping[str, int]) -> pa.Table:
     """All transactions up to ``marks``, with their places in a stream, which are null where they came in none."""
-    placed = _placed(table)
-    schema = pa.schema([*table.definition.transactions, *PLACE])
+    definition, beside = table.definition, keys_beside(table.definition, table.beside)
+    landed = with_columns(definition, [*((field.name, field) for field in PLACE), *numbered(beside)])
+    ids = [(ID, PLACE.field(ID).with_name(table.event_id))] if table.event_id else []
+    others = with_columns(definition, [*ids, *numbered(beside if ids else [])])
+    schema = pa.schema([*definition.transactions, *PLACE])
     tables = [schema.empty_table()]
     for file in _files(transactions):
         with on_disk(location(file)) as path:
-            if kind_of(path) == "parquet" and PARTITION in pq.read_schema(path).names:
-                rows = read_part(path, placed)
-                ids = identities(rows[ID], rows.columns[len(schema) :])
-                rows = rows.select(schema.names).set_column(schema.get_field_index(ID), ID, ids)
+            is_landed = kind_of(path) == "parquet" and PARTITION in pq.read_schema(path).names
+            rows = read_part(path, landed if is_landed else others)
+            keys = [rows[name] for name, _ in numbered(beside) if name in rows.column_names]
+            places = {field.name: pa.nulls(rows.num_rows, field.type) for field in PLACE}
+            places |= {name: rows[name] for name in places if name in rows.column_names}
+            places[ID] = identities(known_ids(places[ID]), keys)
+            rows = pa.table([*(rows[name] for name in definition.transactions.names), *places.values()], schema)
+            if is_landed:
                 known = [marks.get(partition, -1) for partition in rows[PARTITION].to_pylist()]
-                tables.append(rows.filter(pa.array(rows[OFFSET].to_numpy() <= np.array(known, np.int64))))
-            else:
-                rows = read_part(path, table.definition)
-                nulls = [pa.nulls(rows.num_rows, field.type) for field in PLACE]
-                tables.append(pa.table([*rows.columns, *nulls], schema))
+                rows = rows.filter(pa.array(rows[OFFSET].to_numpy() <= np.array(known, np.int64)))
+            tables.append(rows)
     return pa.concat_tables(tables).combine_chunks()
 
 

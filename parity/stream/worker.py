@@ -24,6 +24,7 @@ from parity.stream.broker import Broker, Lost, Reached
 from parity.stream.buffer import Buffer
 from parity.stream.configuration import StreamSource
 from parity.stream.events import Bad, EventReader, Events, Raw, microseconds
+from parity.stream.ids_of_files import IdsOfFiles
 from parity.stream.metrics import Metrics
 from parity.stream.redis_source import passing
 from parity.transactions.landed import ID, NOWHERE, OFFSET, PARTITION, Landing
@@ -81,7 +82,7 @@ class Worker:
         self.source, self.broker, self.metrics = source, broker, metrics
         self._appliers, self._reader, self._online = appliers, reader, online
         self._tolerance, self._now, self._say = timedelta(seconds=tolerance), now, say or _say
-        landing = Landing(source.landing, reader.keys)
+        landing = Landing(source.landing, reader.keys, others=IdsOfFiles(source.tables, source.landing))
         self._buffer = Buffer(landing, source.landing_seconds, source.landing_events, source.replay_seconds)
         self._ending = False
         self._last_event = time.monotonic()

@@ -9,8 +9,9 @@ reads on from there leaves none out.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -32,6 +33,7 @@ ROWS_PER_FILE = 100_000
 FILES_LOOKED_AT = 50
 """In how many files of a partition, the last ones, an event that is produced again is looked for by its id."""
 SECONDS_TO_WAIT = 60
+OF_ANOTHER_FILE = -1
 NOWHERE = -1
 """The offset before the first one."""
 LOCK = ".stream.lock"
@@ -53,6 +55,11 @@ def high_water(place: Location) -> dict[str, int]:
     files = filesystem.get_file_info(FileSelector(root))
     newest = {found[1]: info.path for info in sorted(files, key=lambda i: i.path) if (found := _matched(info.path))}
     return dict(_covered(filesystem, path) for path in newest.values())
+
+
+def is_landed(path: str) -> bool:
+    """Whether a file is one of landed events, by its name."""
+    return _matched(path) is not None
 
 
 def _matched(path: str) -> re.Match | None:
@@ -99,10 +106,17 @@ class _Row(NamedTuple):
 class Landing:
     """The folder that the events of a source land in.
 
-    ``keys`` are the key columns of each view that reads it. A folder in a bucket is a `UserError`.
+    ``keys`` are the key columns of each view that reads it. ``others`` gives, for some ids, the keys and `ID` of the
+    rows of other files that have them: these have landed, too. A folder in a bucket is a `UserError`.
     """
 
-    def __init__(self, folder: Location, keys: Sequence[Sequence[str]] = (), rows_per_file: int = ROWS_PER_FILE):
+    def __init__(
+        self,
+        folder: Location,
+        keys: Sequence[Sequence[str]] = (),
+        rows_per_file: int = ROWS_PER_FILE,
+        others: Callable[[pa.Array], Iterable[dict[str, Any]]] = lambda ids: (),
+    ):
         if not isinstance(folder, Path):
             raise UserError(
                 f"{folder}: events can't land in a bucket, where no file is locked. Let them land in a folder on a "
@@ -111,6 +125,7 @@ class Landing:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: this is a file, and events land in a folder. Name one.")
         self.folder, self._keys, self._rows_per_file = folder, [tuple(key) for key in keys], rows_per_file
+        self._others = others
         self._files: dict[str, _File] = {}
         self._reached: dict[str, int] = {}
 
@@ -236,7 +251,8 @@ class Landing:
         """
         wanted = new.filter(pa.array(again))[ID].drop_null().unique()
         earlier: dict[str, list[_Row]] = {}
-        for row in self._rows_of(partition, wanted):
+        of_others = (_Row(None, OF_ANOTHER_FILE, values) for values in self._others(wanted))
+        for row in chain(of_others, self._rows_of(partition, wanted)):
             earlier.setdefault(row.values[ID], []).append(row)
         kept = np.ones(new.num_rows, bool)
         corrected: dict[Path | None, dict[int, dict[str, Any]]] = {}
@@ -248,6 +264,8 @@ class Landing:
                 continue
             kept[number] = False
             row = same[-1]
+            if row.number == OF_ANOTHER_FILE:
+                continue
             values[OFFSET] = row.values[OFFSET]
             if values != row.values:
                 corrected.setdefault(row.path, {})[row.number] = values
