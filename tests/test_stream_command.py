@@ -407,11 +407,18 @@ def test_a_produced_file_is_served_lands_and_is_proven(shop):
     assert "equals the oracle" in shop.prove()
 
 
-def test_a_purchase_sent_twice_or_corrected_is_one_online_and_in_the_files(shop):
+@pytest.mark.parametrize("where", [None, "product_id = 1"])
+def test_a_purchase_sent_twice_or_corrected_is_one_online_and_in_the_files(shop, where):
+    """A correction that the view leaves out takes the purchase out, and another one brings it back."""
     features = shop.project.root / "feature_repo" / "features.py"
-    features.write_text(
-        features.read_text().replace('name="user_transactions",', 'name="user_transactions", event_id="id",')
-    )
+    text = features.read_text().replace('name="user_transactions",', 'name="user_transactions", event_id="id",')
+    if where:
+        text = text.replace("AggregatedFeatureView(", f"AggregatedFeatureView(where={where!r},", 1)
+    features.write_text(text)
+    if where:
+        shop.project.apply()
+        shop.project.succeed("compute_features.py")
+        shop.project.succeed("materialize_to_online.py")
     draw, names = random.Random(3), HEADER.split(",")
     sent, known = [], {}
     for number, row in enumerate(shop.rows(150)):
@@ -422,6 +429,7 @@ def test_a_purchase_sent_twice_or_corrected_is_one_online_and_in_the_files(shop)
             again = dict(known[draw.choice(list(known))])
             if draw.random() < 0.5:
                 again["purchase_amount"] = str(draw.randrange(100))
+                again["product_id"] = draw.choice("112") if where else "1"
                 known[again["id"]] = again
             sent.append(again)
     with redis.Redis(port=shop.project.port) as client:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from parity.definition.instants import UTC_MICROSECONDS
 from parity.edge.errors import UserError
 from parity.stream.events import Bad, EventReader, Raw, microseconds
+from parity.stream.state import LEFT_OUT
 from parity.transactions.landed import ID, OFFSET, PARTITION, Landing
 from parity.transactions.read import read_part, read_transactions
 from tests.definition import aggregation, customer, product, purchases, table, user
@@ -201,10 +202,15 @@ def test_each_view_gets_what_it_takes_and_all_land_once(tmp_path):
     ]
     assert found.rows[ID].to_pylist() == found.rows["order"].to_pylist() == ["1", "b", None]
     assert found.rows["timestamp"].type == UTC_MICROSECONDS
-    for name, offsets in (("customers", [0]), ("products", [2])):
+    for name, offsets, left_out in (
+        ("customers", [0, 1], [False, True]),  # as an event that is left out may correct one that was not
+        ("products", [0, 1, 2], [True, True, False]),
+    ):
         taken = found.of_views[name]
         assert taken.rows[OFFSET].to_pylist() == taken.places.tolist() == offsets
-    assert found.of_views["products"].rows.schema.names == ["sku", "timestamp", "total", PARTITION, OFFSET, ID]
+        assert taken.rows[LEFT_OUT].to_pylist() == left_out
+    names = ["sku", "timestamp", "total", PARTITION, OFFSET, ID, LEFT_OUT]
+    assert found.of_views["products"].rows.schema.names == names
     assert reader.keys == [["customer_id"], ["sku"]]
 
 

@@ -30,7 +30,7 @@ from parity.stream import apply
 from parity.stream.apply import Applier
 from parity.stream.decisions import Became
 from parity.stream.seed import seed
-from parity.stream.state import read_applied
+from parity.stream.state import LEFT_OUT, read_applied
 from parity.transactions.landed import ID, Landing, high_water
 from parity.transactions.read import read_transactions
 from tests import deployments
@@ -489,6 +489,85 @@ def test_how_events_are_cut_into_batches_does_not_matter(tmp_path, redis_port):
     assert whole == [what for event in events for what in became(*by_one, event)]
     assert Became.LATE in whole
     assert served(*at_once) == served(*by_one)
+
+
+def changed(event: Event, offset: int, days: float | None = None, amount: float | None = None) -> Event:
+    """A correction of an event."""
+    row = event.row
+    row = row._replace(time=row.time if days is None else NOW + timedelta(days=days))
+    return Event(
+        row._replace(values=row.values if amount is None else {"amount": amount}), event.partition, offset, event.id
+    )
+
+
+def applied(store, of_shop, event: Event, left_out: bool = False) -> tuple[int, bool]:
+    rows = batch([event], of_shop).append_column(LEFT_OUT, pa.array([left_out]))
+    found = Applier(store, of_shop).apply(rows, NOW)
+    return found.became[0], found.late[0]
+
+
+@pytest.mark.parametrize("others", [[], [-5], [-6], [-1], [-6, -1], [-2, -2]], ids=str)
+def test_a_correction_that_the_view_leaves_out_takes_its_event_out_until_one_brings_it_back(
+    tmp_path, redis_port, others
+):
+    store, of_shop = shopping = shop(tmp_path, redis_port)
+    event = bought(-2, 8.0, 100, "a")
+    for number, days in enumerate(others):
+        became(*shopping, bought(days, float(2**number), number))
+    rest = [float(2**number) for number in range(len(others))]
+    assert became(*shopping, event) == [Became.APPLIED]
+    before = served(*shopping)
+    gone = changed(event, 101)
+    assert applied(*shopping, gone, True) == (Became.CORRECTION, others == [-6])
+    if others == [-6]:  # which only the files have by now
+        assert served(*shopping) == before
+        return
+    if others:
+        assert served(*shopping)["count"] == len(others)
+        assert served(*shopping)["total"] == sum(rest)
+    else:
+        assert served(*shopping) == dict.fromkeys(before)
+    for one, is_out, what in ((gone, True, Became.CORRECTION), (event, False, Became.ALREADY)):
+        assert applied(*shopping, one, is_out)[0] == what  # delivered again
+    files = tmp_path / "files"
+    Landing(files).land(batch([*(bought(d, rest[n], n) for n, d in enumerate(others)), event], of_shop), {"s/0": 100})
+    assert seed(store, of_shop, files, NOW).ahead == 1
+    assert served(*shopping)["count"] == (len(others) or None)
+    assert applied(*shopping, changed(event, 102), True)[0] == Became.DUPLICATE
+    assert applied(*shopping, changed(event, 103, amount=16.0)) == (Became.CORRECTION, False)
+    assert served(*shopping)["total"] == sum(rest) + 16.0
+    seed(store, of_shop, files, NOW)
+    assert served(*shopping)["total"] == sum(rest) + 16.0
+    assert served(*shopping)["count"] == len(others) + 1
+
+
+def test_an_event_that_the_view_leaves_out_and_of_which_it_has_none_changes_nothing(tmp_path, redis_port):
+    store, of_shop = shopping = shop(tmp_path, redis_port)
+    assert applied(*shopping, bought(-1, 1.0, 1, "a"), True) == (Became.PASSED, False)
+    assert Applier(store, of_shop).read(names_in(store, of_shop)) == [[None, None, None]]
+    assert applied(*shopping, bought(-1, 2.0, 2, "a")) == (Became.APPLIED, False)
+    assert served(*shopping)["total"] == 2.0
+
+
+def names_in(store, of_shop) -> list[bytes]:
+    return Applier(store, of_shop).encoding.encode(as_table([(1,)], of_shop.definition.keys))
+
+
+@pytest.mark.parametrize("days", [-1, -3.5, -40, 0.0005, 5])
+@pytest.mark.parametrize("others", [[], [-1], [-4, -1.5]], ids=str)
+def test_a_correction_to_another_time_is_served_at_once(tmp_path, redis_port, days, others):
+    """Late or ahead of the clock, as all rows that there ever were are there, or are enough."""
+    store, of_shop = shopping = shop(tmp_path, redis_port, future_tolerance_seconds=60)
+    rows = [bought(days, float(2**number), number) for number, days in enumerate(others)]
+    event = bought(-2, 8.0, 100, "a")
+    became(*shopping, *rows, event)
+    became_late = applied(*shopping, moved := changed(event, 101, days))
+    assert became_late[0] == Became.CORRECTION
+    Landing(tmp_path / "files").land(batch([*rows, moved], of_shop), {"s/0": 101})
+    seen = served(*shopping)
+    seed(store, of_shop, tmp_path / "files", NOW)
+    assert became_late[1] or served(*shopping) == seen
+    assert not became_late[1] or days < -3 < min(others, default=0) or others == [-4, -1.5]
 
 
 def test_events_ahead_of_the_clock_wait_in_the_state_until_they_are_due(tmp_path, redis_port):

@@ -214,20 +214,27 @@ class Applier:
             fields.append(self.fields.steps)
             values.append(computed.steps)
         refused = []
-        for places, of_row, columns in ((computed.places, fields, values), (computed.without, [], [])):
+        for places, of_row, columns, removed in (
+            (computed.places, fields, values, []),
+            (computed.without, [], [], fields),  # there may have been one
+        ):
             some = places.tolist()
             beside = [[column[place] for place in some] for column in (names, seen, computed.states, applied)]
             known = [*of_row, self.fields.state, self.fields.applied]
-            found = self._write(beside[0], known, [beside[1], *columns, *beside[2:]], may_have_rows)
+            found = self._write(beside[0], known, removed, [beside[1], *columns, *beside[2:]], may_have_rows)
             refused += [some[place] for place in found]
         return refused
 
-    def _write(self, names: list[bytes], fields: list, columns: list[list[bytes]], may_have_rows: bool) -> list[int]:
-        """Write ``fields``, for each entity a row of ``columns``, behind what is applied as it was seen."""
+    def _write(
+        self, names: list[bytes], fields: list, removed: list, columns: list[list[bytes]], may_have_rows: bool
+    ) -> list[int]:
+        """Write ``fields``, for each entity a row of ``columns``, behind what is applied as it was seen; and remove
+        some."""
         if not names:
             return []
         seconds = self.config.online_store.key_ttl_seconds or 0
-        header = [self.fields.applied, self.fields.timestamp, int(may_have_rows), seconds, len(fields), *fields]
+        header = [self.fields.applied, self.fields.timestamp, int(may_have_rows), seconds, len(fields), len(removed)]
+        header += [*fields, *removed]
         if self._is_cluster:
             calls = [(name, [*header, *row]) for name, *row in zip(names, *columns, strict=True)]
             replies = self.online.run_script(self.config, WRITE_APPLIED, calls)

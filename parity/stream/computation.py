@@ -14,7 +14,18 @@ from parity.definition.table import Definition
 from parity.edge.errors import UserError
 from parity.online.columns import encode_timestamps, encode_values
 from parity.online.steps import at_present
-from parity.stream.state import BEGINNING, NOWHERE, OFFSET, OWNER, PARTITION, States, encode, kept_schema
+from parity.stream.state import (
+    BEGINNING,
+    FIRST,
+    NOWHERE,
+    OFFSET,
+    OWNER,
+    PARTITION,
+    States,
+    encode,
+    is_counted,
+    kept_schema,
+)
 
 LONGEST_REACH = 2**62
 """Further apart than any two instants are."""
@@ -69,15 +80,18 @@ class Computation:
         states = self._left_out(states)
         rows, kept = states.rows, states.kept
         owners, times = numbers_of(rows[OWNER]), times_of(rows, self.definition)
-        past = times <= np.maximum(latest, states.since + self.reach)[owners]
+        counted = is_counted(rows[FIRST])
+        past = counted & (times <= np.maximum(latest, states.since + self.reach)[owners])
         last = np.full(states.entities, BEGINNING)
         np.maximum.at(last, owners[past], times[past])
-        asked = (times >= last[owners]) & (last > BEGINNING)[owners]
+        asked = counted & (times >= last[owners]) & (last > BEGINNING)[owners]
         if not self.definition.continuous:
             asked &= past
         steps = None
         if asked.any():
             some = rows.select([OWNER, self.definition.reading.timestamp, *self.definition.columns])
+            if not counted.all():
+                some, asked = some.filter(pa.array(counted)), asked[counted]
             history = aggregate(some.cast(self.numbered.transactions), self.numbered, _non_empty(kept), asked)
         else:
             history = self.numbered.schema.empty_table()
@@ -96,10 +110,13 @@ class Computation:
         leaving = times < states.since[owners]
         if not leaving.any():
             return states
-        rows, gone = states.rows.filter(pa.array(~leaving)), states.rows.filter(pa.array(leaving))
+        rows = states.rows.filter(pa.array(~leaving))
+        leaving &= is_counted(states.rows[FIRST])
+        gone = states.rows.filter(pa.array(leaving))
         states = states._replace(rows=rows, gone=_with_greatest(states.gone, gone))
-        if not self.definition.unwindowed:
-            return states
+        if not self.definition.unwindowed:  # then it is only kept which entities have had more rows
+            some = np.union1d(numbers_of(states.kept[OWNER]), owners[leaving])
+            return states._replace(kept=pa.table([pa.array(some, pa.int64())], kept_schema(self.definition)))
         names = [OWNER, self.definition.reading.timestamp, *self.definition.columns]
         before = states.kept.cast(self.numbered.state)
         kept = fold(gone.select(names).cast(self.numbered.transactions), before, self.numbered)

@@ -18,12 +18,16 @@ from parity.stream.state import (
     BEGINNING,
     FIRST,
     ID,
+    LEFT_OUT,
+    NO_OFFSET,
     NOWHERE,
     OFFSET,
     OWNER,
     PARTITION,
     States,
     decode,
+    is_counted,
+    left_out,
     read_applied,
 )
 
@@ -48,6 +52,8 @@ class Became(IntEnum):
     """It is older than all that may still be computed exactly: nothing changes."""
     LEFT = 5
     """Its entity is not written at all: see `Applied`."""
+    PASSED = 6
+    """The view leaves it out, and none with its id was applied."""
 
 
 @dataclass
@@ -97,10 +103,13 @@ class Batch:
     offsets: list[int]
     ids: list[str | None] | None
     """None if no event has any."""
+    left_out: list[bool] | None
+    """Which events the view leaves out: each has an id, and of an earlier event with that id nothing is to be left."""
 
     @classmethod
     def of(cls, events: pa.Table, owners: np.ndarray, definition: Definition) -> Batch:
         names = [definition.reading.timestamp, *definition.columns, PARTITION, OFFSET, ID]
+        names += [LEFT_OUT] if LEFT_OUT in events.column_names else []
         table = events.select(names).combine_chunks().append_column(OWNER, pa.array(owners))
         return cls._of(table, int(owners.max(initial=-1)) + 1, np.arange(len(owners)), definition.reading.timestamp)
 
@@ -109,7 +118,8 @@ class Batch:
         ids = table[ID].to_pylist() if table[ID].null_count < table.num_rows else None
         times = table[timestamp].cast(pa.int64()).to_pylist()
         partitions, offsets = table[PARTITION].to_pylist(), table[OFFSET].to_pylist()
-        return cls(table, entities, places, table[OWNER].to_pylist(), times, partitions, offsets, ids)
+        left_out = table[LEFT_OUT].to_pylist() if LEFT_OUT in table.column_names else None
+        return cls(table, entities, places, table[OWNER].to_pylist(), times, partitions, offsets, ids, left_out)
 
     def only(self, entities: list[int]) -> Batch:
         """The events of some entities, numbered by their places in this list."""
@@ -166,7 +176,14 @@ class _Event:
     """Where in the table its content is."""
     is_state: bool = False
     is_gone: bool = False
-    """Whether it was left out, as it is not in a window any more."""
+    """Whether it is no row, as it is not in a window any more."""
+    is_left_out: bool = False
+    """Whether the view leaves out what holds of it now."""
+
+    def stands_at(self, batch: Batch, row: int, is_left_out: bool) -> None:
+        """Let what holds of it be an event of a batch."""
+        self.table, self.row, self.is_state, self.is_left_out = batch.table, row, False, is_left_out
+        self.offset, self.partition = batch.offsets[row], batch.partitions[row]
 
     def is_of(self, partition: str, offset: int) -> bool:
         return partition == self.partition and offset == self.offset
@@ -188,6 +205,7 @@ class Decisions:
         """Why some events are not taken."""
         self.since = known.states.since.tolist()
         self._changed: set[int] = set()
+        self._had_more = set(known.states.kept[OWNER].to_pylist()) if batch.ids is not None else set()
         self._events = self._known_ids() if batch.ids is not None else {}
         for place in range(count):
             if known.marks[batch.owners[place]] is not None:
@@ -253,9 +271,15 @@ class Decisions:
         if applied is not None and offset <= applied:
             self._decide_again(place, event)
             return
+        leaves = batch.left_out is not None and batch.left_out[place]
+        if leaves and event is None:
+            self.became[place] = Became.PASSED
+            return
         marks[partition] = offset
         self._changed.add(entity)
-        if event is not None:
+        if leaves:
+            self._decide_leaving(place, event)
+        elif event is not None:
             self._decide_repeated(place, event)
         elif self._take(place, offset):
             self.became[place] = Became.APPLIED
@@ -293,33 +317,77 @@ class Decisions:
     def _decide_repeated(self, place: int, event: _Event) -> None:
         """Take an event whose id is known: as a duplicate, or in the place of the one before."""
         self.first[place] = event.first
-        if self._require_same(place, event) or self._is_same(place, event):
+        if self._require_same(place, event) or (not event.is_left_out and self._is_same(place, event)):
             self.became[place] = Became.DUPLICATE
             return
         self.became[place] = Became.CORRECTION
         if event.is_gone or not self._may_replace(place, event):
             self.late.append(place)
             return
+        self._drop(place, event)
+        self._become_row(place, event.first)
+        event.stands_at(self.batch, place, is_left_out=False)
+
+    def _decide_leaving(self, place: int, event: _Event) -> None:
+        """Take out an event of which nothing is left."""
+        batch = self.batch
+        entity = batch.owners[place]
+        self.became[place], self.first[place] = Became.CORRECTION, event.first
+        if event.is_left_out or self._require_same(place, event):
+            self.became[place] = Became.DUPLICATE
+            return
+        if event.is_gone or not self._may_leave(entity, event):
+            self.late.append(place)
+            return
+        self._drop(place, event)
+        self.taken[place] = left_out(event.first), self._number(place)
+        event.stands_at(self.batch, place, is_left_out=True)
+
+    def _drop(self, place: int, event: _Event) -> None:
+        """Take the row of an event away, for that at a ``place`` to be in its place."""
+        entity = self.batch.owners[place]
+        knows_all = self._knows_all(entity)
         if event.is_state:
             self.dropped.add(event.row)
         else:
             del self.taken[event.row]
-        self._take(place, event.first)
-        event.table, event.row, event.is_state = self.batch.table, place, False
-        event.offset, event.partition = self.batch.offsets[place], self.batch.partitions[place]
+        if knows_all:  # as if it had never been there
+            past = [instant for instant in self._instants(entity) if instant <= self.latest]
+            self.since[entity] = max(max(past, default=BEGINNING), BEGINNING + self.reach) - self.reach
 
     def _take(self, place: int, first: int) -> bool:
         """Let an event become a row; False if it is too late."""
-        batch = self.batch
-        entity, instant = batch.owners[place], batch.times[place]
-        if instant < self.since[entity]:
+        if self.batch.times[place] < self.since[self.batch.owners[place]]:
             return False
-        marks, partition = self.known.marks[entity], batch.partitions[place]
-        number = 0 if len(marks) == 1 else list(marks).index(partition)
-        self.taken[place] = first, number
+        self._become_row(place, first)
+        return True
+
+    def _become_row(self, place: int, first: int) -> None:
+        entity, instant = self.batch.owners[place], self.batch.times[place]
+        self.taken[place] = first, self._number(place)
         if instant <= self.latest:
             self.since[entity] = max(self.since[entity], instant - self.reach)
-        return True
+
+    def _number(self, place: int) -> int:
+        """The number of an event's partition among those of its entity."""
+        marks = self.known.marks[self.batch.owners[place]]
+        return 0 if len(marks) == 1 else list(marks).index(self.batch.partitions[place])
+
+    def _instants(self, entity: int) -> list[int]:
+        """Those of all rows of an entity, as far as events are decided."""
+        rows = self.known.states.rows
+        first, last = np.searchsorted(numbers_of(rows[OWNER]), [entity, entity + 1])
+        stored = rows[self.batch.table.column_names[0]].slice(first, last - first).cast(pa.int64()).to_pylist()
+        is_row = is_counted(rows[FIRST].slice(first, last - first)).tolist()
+        known = zip(range(first, last), stored, is_row, strict=True)
+        instants = [instant for row, instant, counts in known if counts and row not in self.dropped]
+        new = [row for row, (first, _) in self.taken.items() if first >= NO_OFFSET and self.batch.owners[row] == entity]
+        return instants + [self.batch.times[row] for row in new]
+
+    def _knows_all(self, entity: int) -> bool:
+        """Whether an entity never had other rows than those that are there."""
+        since = self.since[entity]
+        return entity not in self._had_more and all(instant >= since for instant in self._instants(entity))
 
     def _is_same(self, place: int, event: _Event) -> bool:
         names = self.batch.table.column_names[: self.batch.table.column_names.index(PARTITION)]
@@ -327,23 +395,24 @@ class Decisions:
 
     def _may_replace(self, place: int, event: _Event) -> bool:
         """Whether all that an entity is worth can still be computed if the ``event`` is replaced."""
-        batch = self.batch
-        entity, timestamp = batch.owners[place], batch.table.column_names[0]
-        since, edge = self.since[entity], self.since[entity] + self.reach
-        if batch.times[place] < since:
+        entity, instant = self.batch.owners[place], self.batch.times[place]
+        if self._knows_all(entity):
+            return True
+        if instant < self.since[entity]:
             return False
-        if since == BEGINNING or event.table[timestamp][event.row].cast(pa.int64()).as_py() < edge:
+        if event.is_left_out:
             return True
-        if edge <= batch.times[place] <= self.latest:
+        return self.since[entity] + self.reach <= instant <= self.latest or self._may_leave(entity, event)
+
+    def _may_leave(self, entity: int, event: _Event) -> bool:
+        """The same if nothing comes in its place."""
+        since, edge = self.since[entity], self.since[entity] + self.reach
+        own = event.table[self.batch.table.column_names[0]][event.row].cast(pa.int64()).as_py()
+        if since == BEGINNING or own < edge or self._knows_all(entity):
             return True
-        rows = self.known.states.rows
-        first, last = np.searchsorted(numbers_of(rows[OWNER]), [entity, entity + 1])
-        others = rows[timestamp].slice(first, last - first).cast(pa.int64()).to_pylist()
-        times = [t for row, t in enumerate(others, first) if row not in self.dropped and (row, True) != _place(event)]
-        times += [
-            batch.times[row] for row in self.taken if batch.owners[row] == entity and (row, False) != _place(event)
-        ]
-        return any(edge <= instant <= self.latest for instant in times)
+        instants = self._instants(entity)
+        instants.remove(own)
+        return any(edge <= instant <= self.latest for instant in instants)
 
     def _known_ids(self) -> dict[tuple[int, str], _Event]:
         """The rows of the states whose ids events of the batch have."""
@@ -352,15 +421,13 @@ class Decisions:
             pc.is_in(rows[ID], value_set=self.batch.table[ID].combine_chunks().drop_null()).to_numpy()
         )
         some = rows.take(pa.array(found))
-        columns = (some[name].to_pylist() for name in (OWNER, ID, FIRST, PARTITION, OFFSET))
+        columns = [some[name].to_pylist() for name in (OWNER, ID, FIRST, PARTITION, OFFSET)]
         events = {}
         for row, owner, id, first, partition, offset in zip(found.tolist(), *columns, strict=True):
             marks = self.known.marks[owner]
             if marks is not None:
                 name = "" if partition == NOWHERE else list(marks)[partition]
-                events[owner, id] = _Event(first, name, offset, rows, row, is_state=True)
+                is_out = first < NO_OFFSET
+                first = left_out(first) if is_out else first
+                events[owner, id] = _Event(first, name, offset, rows, row, is_state=True, is_left_out=is_out)
         return events
-
-
-def _place(event: _Event) -> tuple[int, bool]:
-    return event.row, event.is_state

@@ -18,6 +18,7 @@ from parity.definition.instants import EPOCH, MICROSECOND
 from parity.definition.table import Definition
 from parity.edge.errors import UserError, printable
 from parity.stream.identity import identities, keys_beside, known_ids
+from parity.stream.state import LEFT_OUT
 from parity.transactions.json_objects import ABSENT, AS_WRITTEN, as_text, no_single_value, value_inside
 from parity.transactions.landed import ID, OFFSET, PARTITION
 from parity.transactions.refusals import Column, expected, quoted, shown
@@ -50,7 +51,8 @@ class Taken(NamedTuple):
     """The events that a view takes."""
 
     rows: pa.Table
-    """`Definition.transactions`, and the columns of `parity.transactions.landed.PLACE`."""
+    """`Definition.transactions`, and the columns of `parity.transactions.landed.PLACE`; and `LEFT_OUT`, if the view
+    has a condition: those that it leaves out are there if they have an id, as they may correct others."""
     places: np.ndarray
     """Where they are among those that are to be landed."""
 
@@ -128,6 +130,14 @@ class EventReader:
         """The key columns of each view, called as in a file."""
         return [[self._reading.in_file(name) for name in definition.keys.names] for definition in self._definitions]
 
+    def _may_correct(self, definition: Definition, typed: Mapping[Column, pa.Array], ids: pa.Array) -> np.ndarray:
+        """Which events have an id, and all keys of a view."""
+        found = pc.is_valid(ids)
+        for column in self._columns[definition.name]:
+            if column.name in definition.keys.names:
+                found = pc.and_(found, pc.is_valid(typed[column]))
+        return found.to_numpy(zero_copy_only=False)
+
     def read(self, some: Sequence[Raw], latest: int) -> Events:
         """Read events of which none may be later than ``latest``, in microseconds since 1970."""
         batch = _Batch(some, self._reading, self._as_in_file, self._folders)
@@ -157,18 +167,35 @@ class EventReader:
         kept = pa.array(good)
         of_views = {}
         for definition in self._definitions:
-            mask = taken[definition.name] & good
+            mask, left_out = taken[definition.name] & good, None
+            if definition.condition is not None and ids.null_count < len(ids):
+                left_out = ~taken[definition.name]
+                mask |= good & left_out & self._may_correct(definition, typed, ids)
             columns = self._columns[definition.name]
             names = definition.transactions.names
             rows = pa.table({column.name: typed[column] for column in columns if column.name in names} | place)
             identity = identities(ids, [typed[column] for column in self._beside[definition.name]])
             rows = rows.set_column(rows.schema.get_field_index(ID), ID, identity)
             schema = pa.schema([*definition.transactions, *(rows.schema.field(name) for name in place)])
-            rows = rows.filter(pa.array(mask)).select(schema.names).cast(schema)
+            rows = rows.filter(pa.array(mask)).select(schema.names)
+            if left_out is not None:
+                rows = _without_nulls(rows, definition.transactions).append_column(LEFT_OUT, pa.array(left_out[mask]))
+                schema = schema.append(pa.field(LEFT_OUT, pa.bool_()))
+            rows = rows.cast(schema)
             of_views[definition.name] = Taken(rows, np.cumsum(good)[mask] - 1)
         until = {one.partition: one.offsets[-1] for one in some if one.offsets}
         values = batch.values if good.all() else [batch.values[at] for at in np.flatnonzero(good)]
         return Events(pa.table(landed | place).filter(kept), values, of_views, batch.bad, until)
+
+
+def _without_nulls(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The same, with something in the place of nulls, which only events have that are left out."""
+    for place, field in enumerate(schema):
+        if rows[place].null_count:
+            column = rows[place].combine_chunks()
+            anything = pa.array([""]).cast(field.type) if _is_whole(field.type) else pa.array([0]).cast(field.type)
+            rows = rows.set_column(place, field.name, pc.fill_null(column, anything[0]))
+    return rows
 
 
 def _is_whole(type: pa.DataType | str) -> bool:

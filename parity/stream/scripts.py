@@ -16,18 +16,19 @@ return found
 """
 
 # KEYS: entities. ARGV: the names of the fields of what is applied and of the event timestamp; 1 if there may be a row
-# of which nothing is applied yet, or 0; seconds to live, or 0; the number of fields to write; their names; then for
-# each entity what is applied, as last seen or empty, and its fields. Returns the places of the keys, from 1, that have
-# changed since, and were left alone.
+# of which nothing is applied yet, or 0; seconds to live, or 0; the numbers of fields to write and to remove; the names
+# of both; then for each entity what is applied, as last seen or empty, and its fields. Returns the places of the keys,
+# from 1, that have changed since, and were left alone.
 WRITE_APPLIED = (
     _IN_PIECES
     + """
 local seconds, fields, refused, row = tonumber(ARGV[4]), tonumber(ARGV[5]), {}, {}
+local removed, start = tonumber(ARGV[6]), 6 + fields + tonumber(ARGV[6])
 for field = 1, fields do
-  row[2 * field - 1] = ARGV[5 + field]
+  row[2 * field - 1] = ARGV[6 + field]
 end
 for i, key in ipairs(KEYS) do
-  local at = 5 + fields + (fields + 1) * (i - 1) + 1
+  local at = start + (fields + 1) * (i - 1) + 1
   local stored = redis.pcall('HGET', key, ARGV[1])
   if type(stored) == 'table' or (stored or '') ~= ARGV[at]
       or (not stored and ARGV[3] == '0' and redis.call('HEXISTS', key, ARGV[2]) == 1) then
@@ -37,6 +38,9 @@ for i, key in ipairs(KEYS) do
       row[2 * field] = ARGV[at + field]
     end
     in_pieces('HSET', key, row, 1)
+    for field = 1, removed do
+      redis.call('HDEL', key, ARGV[6 + fields + field])
+    end
     if seconds > 0 then
       redis.call('EXPIRE', key, seconds)
     end

@@ -36,6 +36,7 @@ from parity.stream.state import (
     PARTITION,
     States,
     decode,
+    is_counted,
     kept_schema,
     read_applied,
     row_schema,
@@ -272,7 +273,7 @@ class _Seeding:
         numbers[places[ahead]] = np.flatnonzero(ahead)
         rows = theirs.rows.filter(pa.array(numbers[theirs.rows[OWNER].to_numpy()] >= 0))
         before, partitions = rows[OWNER].to_pylist(), rows[PARTITION].to_pylist()
-        offsets, firsts = rows[OFFSET].to_pylist(), rows[FIRST].to_pylist()
+        offsets, firsts, ids = (rows[name].to_pylist() for name in (OFFSET, FIRST, ID))
         kept, owners, codes, replaced = [], [], [], set()
         known = {place: list(read_applied(stored[place][2])[1]) for place in set(before)}
         for row, (place, code) in enumerate(zip(before, partitions, strict=True)):
@@ -282,12 +283,13 @@ class _Seeding:
                 kept.append(row)
                 owners.append(owner)
                 codes.append(list(marks[owner]).index(name))
-                replaced.add((owner, codes[-1], firsts[row]))
+                replaced |= {(owner, codes[-1], firsts[row]), (owner, ids[row])}
         added = rows.take(pa.array(kept, pa.int64()))
         added = added.set_column(0, OWNER, pa.array(owners, pa.int64()))
         added = added.set_column(added.schema.get_field_index(PARTITION), PARTITION, pa.array(codes, pa.uint16()))
-        own = zip(*(states.rows[name].to_pylist() for name in (OWNER, PARTITION, FIRST)), strict=True)
-        stays = [place not in replaced for place in own]
+        replaced -= {(owner, None) for owner in owners}
+        own = zip(*(states.rows[name].to_pylist() for name in (OWNER, PARTITION, FIRST, ID)), strict=True)
+        stays = [replaced.isdisjoint({(owner, code, first), (owner, id)}) for owner, code, first, id in own]
         return states._replace(rows=pa.concat_tables([states.rows.filter(pa.array(stays, pa.bool_())), added]))
 
     def _since(self, states: States) -> States:
@@ -296,7 +298,7 @@ class _Seeding:
         owners = rows[OWNER].to_numpy()
         times = rows[self.definition.reading.timestamp].cast(pa.int64()).to_numpy()
         order = np.lexsort((rows[OFFSET].to_numpy(), times, owners))
-        past, last = times <= self.latest, np.full(states.entities, BEGINNING)
+        past, last = is_counted(rows[FIRST]) & (times <= self.latest), np.full(states.entities, BEGINNING)
         np.maximum.at(last, owners[past], times[past])
         since = np.where(last > BEGINNING, np.maximum(last, BEGINNING + self.applier.computation.reach), BEGINNING)
         since = np.where(last > BEGINNING, since - self.applier.computation.reach, BEGINNING)

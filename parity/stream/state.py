@@ -28,10 +28,15 @@ from parity.definition.table import Definition
 from parity.online.marks import DIGITS
 from parity.transactions.landed import ID, OFFSET, PARTITION
 
+LEFT_OUT = "_left_out"
+"""The column of events that has whether the view's condition leaves them out; without it, it leaves out none."""
 OWNER, FIRST = "_owner", "_first"
 """The columns of rows of a state: the number of the entity, and the offset at which the event was delivered first."""
 NOWHERE = 0xFFFF
 """The partition of a row that came in no stream."""
+NO_OFFSET = -1
+"""`FIRST` of a row that came in no stream. Less than that it is for an event that the view leaves out by now, which
+counts for nothing, and is there to be known by its id: see `left_out`."""
 BEGINNING = -(2**63)
 """``since`` of an entity of which nothing was left out."""
 VERSION = 1
@@ -51,7 +56,7 @@ class States(NamedTuple):
     rows: pa.Table
     """Of `row_schema`, sorted by entity and instant."""
     kept: pa.Table
-    """Of `kept_schema`, sorted by entity, of which each has at most one."""
+    """Of `kept_schema`, sorted by entity: one for each that has had earlier rows than those that are there."""
 
     @property
     def entities(self) -> int:
@@ -68,6 +73,16 @@ def row_schema(definition: Definition) -> pa.Schema:
 def kept_schema(definition: Definition) -> pa.Schema:
     """`OWNER`, and `Definition.state` without the keys."""
     return pa.schema([pa.field(OWNER, pa.int64()), *list(definition.state)[len(definition.keys) :]])
+
+
+def left_out(first: int) -> int:
+    """`FIRST` for an event that the view leaves out by now, and the other way."""
+    return -2 - first
+
+
+def is_counted(firsts: pa.ChunkedArray) -> np.ndarray:
+    """Which rows count, by their `FIRST`."""
+    return firsts.to_numpy() >= NO_OFFSET
 
 
 def nothing(definition: Definition, entities: int) -> States:

@@ -37,6 +37,8 @@ NAMES = ("applied", "already", "duplicate", "correction", "late")
 """Of what an `Applier` says, by its numbers."""
 LEFT = len(NAMES)
 """What it says of an event whose entity it has not written."""
+PASSED = LEFT + 1
+"""Of one that its view leaves out."""
 KEYS_SHOWN = 3
 
 
@@ -145,7 +147,7 @@ class Worker:
         for place, (name, taken) in enumerate(events.of_views.items()):
             if taken.rows.num_rows:
                 became, is_late, reasons = self._apply_to(name, taken.rows, now)
-                found[place, taken.places] = became
+                found[place, taken.places] = np.where(became == PASSED, -1, became)
                 late[taken.places] |= is_late
                 beyond |= {int(taken.places[row]): f"{name}: {reason}" for row, reason in reasons.items()}
         has_id = pc.is_valid(events.rows[ID]).to_numpy().astype(bool)
