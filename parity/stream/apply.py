@@ -60,6 +60,7 @@ class Applier:
         self.fingerprint = self.definition.fingerprint[:FINGERPRINT_DIGITS]
         self.encoding = KeyEncoding(schema_of(self.view), store.config.project)
         self.computation = Computation(self.definition, horizon_of(self.view))
+        self._scripts: dict[str, Any] = {}
         self._seeded = f"_stream:{store.config.project}"
         self._is_cluster = store.config.online_store.redis_type == RedisType.redis_cluster
 
@@ -196,7 +197,9 @@ class Applier:
         return found
 
     def _script(self, text: str) -> Any:
-        return self._client.register_script(text)
+        if text not in self._scripts:
+            self._scripts[text] = self._client.register_script(text)
+        return self._scripts[text]
 
     def write(
         self,

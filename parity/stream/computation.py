@@ -92,7 +92,8 @@ class Computation:
             some = rows.select([OWNER, self.definition.reading.timestamp, *self.definition.columns])
             if not counted.all():
                 some, asked = some.filter(pa.array(counted)), asked[counted]
-            history = aggregate(some.cast(self.numbered.transactions), self.numbered, _non_empty(kept), asked)
+            some = pa.Table.from_arrays(some.columns, schema=self.numbered.transactions)
+            history = aggregate(some, self.numbered, _non_empty(kept), asked)
         else:
             history = self.numbered.schema.empty_table()
         if self.horizon is not None:
