@@ -239,7 +239,7 @@ class Shop:
 
     def landed(self) -> list[dict]:
         files = sorted(self.landing.glob("stream-*.parquet"))
-        return [row for file in files for row in pq.read_table(file, partitioning=None).to_pylist()]
+        return [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
 
     def served(self, users: list[int], at: datetime) -> list[dict]:
         """What is served of ``users`` at an instant."""

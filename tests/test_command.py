@@ -186,11 +186,11 @@ class TestSignals:
     @pytest.mark.parametrize(
         "command",
         [
-            ["generate_synthetic_data.py", "--rows", 1_000_000],
+            pytest.param(["generate_synthetic_data.py", "--rows", 1_000_000], marks=pytest.mark.scale),
             ["compute_features.py"],
             ["materialize_to_online.py"],
             ["demo_fixed.py"],
-            ["demo_fixed.py", "--at", "now"],
+            pytest.param(["demo_fixed.py", "--at", "now"], marks=pytest.mark.scale),
         ],
         ids=lambda command: " ".join(map(str, command[:2])),
     )

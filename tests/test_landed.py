@@ -44,7 +44,7 @@ def rows(*offsets: int, partition: str = PLACE_0, ids: list[str | None] | None =
 def landed(folder) -> list[int]:
     """The offsets of all rows in the files of a folder, in their order."""
     files = sorted(folder.glob("*.parquet"))
-    return [offset for file in files for offset in pq.read_table(file)[OFFSET].to_pylist()]
+    return [offset for file in files for offset in pq.ParquetFile(file).read()[OFFSET].to_pylist()]
 
 
 def everything(landing: Landing, some: pa.Table, until: int, partition: str = PLACE_0) -> int:

@@ -144,6 +144,7 @@ class TestProof:
         assert causes.MEANING[causes.PAST_HORIZON] in (tmp_path / "r.html").read_text()
         ready.succeed("demo_fixed.py", "--repair")
 
+    @pytest.mark.scale
     def test_a_view_that_slides_no_more_is_computed_first_and_then_gives_way(self, ready):
         path = ready.root / "feature_repo" / "features.py"
         path.write_text(path.read_text().replace("    continuous=True,\n", ""))

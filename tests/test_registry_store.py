@@ -111,6 +111,7 @@ def test_eight_processes_that_apply_and_materialize_at_once_lose_nothing(path):
     require_everything(path, 8)
 
 
+@pytest.mark.scale
 def test_a_reader_never_meets_an_empty_or_broken_registry(path):
     seen, stop = [], threading.Event()
 

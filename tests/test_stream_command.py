@@ -552,7 +552,11 @@ def restore(shop, dump: dict[bytes, bytes]) -> None:
     time.sleep(0.002)  # so that entries come later than those that were there
 
 
-@pytest.mark.parametrize("more_before", [False, True], ids=["before more comes", "after more has come"])
+@pytest.mark.parametrize(
+    "more_before",
+    [False, pytest.param(True, marks=pytest.mark.scale)],
+    ids=["before more comes", "after more has come"],
+)
 @pytest.mark.parametrize("what", ["nothing", "rows", "rows and entries", "what was there at first", "all", "trimmed"])
 def test_a_redis_that_went_back_has_its_rows_again_and_goes_on(shop, what, more_before):
     rows = shop.rows(150)

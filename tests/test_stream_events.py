@@ -139,7 +139,7 @@ def orders(request, tmp_path_factory):
     return table(folder, "orders", [customer], features, types, where, transactions="orders.jsonl", **request.param)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(event=st.dictionaries(st.sampled_from(NAMES), SCALARS, max_size=len(NAMES)), base=st.booleans())
 def test_an_event_is_taken_exactly_if_a_file_of_it_is_and_with_the_same_values(orders, event, base, tmp_path_factory):
     if base:  # one that is good but for what was drawn

@@ -406,7 +406,9 @@ def worker(source, client, applier, said: list | None = None, broker=None, who=N
 
 
 def landed(source) -> list[int]:
-    return [o for file in sorted(source.landing.glob("*.parquet")) for o in pq.read_table(file)[OFFSET].to_pylist()]
+    return [
+        o for file in sorted(source.landing.glob("*.parquet")) for o in pq.ParquetFile(file).read()[OFFSET].to_pylist()
+    ]
 
 
 def test_events_are_read_again_when_redis_was_started_again_and_no_command_has_failed(source, client):
