@@ -1660,7 +1660,7 @@ def a_row_is_marked_as_of_another_definition_and_its_event_was_left(world: World
 def a_worker_of_yesterday_brings_a_new_key(world: World) -> Planted:
     events = _brings(world, 84 * HOUR, NOTHING, number=901)
     yesterday = world.with_window(4)
-    Applier(world.store, yesterday).note_seeded()
+    Applier(world.store, yesterday).note_seeded({})
     world.apply(*events, table=yesterday)
     world.land(*events)
     world.compute()
