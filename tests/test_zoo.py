@@ -17,7 +17,7 @@ KEPT = (causes.NOT_LANDED, causes.OFFSET_RESET)
 """Causes of rows that are ahead of the files, which no repair takes back."""
 ONLINE_FAULTS = [fault for fault in FAULTS if fault.kind != WRONG and fault.online != STOCK]
 REPAIRED = [fault for fault in ONLINE_FAULTS if fault.cause not in KEPT]
-HEALTHY, AT_ONCE = 48, 16
+HEALTHY, AT_ONCE = 48, 8
 
 
 def cases(faults):
