@@ -23,6 +23,7 @@ from parity.edge.errors import UserError, printable
 from parity.stream.broker import Broker, Lost, Reached
 from parity.stream.buffer import Buffer
 from parity.stream.configuration import StreamSource
+from parity.stream.decisions import Became
 from parity.stream.events import Bad, EventReader, Events, Raw, microseconds
 from parity.stream.ids_of_files import IdsOfFiles
 from parity.stream.metrics import Metrics
@@ -33,12 +34,8 @@ SECONDS_PER_READ = 0.2
 SECONDS_PER_PING = 0.1
 FIRST_REST, LONGEST_REST = 0.05, 2.0
 """Seconds between two tries to reach a server that is lost."""
-NAMES = ("applied", "already", "duplicate", "correction", "late")
-"""Of what an `Applier` says, by its numbers."""
-LEFT = len(NAMES)
-"""What it says of an event whose entity it has not written."""
-PASSED = LEFT + 1
-"""Of one that its view leaves out."""
+NAMES = [one.name.lower() for one in Became if one < Became.LEFT]
+"""What `Metrics` calls what became of events, by its numbers."""
 KEYS_SHOWN = 3
 
 
@@ -147,16 +144,16 @@ class Worker:
         for place, (name, taken) in enumerate(events.of_views.items()):
             if taken.rows.num_rows:
                 became, is_late, reasons = self._apply_to(name, taken.rows, now)
-                found[place, taken.places] = np.where(became == PASSED, -1, became)
+                found[place, taken.places] = np.where(became == Became.PASSED, -1, became)
                 late[taken.places] |= is_late
                 beyond |= {int(taken.places[row]): f"{name}: {reason}" for row, reason in reasons.items()}
         has_id = pc.is_valid(events.rows[ID]).to_numpy().astype(bool)
-        lands = ~(has_id & (found == NAMES.index("duplicate")).all(axis=0))
-        again = has_id & ((found != 0).any(axis=0) | late)
-        best = np.full(count, LEFT)
+        lands = ~(has_id & (found == Became.DUPLICATE).all(axis=0))
+        again = has_id & ((found != Became.APPLIED).any(axis=0) | late)
+        best = np.full(count, Became.LEFT)
         for of_view in found:
             best = np.where(of_view >= 0, np.minimum(best, of_view), best)
-        best[late] = NAMES.index("late")
+        best[late] = Became.LATE
         lands[list(beyond)] = False
         names = [*NAMES, "passed"]
         became = [names[number] for at, number in enumerate(best.tolist()) if at not in beyond]
@@ -189,7 +186,7 @@ class Worker:
             if applied.unseeded.num_rows:
                 self._seed(name, applied.unseeded)
                 first, applied = applied, self._appliers[name].apply(rows, now)
-                written = first.became != LEFT
+                written = first.became != Became.LEFT
                 applied.became = np.where(written, first.became, applied.became)
                 applied.late = np.where(written, first.late, applied.late)
         table = next(table for table in self.source.tables if table.name == name)
