@@ -48,7 +48,7 @@ end
 """
 
 # Lua passes on some 8,000 arguments at most, and a view may have more fields than half of that.
-_IN_PIECES = """
+IN_PIECES = """
 local function in_pieces(command, key, arguments, first)
   for start = first, #arguments, 4000 do
     redis.call(command, key, unpack(arguments, start, math.min(start + 3999, #arguments)))
@@ -101,7 +101,7 @@ end
 # A stored timestamp that lies in the future was let in by another writer and must not shut out the present.
 COMPARE_AND_SET = (
     _READ_TIMESTAMP
-    + _IN_PIECES
+    + IN_PIECES
     + _IS_AHEAD
     + _ENDS_LATER
     + """
@@ -141,7 +141,7 @@ return {foreign, ahead}
 # a field to delete, or nothing; then names and values of the row that takes its place, the event timestamp's first.
 # Returns 1 if it did.
 COMPARE_AND_SWAP = (
-    _IN_PIECES
+    IN_PIECES
     + _IS_AHEAD
     + """
 local found = redis.call('HMGET', KEYS[1], ARGV[5], applied_of(ARGV[5]))
@@ -163,7 +163,7 @@ return 1
 # delete. Returns 1 if it did.
 # What is left in a key without an event timestamp of any view is what older definitions left, and can't be read.
 COMPARE_AND_DELETE = (
-    _IN_PIECES
+    IN_PIECES
     + _IS_AHEAD
     + """
 local found = redis.call('HMGET', KEYS[1], ARGV[1], applied_of(ARGV[1]))

@@ -31,6 +31,7 @@ from parity.online.connection import tolerance_of
 from parity.online.encoding import KeyEncoding, schema_of
 from parity.online.rows import Fields
 from parity.online.side import online_store_of
+from parity.online.writing import KEYS_PER_SCRIPT
 from parity.stream.computation import Beyond, Computation, Computed
 from parity.stream.decisions import Applied, Batch, Decisions, Known
 from parity.stream.scripts import READ, WRITE_APPLIED
@@ -46,7 +47,6 @@ LONGEST_REST = 0.02
 """Seconds, at most, between two of them."""
 LIFE = "life"
 """Beside what was seeded: which time it is that Redis has something."""
-KEYS_PER_SCRIPT = 250
 BYTES_PER_SCRIPT = 1 << 20
 
 

@@ -1,6 +1,6 @@
 """What Redis does in one step for a stream: read what it knows of entities, and write them unless it has changed."""
 
-from parity.online.scripts import _IN_PIECES
+from parity.online.scripts import IN_PIECES
 
 # KEYS: entities. ARGV: the names of fields. Returns those of each key, one after the other; 0 for all of a key that
 # holds something else than a hash.
@@ -20,7 +20,7 @@ return found
 # of both; then for each entity what is applied, as last seen or empty, and its fields. Returns the places of the keys,
 # from 1, that have changed since, and were left alone.
 WRITE_APPLIED = (
-    _IN_PIECES
+    IN_PIECES
     + """
 local seconds, fields, refused, row = tonumber(ARGV[4]), tonumber(ARGV[5]), {}, {}
 local removed, start = tonumber(ARGV[6]), 6 + fields + tonumber(ARGV[6])
