@@ -56,6 +56,19 @@ local function in_pieces(command, key, arguments, first)
 end
 """
 
+# The fields and values of a row, from the place `first` on, in the key, which lives so many seconds more; 0 for ever.
+PUT = (
+    IN_PIECES
+    + """
+local function put(key, row, first, seconds)
+  in_pieces('HSET', key, row, first)
+  if seconds > 0 then
+    redis.call('EXPIRE', key, seconds)
+  end
+end
+"""
+)
+
 # Whether a row has events of a stream beyond the marks of the files: see `parity.online.marks`.
 _IS_AHEAD = """
 local known
@@ -101,7 +114,7 @@ end
 # A stored timestamp that lies in the future was let in by another writer and must not shut out the present.
 COMPARE_AND_SET = (
     _READ_TIMESTAMP
-    + IN_PIECES
+    + PUT
     + _IS_AHEAD
     + _ENDS_LATER
     + """
@@ -124,12 +137,9 @@ for i, key in ipairs(KEYS) do
     for field = 1, fields do
       row[2 * field] = ARGV[before + field]
     end
-    in_pieces('HSET', key, row, 1)
+    put(key, row, 1, seconds)
     if dropped ~= '' then
       redis.call('HDEL', key, dropped)
-    end
-    if seconds > 0 then
-      redis.call('EXPIRE', key, seconds)
     end
   end
 end
@@ -141,19 +151,16 @@ return {foreign, ahead}
 # a field to delete, or nothing; then names and values of the row that takes its place, the event timestamp's first.
 # Returns 1 if it did.
 COMPARE_AND_SWAP = (
-    IN_PIECES
+    PUT
     + _IS_AHEAD
     + """
 local found = redis.call('HMGET', KEYS[1], ARGV[5], applied_of(ARGV[5]))
 if found[1] ~= ARGV[1] or is_ahead(found[2], ARGV[3]) then
   return 0
 end
-in_pieces('HSET', KEYS[1], ARGV, 5)
+put(KEYS[1], ARGV, 5, tonumber(ARGV[2]))
 if ARGV[4] ~= '' then
   redis.call('HDEL', KEYS[1], ARGV[4])
-end
-if tonumber(ARGV[2]) > 0 then
-  redis.call('EXPIRE', KEYS[1], ARGV[2])
 end
 return 1
 """

@@ -1,6 +1,6 @@
 """What Redis does in one step for a stream: read what it knows of entities, and write them unless it has changed."""
 
-from parity.online.scripts import IN_PIECES
+from parity.online.scripts import PUT
 
 # KEYS: entities. ARGV: the names of fields. Returns those of each key, one after the other; 0 for all of a key that
 # holds something else than a hash.
@@ -20,7 +20,7 @@ return found
 # of both; then for each entity what is applied, as last seen or empty, and its fields. Returns the places of the keys,
 # from 1, that have changed since, and were left alone.
 WRITE_APPLIED = (
-    IN_PIECES
+    PUT
     + """
 local seconds, fields, refused, row = tonumber(ARGV[4]), tonumber(ARGV[5]), {}, {}
 local removed, start = tonumber(ARGV[6]), 6 + fields + tonumber(ARGV[6])
@@ -37,12 +37,9 @@ for i, key in ipairs(KEYS) do
     for field = 1, fields do
       row[2 * field] = ARGV[at + field]
     end
-    in_pieces('HSET', key, row, 1)
+    put(key, row, 1, seconds)
     for field = 1, removed do
       redis.call('HDEL', key, ARGV[6 + fields + field])
-    end
-    if seconds > 0 then
-      redis.call('EXPIRE', key, seconds)
     end
   end
 end
