@@ -1,11 +1,12 @@
 """Compute the features of every key at every instant at which it has a transaction: the offline store.
 
-    python compute_features.py [--view NAME] [--input FILE] [--output FILE]
-    python compute_features.py --incremental [--view NAME] [--input FILE_OR_FOLDER] [--output FOLDER]
-    python compute_features.py --engine spark [--view NAME] [--input FILE_OR_FOLDER] [--output FOLDER]
+    python compute_features.py [-c REPO] [--view NAME] [--input FILE] [--output FILE]
+    python compute_features.py --incremental [-c REPO] [--view NAME] [--input FILE_OR_FOLDER] [--output FOLDER]
+    python compute_features.py --engine spark [-c REPO] [--view NAME] [--input FILE_OR_FOLDER] [--output FOLDER]
 
-What is computed, and of which files, is declared in feature_repo/features.py. Incrementally or with Spark, the output
-is a folder of Parquet files, one a day. Incrementally, only what can have changed since the last such run is computed.
+What is computed, and of which files, is declared in feature_repo/features.py, or in that of another REPO. Incrementally
+or with Spark, the output is a folder of Parquet files, one a day. Incrementally, only what can have changed since the
+last such run is computed.
 """
 
 if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends them in order too
@@ -29,7 +30,7 @@ REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
 
 def main() -> None:
     args = arguments()
-    tables = declared(REPOSITORY).of(args.view).tables
+    tables = declared(args.repository).of(args.view).tables
     require_one(tables, args.input, args.output)
     compute = compute_on_spark if args.engine == "spark" else update_here if args.incremental else compute_here
     for table in tables:
@@ -42,7 +43,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argument_parser(__doc__)
+    parser = argument_parser(__doc__, REPOSITORY)
     parser.add_argument(
         "--view", action="extend", nargs="+", metavar="NAME", help="only these feature views (default: all)"
     )

@@ -1,7 +1,7 @@
 """Prove that serving equals training equals what the transactions say, for every key and every feature of every view.
 
-    python demo_fixed.py [--view NAME ...] [--service NAME] [--key KEY] [--at INSTANT] [--explain KEY] [--repair]
-        [--sample N] [--report FILE] [--certificate FILE] [--input FILE]
+    python demo_fixed.py [-c REPO] [--view NAME ...] [--service NAME] [--key KEY] [--at INSTANT] [--explain KEY]
+        [--repair] [--sample N] [--report FILE] [--certificate FILE] [--input FILE]
 
 A key is written as it is, 7, or with the names of its join keys: customer_id=0042,store_id=7.
 Exit status 0: all equal. 1: skew, each differing value named. 2: it could not be checked.
@@ -36,14 +36,14 @@ REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
 
 def main() -> int:
     args, now = arguments(), utc_now()
-    everything = declared(REPOSITORY)
+    everything = declared(args.repository)
     chosen = everything.of(args.view, args.service)
     asked = chosen.asked_for(args.key) or chosen.asked_for(args.explain, alone=True)
     tables = [table for table in chosen if args.explain is None or table.name in asked]
     transactions = origins_of(tables, args.input)
     data = [*transactions, *(location(table.source.path) for table in tables)]
     with (
-        opened(REPOSITORY, tables, redefined=True) as store,
+        opened(args.repository, tables, redefined=True) as store,
         watched(data, hashed=bool(args.certificate or args.report)) as files,
         proving(store, tables, transactions, args.at, now, args.seed) as proofs,
     ):
@@ -85,7 +85,7 @@ def explain(proof: Proof, number: int, files: Watched) -> int:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argument_parser(__doc__)
+    parser = argument_parser(__doc__, REPOSITORY)
     parser.add_argument("--view", action="extend", nargs="+", metavar="NAME", help="only these feature views")
     parser.add_argument("--service", metavar="NAME", help="only the feature views of this service")
     parser.add_argument("--key", "--user", metavar="KEY", help="the key to show first (default: the first)")

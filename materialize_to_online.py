@@ -1,6 +1,7 @@
 """Bring the latest features of every user, or other entity, into Redis, the online store, through Feast.
 
-    python materialize_to_online.py [--view NAME ...] [--service NAME] [--start INSTANT] [--end INSTANT] [--retract]
+    python materialize_to_online.py [-c REPO] [--view NAME ...] [--service NAME] [--start INSTANT] [--end INSTANT]
+        [--retract]
 
 Of every feature view in feature_repo/features.py, or of those named. Without --start, the whole history: rows that it
 no longer has are removed from Redis too. If these are more than half of any view's, nothing is done unless --retract
@@ -27,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
 
 def main() -> None:
     now = utc_now()
-    parser = argument_parser(__doc__)
+    parser = argument_parser(__doc__, REPOSITORY)
     views = "materialize these feature views (default: all)"
     parser.add_argument("--view", action="extend", nargs="+", metavar="NAME", help=views)
     parser.add_argument("--service", metavar="NAME", help="materialize the feature views of this service")
@@ -36,8 +37,8 @@ def main() -> None:
     parser.add_argument("--retract", action="store_true", help="remove even more than half of the rows in Redis")
     args = parser.parse_args()
 
-    tables = declared(REPOSITORY).of(args.view, args.service).tables
-    with opened(REPOSITORY, tables) as store:
+    tables = declared(args.repository).of(args.view, args.service).tables
+    with opened(args.repository, tables) as store:
         materialized = materialize_all(store, tables, args.start, args.end, now, args.retract)
         seeded = seed_streamed(store, tables, now) if args.start is None and args.end == now else {}
     for table, (keys, retracted, ahead) in zip(tables, materialized, strict=True):

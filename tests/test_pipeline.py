@@ -156,6 +156,25 @@ def test_long_work_shows_a_progress_bar_on_a_terminal_only(on_a_terminal):
     assert on_a_terminal or not seen
 
 
+def test_the_scripts_work_on_another_repository_and_say_what_to_run_there(project):
+    other = project.root / "other"
+    (project.root / "feature_repo").rename(other)
+    project.succeed("generate_synthetic_data.py")
+    assert project.fail("compute_features.py") == (
+        f"error: {project.root}/feature_repo/features.py: there is no such file, and it is what declares the features.\n"
+    )
+    assert f"Run: cd {other} && feast apply\n" in project.fail("materialize_to_online.py", "-c", other)
+    assert project.shell(f"feast -c {other} apply").status == 0
+    line = project.fail("materialize_to_online.py", "-c", other)
+    assert line.endswith(f"Run: python compute_features.py -c {other}\n")
+    project.succeed("compute_features.py", "-c", other)
+    project.succeed("materialize_to_online.py", "--chdir", other)
+    assert "every value of every user" in project.succeed("demo_fixed.py", "-c", other)
+    outcome = project.run("demo_fixed.py", "-c", other / "nowhere")
+    assert outcome.status == 2
+    assert outcome.err.endswith(f"argument -c/--chdir: '{other}/nowhere' is not a folder\n")
+
+
 @pytest.mark.parametrize("script", ["compute_features.py", "materialize_to_online.py", "demo_fixed.py"])
 def test_a_script_does_not_wait_for_typeguard_and_leaves_it_as_it_was(project, script):
     code = f"""

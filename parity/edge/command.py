@@ -6,13 +6,15 @@ skew and nothing else, 2 is "this could not be done". A signal gives 128 and its
 
 import argparse
 import os
+import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from parity.edge.errors import UserError, bucket_trouble, printable
 from parity.edge.signals import Watch, end_at_once, ending_in_order
@@ -66,18 +68,49 @@ class _Parser(argparse.ArgumentParser):
         super().error(printable(message))
 
 
-def argument_parser(doc: str) -> argparse.ArgumentParser:
-    """Make the parser of a script's command line, described by its docstring, with what every script takes."""
+def argument_parser(doc: str, repository: Path | None = None) -> argparse.ArgumentParser:
+    """Make the parser of a script's command line, described by its docstring, with what every script takes.
+
+    One that works on a Feast repository takes another than the ``repository`` by ``-c``, as the `feast` command does,
+    and has it as ``args.repository``; what an error says to run next is then of that one.
+    """
     parser = _Parser(description=doc.splitlines()[0])
+    _Chosen.named = None
+    if repository:
+        of = f"the folder of features.py and feature_store.yaml (default: {repository.name})"
+        names = "-c", "--chdir"
+        parser.add_argument(
+            *names, dest="repository", type=Path, action=_Chosen, default=repository, metavar="REPO", help=of
+        )
     parser.add_argument(TRACEBACK_OPTION, action="store_true", help="if something fails, print the whole traceback")
     return parser
+
+
+class _Chosen(argparse.Action):
+    """Take the repository, and note how it was named."""
+
+    named: ClassVar[str | None] = None
+
+    def __call__(self, parser, namespace, value: Path, option=None) -> None:
+        if not value.is_dir():
+            parser.error(f"argument -c/--chdir: {str(value)!r} is not a folder")
+        _Chosen.named = shlex.quote(str(value))
+        setattr(namespace, self.dest, value.resolve())
+
+
+def _of_chosen(message: str) -> str:
+    """What a ``message`` says to run, for the repository that was chosen."""
+    if not _Chosen.named:
+        return message
+    message = message.replace("cd feature_repo && feast apply", f"cd {_Chosen.named} && feast apply")
+    return re.sub(r"\bRun: python \w+\.py\b", lambda command: f"{command[0]} -c {_Chosen.named}", message)
 
 
 def fail(error: BaseException) -> int:
     """Print one line about ``error`` on stderr, after its traceback if that is asked for, and return exit status 2."""
     asked = TRACEBACK_OPTION in sys.argv[1:] or os.environ.get(TRACEBACK_VARIABLE)
     whole = "".join(traceback.format_exception(error)) if asked else ""
-    _complain(f"{whole}error: {printable(' '.join(_explained(error).split()))}\n")
+    _complain(f"{whole}error: {printable(' '.join(_of_chosen(_explained(error)).split()))}\n")
     return 2
 
 
