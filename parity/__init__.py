@@ -6,6 +6,7 @@ Data flows one way, and each folder is one station of it:
     transactions   raw files: read, typed, and refused where they can't be read exactly
     compute        transactions to features: at once, by day, from what has changed, on a cluster
     offline        the feature history, and what training reads of it
+    served         the log of what was answered, for the audit
     online         what Redis holds, and what serving reads of it
     stream         events, served milliseconds after they happened, and landed among the transactions
     proof          the three sides, compared for equality, and why two of them differ

@@ -10,8 +10,8 @@ import pytest
 import parity
 from tests.conftest import ROOT
 
-ROOMS = ["edge", "definition", "transactions", "compute", "offline", "online", "stream", "proof", "report"]
-FLOW = [*ROOMS[:6], "registry_store", "repository", "materialization", *ROOMS[6:], "__main__"]
+ROOMS = ["edge", "definition", "transactions", "compute", "offline", "served", "online", "stream", "proof", "report"]
+FLOW = [*ROOMS[:7], "registry_store", "repository", "materialization", *ROOMS[7:], "__main__"]
 """The rooms and the modules beside them: each may import what stands before it."""
 
 

@@ -181,12 +181,14 @@ def compression_of(path: Location) -> str | None:
 
 
 @contextmanager
-def replacing(place: Location) -> Iterator[Path]:
+def replacing(place: Location, temporary_name: str | None = None) -> Iterator[Path]:
     """Yield a temporary path that replaces the file at ``place``, atomically, if the block succeeds.
 
-    The path lies in a folder that nobody else may enter, so nothing can be put in its way. A link at ``place`` stays,
-    and the file that it points to is replaced. The new file has the mode of the earlier one, or what the umask leaves.
-    `UserError`, and the earlier file whole, if the disk is full.
+    The path lies in a folder that nobody else may enter, so nothing can be put in its way. What a killed process left
+    is removed by the next that writes this file, or, for files that are written once only, one of that
+    ``temporary_name`` beside it. A link at ``place`` stays, and the file that it points to is replaced. The new file
+    has the mode of the earlier one, or what the umask leaves. `UserError`, and the earlier file whole, if the disk is
+    full.
     """
     if isinstance(place, str):
         with _uploading(place) as temporary:
@@ -198,7 +200,7 @@ def replacing(place: Location) -> Iterator[Path]:
     if target.exists() and not target.is_file():
         raise UserError(f"{place}: this is a device or a pipe; name a file to write.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with naming(place), _temporary_beside(target) as temporary:
+    with naming(place), _temporary_beside(target, temporary_name or target.name) as temporary:
         yield temporary
         sync(temporary)
         _keep_mode(temporary, target)
@@ -226,13 +228,13 @@ LINKS_AT_MOST = 40  # as Linux
 
 
 @contextmanager
-def _temporary_beside(target: Path) -> Iterator[Path]:
+def _temporary_beside(target: Path, name: str) -> Iterator[Path]:
     """Yield a path for a file that is to become ``target``, in a new folder, which is removed in the end.
 
     The folder is locked while it is in use, and the kernel drops the lock of a process that dies: so one that is not
     locked is nobody's, and removed here.
     """
-    prefix = f".{target.name[:NAMED_AT_MOST]}."
+    prefix = f".{name[:NAMED_AT_MOST]}."
     for folder in _left_over(target.parent, prefix):
         _remove_unless_in_use(folder)
     folder, descriptor = _make_folder(target.parent, prefix)
