@@ -20,10 +20,11 @@ servers, and what is not public of Feast.
 from importlib import import_module
 from typing import Any
 
-__all__ = ["AggregatedFeatureView", "TransactionSource", "check_definitions"]
+__all__ = ["AggregatedFeatureView", "Experiment", "TransactionSource", "check_definitions"]
 
 _HOMES = {
     "AggregatedFeatureView": "parity.definition.declare",
+    "Experiment": "parity.definition.experiments",
     "TransactionSource": "parity.definition.declare",
     "check_definitions": "parity.definition.checks",
 }

@@ -133,6 +133,10 @@ class TestOfParts:
         )
         assert not feast_internals.names_no_object(FeatureService(name="a", features=[table.view]))
 
+    def test_a_service_has_its_views_as_objects(self, table):
+        require(hasattr(FeatureService(name="a", features=[]), "_features"), "FeatureService._features", "views_of")
+        assert feast_internals.views_of(FeatureService(name="a", features=[table.view, "text"])) == [table.view]
+
     def test_a_registry_is_asked_whether_it_may_use_its_cache(self, store):
         """By a local variable of the method that calls the store, `allow_cache`."""
         frames = []

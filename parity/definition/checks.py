@@ -25,6 +25,7 @@ from feast.data_format import ParquetFormat
 from feast.feature_view import DUMMY_ENTITY_ID
 
 from parity.definition.declare import AggregatedFeatureView, DefinitionError
+from parity.definition.experiments import UNIT_TYPES, Experiment
 from parity.definition.keys import Key, parse_key
 from parity.definition.table import Definition
 from parity.edge.command import shown
@@ -90,6 +91,7 @@ class Declared:
     services: tuple[FeatureService, ...]
     others: tuple[str, ...]
     """The names of the views beside the tables, of any kind, that nothing here looks at."""
+    experiments: tuple[Experiment, ...] = ()
 
     def __iter__(self) -> Iterator[FeatureTable]:
         return iter(self.tables)
@@ -115,6 +117,13 @@ class Declared:
         chosen = tuple(table for table in self.tables if table.name in wanted)
         beside = [table.name for table in self.tables if table not in chosen]
         return replace(self, tables=chosen, others=(*self.others, *beside))
+
+    def experiment(self, name: str) -> Experiment:
+        """The experiment of this name; `UserError` if none is declared."""
+        found = [one for one in self.experiments if one.name == name]
+        if not found:
+            raise UserError(f"there is no Experiment {name!r}; {_names(self.experiments)}.")
+        return found[0]
 
     def asked_for(self, text: str | None, alone: bool = False) -> dict[str, Key]:
         """The key that ``text`` means, as a command line has it, by the name of each table that has such keys.
@@ -232,6 +241,11 @@ def _declared(variables: Mapping[str, Any], folder: Path) -> Declared:
     plain = [value for value in objects if type(value) is FeatureView]
     others = [value.name for value in objects if isinstance(value, BaseFeatureView) and value not in [*views, *plain]]
     for view in plain:
+        if view.name in {one.name for one in views}:
+            raise _Fault(
+                f"a variable is {view.name} with other names or a part of its features, and Feast would apply it as a "
+                f"second view. Write it where it is asked for: FeatureService(features=[{view.name}[[...]]])."
+            )
         raise _Fault(
             f"{view.name} is a FeatureView without aggregations. Declare it as an AggregatedFeatureView, with its "
             "transactions and aggregations."
@@ -241,7 +255,12 @@ def _declared(variables: Mapping[str, Any], folder: Path) -> Declared:
         raise _Fault(f"it declares no AggregatedFeatureView, which is what is computed and proven{beside}.")
     entities = [value for value in objects if isinstance(value, Entity)]
     services = [value for value in objects if isinstance(value, FeatureService)]
-    for fault in chain(_faults_of_all(views), *(_faults_of_one(view, entities) for view in views)):
+    experiments = [value for value in objects if isinstance(value, Experiment)]
+    for fault in chain(
+        _faults_of_all(views),
+        *(_faults_of_one(view, entities) for view in views),
+        *(_faults_of_experiment(experiment, experiments, services, views) for experiment in experiments),
+    ):
         raise _Fault(fault)
     tables = tuple(
         FeatureTable(
@@ -253,7 +272,7 @@ def _declared(variables: Mapping[str, Any], folder: Path) -> Declared:
         )
         for view in views
     )
-    return Declared(tables, tuple(services), tuple(others))
+    return Declared(tables, tuple(services), tuple(others), tuple(experiments))
 
 
 def _placed(path: str, folder: Path) -> Location:
@@ -356,6 +375,43 @@ def _faults_of_names(view: AggregatedFeatureView, entities: Sequence[Entity]) ->
     timestamp = view.definition.reading.timestamp
     if timestamp in keys:
         yield f"{view.name}: the column {timestamp} is both a join key and the timestamp. Name another."
+
+
+def _faults_of_experiment(
+    experiment: Experiment,
+    experiments: Sequence[Experiment],
+    services: Sequence[FeatureService],
+    views: Sequence[AggregatedFeatureView],
+) -> Iterator[str]:
+    name = experiment.name
+    if [one.name.lower() for one in experiments].count(name.lower()) > 1:
+        yield f"two experiments are called {name!r}, be it with other capitals. Give each a name of its own."
+    declared, units = {view.name: view for view in views}, set()
+    for arm, service in experiment.arms.items():
+        if not any(service is one for one in services):
+            yield (
+                f"the experiment {name!r}: the arm {arm} is the FeatureService {service.name!r}, of which no variable "
+                "is. Let one be, so that feast apply finds it."
+            )
+        for projection in service.feature_view_projections:
+            view = declared.get(projection.name)
+            if view is None:
+                continue
+            keys = {projection.join_key_map.get(key.name, key.name): key.type for key in view.definition.keys}
+            if experiment.unit not in keys:
+                yield (
+                    f"the experiment {name!r}: the arm {arm} has the view {projection.name}, whose key is "
+                    f"{', '.join(keys)} and not the unit {experiment.unit}. Leave the view out, or name another unit."
+                )
+            units.add(keys.get(experiment.unit))
+        if not any(projection.name in declared for projection in service.feature_view_projections):
+            yield f"the experiment {name!r}: the arm {arm} is the FeatureService {service.name!r}, which has no view."
+    if len(units) > 1 or not units <= set(UNIT_TYPES):
+        types = " and ".join(sorted(map(str, units)))
+        yield (
+            f"the experiment {name!r}: its unit {experiment.unit} is of type {types}, and ids are told apart by their "
+            "text. Let it be a key of the type STRING, INT64 or INT32, and the same in all arms."
+        )
 
 
 def _service(view: FeatureView, services: list[FeatureService]) -> FeatureService:

@@ -102,6 +102,11 @@ def names_no_object(service: FeatureService) -> bool:
     return bool(service._pending_feature_refs)
 
 
+def views_of(service: FeatureService) -> list[Any]:
+    """The views that a service was declared with, as objects; those that it names by text are not among them."""
+    return [view for view in service._features if not isinstance(view, str)]
+
+
 def is_read_by_itself(caller: FrameType) -> bool:
     """Whether Feast's registry reads its store as its cache is out of date, and not as it was asked to.
 
