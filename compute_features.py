@@ -15,6 +15,7 @@ if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends the
     start()
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 import parity.edge.quick_feast  # noqa: F401
@@ -23,6 +24,7 @@ from parity.definition.checks import declared
 from parity.edge.command import argument_parser, run, shown
 from parity.edge.files import location
 from parity.offline.side import note_marks, note_origin
+from parity.offline.versions import are_kept, superseding
 from parity.transactions.landed import high_water
 
 REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
@@ -32,12 +34,14 @@ def main() -> None:
     args = arguments()
     tables = declared(args.repository).of(args.view).tables
     require_one(tables, args.input, args.output)
+    is_logged = are_kept(args.repository)
     compute = compute_on_spark if args.engine == "spark" else update_here if args.incremental else compute_here
     for table in tables:
         source, output = args.input or table.transactions, args.output or location(table.source.path)
         require_apart(source, output)
         marks = high_water(source)
-        print(f"{compute(table, source, output)} -> {shown(output)}")
+        with superseding(table, output) if is_logged else nullcontext():
+            print(f"{compute(table, source, output)} -> {shown(output)}")
         note_origin(table, output, source)
         note_marks(table, output, marks)
 

@@ -28,7 +28,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileType, LocalFileSystem
 
 from parity.definition.instants import utc_now
 from parity.edge.errors import UserError, bucket_trouble
-from parity.edge.files import ROWS_PER_WRITE, Location, filesystem_of, naming, sync, sync_folder
+from parity.edge.files import ROWS_PER_WRITE, Location, filesystem_of, link, naming, sync, sync_folder
 from parity.transactions.listing import stamp_of
 
 STAGING = "_staging"
@@ -41,6 +41,14 @@ LOCK = "_lock"
 SECONDS_TO_WAIT = 1
 ABANDONED_AFTER = timedelta(days=1)
 DAY_FOLDER = "event_date="
+
+
+def superseded_beside(place: Path) -> Path:
+    """The folder that keeps, beside the table at ``place``, the files that a run puts others in the place of.
+
+    It is there while `parity.offline.versions` watches a run.
+    """
+    return place.with_suffix(".versions") / "previous"
 
 
 def split_by_day(rows: pa.Table, days: np.ndarray) -> Iterator[tuple[int, pa.Table]]:
@@ -173,8 +181,10 @@ class Partitions:
         """Put staged days in their places, and take out those of ``days`` that are not among them."""
         new = {part.day: part.file for part in staged}
         for day, file in sorted(new.items()):
+            self._keep(day)
             self._put(file, f"{self._folder(day)}/{FEATURES}")
         for day in set(days) - new.keys():
+            self._keep(day)
             self._delete(day)
         if self._is_disk:
             for day in new:
@@ -268,6 +278,15 @@ class Partitions:
                 sync(Path(staged))
                 self._filesystem.create_dir(str(PurePosixPath(path).parent))
             self._filesystem.move(staged, path)  # in one step, on a disk as in a bucket
+
+    def _keep(self, day: int) -> None:
+        """Link the file of a day that is about to go where it is kept, if it is. Not earlier: its stamp changes."""
+        if not self._is_disk or not (kept := superseded_beside(Path(self._root))).is_dir():
+            return
+        folder = kept / _folder_name(day)
+        folder.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError, FileExistsError):  # a new day; one that a run that was killed has kept
+            link(Path(self._folder(day), FEATURES), folder / FEATURES)
 
     def _delete(self, day: int) -> None:
         with suppress(FileNotFoundError):  # in a bucket another run may have been first

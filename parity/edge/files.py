@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -334,6 +335,21 @@ def _keep_mode(temporary: Path, target: Path) -> None:
         if earlier.st_uid != os.geteuid():
             mode &= temporary.stat().st_mode
         temporary.chmod(mode)
+
+
+def link(file: Path, name: Path) -> None:
+    """Give a file another ``name``, or a copy where the file system has no links. It may lie behind a link itself.
+
+    `FileExistsError` if there is something of that name, `FileNotFoundError` if there is no such file.
+    """
+    file = file.resolve(strict=True)
+    try:
+        name.hardlink_to(file)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        with replacing(name) as temporary:
+            shutil.copy2(file, temporary)
 
 
 def sync(path: Path) -> None:

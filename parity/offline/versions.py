@@ -1,0 +1,710 @@
+"""What the offline table was before: what training would have got at an earlier instant, of the table as it was then.
+
+A run that replaces the table leaves a delta beside it, in ``NAME.versions/``: of each row that is not as it was, the
+features that it had, or that it was not there. Going from the table as it is back through the deltas gives each
+version. So what is kept grows with what changes, not with how often a run repeats the same.
+
+While a run is at work, the files that it replaces stay in ``NAME.versions/previous/``, as further names of the same
+files, which takes no room. A run that was killed leaves them there, and the next run, or whoever asks first, makes the
+delta that it owes. A note, ``chain.json``, has the deltas in order and a stamp of each file of the table that they lead
+to. If the table is another one by then, as somebody has put a file in its place by hand, or computed it while nothing
+was kept, what it was before is not known: the chain begins anew.
+
+A table in a bucket has no versions.
+"""
+
+import errno
+import glob
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from filelock import FileLock, Timeout
+
+from parity.compute.days import superseded_beside
+from parity.definition.checks import FeatureTable
+from parity.definition.instants import EPOCH, MICROSECOND, UTC_MICROSECONDS, utc_now
+from parity.definition.keys import KeyBook
+from parity.definition.table import COMPUTED_BY, Definition
+from parity.edge.configuration import configuration_file
+from parity.edge.errors import UserError
+from parity.edge.files import Location, absolute, link, location, naming, replacing, sync, sync_folder
+
+AS_OF, KNOWN_AT = ":as_of", ":known_at"
+"""Columns of what is asked, beside the join keys: the instant that is asked about, and that of the version."""
+KNOWN, THEN_EVENT, COMPUTED_BY_THEN = ":known", ":event", ":computed_by"
+SUPERSEDED_AT, SUPERSEDED_HOW, SUPERSEDED_WITH = ":superseded_at", ":superseded_how", ":superseded_with"
+"""Columns of what is answered, beside the features."""
+ADDED, CHANGED, REMOVED = "added", "changed", "removed"
+"""What became of a row."""
+
+WAS, IS = ":was", ":is"
+"""Columns of a delta: whether a row was there before the run, and whether it was afterwards."""
+ROWS_AT_ONCE = 1 << 18
+SECONDS_TO_WAIT, SECONDS_TO_WAIT_TO_READ = 1, 60
+CLOCK_TICK = 10_000
+"""By how many microseconds the clock of a file system may be behind that of Python."""
+STAMPED_BYTES = 1 << 16
+
+
+def are_kept(repository: Path) -> bool:
+    """Whether the repository logs what it serves: only then anybody asks what was known."""
+    try:
+        online = yaml.safe_load(configuration_file(repository).read_text())["online_store"]
+        return bool(online.get("log_served"))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+        return False  # a configuration that can't be read is refused by those who need it
+
+
+@contextmanager
+def superseding(table: FeatureTable, output: Location, now: Callable[[], datetime] = utc_now) -> Iterator[None]:
+    """Keep what the offline table is before the block, in which a run replaces it, as a delta from what it is then.
+
+    An ``output`` that is not that table, or lies in a bucket, is nobody's concern. `UserError` if another run is at
+    work on the table, or if there is no room.
+    """
+    place = location(table.source.path)
+    if isinstance(place, str) or absolute(output) != absolute(place):
+        yield
+        return
+    kept = _Kept(place, table.definition)
+    with kept.alone(SECONDS_TO_WAIT):
+        kept.finish(now)
+        kept.begin(now)
+        yield
+        kept.finish(now)
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """The deltas of a table, oldest first, and the files that they lead to."""
+
+    known_since: int
+    """From when on, in microseconds since 1970, it is known what the table was."""
+    deltas: list[str]
+    files: dict[str, str]
+    """Their stamps, by their path in the table."""
+    run: str | None = None
+    """The last run that it takes in."""
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What the table was when a run began."""
+
+    run: str
+    at: int
+    files: dict[str, str]
+    computed_by: list[str]
+
+
+class _Incomparable(Exception):
+    """What the table was can't be told from what there is."""
+
+
+class _Kept:
+    """The folder beside a table that keeps what it was."""
+
+    def __init__(self, place: Path, definition: Definition):
+        self.place, self.definition = place, definition
+        self.previous = superseded_beside(place)
+        self.folder = self.previous.parent
+        self._chain, self._note = self.folder / "chain.json", self.previous / "begun.json"
+
+    @contextmanager
+    def alone(self, seconds: float) -> Iterator[None]:
+        """Keep other runs out for as long as the block lasts. `UserError` if one is at work for so many seconds."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "_lock", seconds, 0o600, fallback_to_soft=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(f"{self.place}: a run is replacing it. Wait until it has ended, and run again.") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def chain(self) -> _Chain | None:
+        """None if there is none, or if it is damaged."""
+        try:
+            return _Chain(**json.loads(self._chain.read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def begin(self, now: Callable[[], datetime]) -> None:
+        files, chain = stamps_of(self.place), self.chain()
+        started = _count(now())
+        if chain is None or chain.files != files:
+            self._note_chain(_Chain(min(started, unchanged_since(self.place)), [], files))
+        making = self.folder / "making"
+        for left in (making, self.previous, self.folder / "gone"):
+            shutil.rmtree(left, ignore_errors=True)
+        making.mkdir()
+        if self.place.is_file():
+            link(self.place, making / self.place.name)
+        begun = _Begun(uuid.uuid4().hex, started, files, computed_by(self._paths(files)))
+        (making / self._note.name).write_text(json.dumps(asdict(begun)))
+        sync(making / self._note.name)
+        making.rename(self.previous)
+
+    def finish(self, now: Callable[[], datetime]) -> None:
+        """Make the delta of the run that began last, if it has not been made."""
+        try:
+            begun = _Begun(**json.loads(self._note.read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return
+        files, chain = stamps_of(self.place), self.chain()
+        if files != begun.files and (chain is None or chain.run != begun.run):
+            self._note_chain(self._followed(chain, begun, files, _count(now())))
+        gone = self.folder / "gone"
+        shutil.rmtree(gone, ignore_errors=True)
+        self.previous.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        self._remove_unnamed()
+
+    def _followed(self, chain: _Chain | None, begun: _Begun, files: dict[str, str], now: int) -> _Chain:
+        changed = sorted(name for name in begun.files | files if begun.files.get(name) != files.get(name))
+        at = min(now, max(begun.at, self._replaced_at([name for name in changed if name in files])))
+        if chain is None or chain.files != begun.files or not begun.files:
+            return _Chain(at, [], files, begun.run)
+        at = max([at, *(instant_of(name) + 1 for name in chain.deltas[-1:])])
+        try:
+            deltas = self._write(at, changed, begun, files)
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self.folder}: what the features were before can't be kept: {reason:.200}") from None
+        except (_Incomparable, duckdb.Error, pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+                raise
+            return _Chain(at, [], files, begun.run)  # what was there is no such table
+        return _Chain(chain.known_since, [*chain.deltas, *deltas], files, begun.run)
+
+    def _replaced_at(self, names: list[str]) -> int:
+        """When the last of some files of the table was put in its place; in a folder, when it last lost one."""
+        paths = [self._path(name) for name in names] or [path for path in [self.place] if path.exists()]
+        return max((path.stat().st_ctime_ns // 1000 for path in paths), default=0)
+
+    def _write(self, at: int, changed: list[str], begun: _Begun, files: dict[str, str]) -> list[str]:
+        """Write the delta of a run that has ``changed`` some files; none if all is as it was."""
+        groups: dict[str, tuple[list[Path], list[Path]]] = {}
+        schemas: list[pa.Schema] = []
+        for name in changed:
+            old = [self.previous / name] if name in begun.files else []
+            new = [self._path(name)] if name in files else []
+            read = [_plain(pq.read_schema(path)) for path in [*old, *new]]
+            for schema in read:
+                self._require_keys(schema)
+            schemas += read[: len(old)]
+            group = groups.setdefault(repr([(len(old), len(new)), *map(str, read)]), ([], []))
+            group[0].extend(old)
+            group[1].extend(new)
+        schema = self._schema(schemas).with_metadata({COMPUTED_BY: ",".join(begun.computed_by)})
+        name, temporary, rows = f"{_name_of(at)}.parquet", self.folder / "delta.tmp", 0
+        with naming(self.folder / name):
+            with pq.ParquetWriter(temporary, schema) as writer:
+                for old, new in groups.values():
+                    for batch in self._differing(old, new):
+                        writer.write_table(_as(pa.table(batch), schema))
+                        rows += batch.num_rows
+            if not rows and begun.computed_by == computed_by(self._paths(files)):
+                temporary.unlink()
+                return []
+            sync(temporary)
+            temporary.rename(self.folder / name)
+            sync_folder(self.folder)
+        return [name]
+
+    def _require_keys(self, schema: pa.Schema) -> None:
+        for field in self._key_fields:
+            if schema.names.count(field.name) != 1 or schema.field(field.name).type != field.type:
+                raise _Incomparable
+
+    @property
+    def _key_fields(self) -> list[pa.Field]:
+        return [*self.definition.keys, pa.field(self.definition.event, UTC_MICROSECONDS, nullable=False)]
+
+    def _schema(self, schemas: Sequence[pa.Schema]) -> pa.Schema:
+        fields = {field.name: field for field in self._key_fields}
+        for field in (field for schema in schemas for field in schema):
+            if fields.setdefault(field.name, pa.field(field.name, field.type)).type != field.type:
+                raise _Incomparable  # half of the table by one definition, half by another
+        return pa.schema([*fields.values(), pa.field(WAS, pa.bool_()), pa.field(IS, pa.bool_())])
+
+    def _differing(self, old: list[Path], new: list[Path]) -> Iterator[pa.RecordBatch]:
+        """The rows that are not the same, to the bit, in two lists of files, each of one schema: as they were."""
+        keys = [field.name for field in self._key_fields]
+        before, after = (
+            {field.name: field.type for field in pq.read_schema(some[0]) if field.name not in keys} if some else {}
+            for some in (old, new)
+        )
+        names = ", ".join(map(_quoted, keys))
+        was = ", ".join(f"o.{_quoted(name)}" for name in before)
+        if not new:
+            query = f"SELECT *, true AS {_quoted(WAS)}, false AS {_quoted(IS)} FROM {_files(old)}"
+        elif not old:
+            query = f"SELECT {names}, false AS {_quoted(WAS)}, true AS {_quoted(IS)} FROM {_files(new)}"
+        else:
+            differ = " OR ".join(f"({_unlike(name, type)})" for name, type in before.items()) or "false"
+            differ = differ if before == after else "true"
+            query = f"""
+                SELECT {names}, {was + "," if was else ""} o.{_quoted(WAS)} IS NOT NULL AS {_quoted(WAS)},
+                    n.{_quoted(IS)} IS NOT NULL AS {_quoted(IS)}
+                FROM (SELECT *, true AS {_quoted(WAS)} FROM {_files(old)}) o
+                FULL OUTER JOIN (SELECT *, true AS {_quoted(IS)} FROM {_files(new)}) n USING ({names})
+                WHERE o.{_quoted(WAS)} IS NULL OR n.{_quoted(IS)} IS NULL OR {differ}"""
+        with duckdb.connect(config={"temp_directory": str(self.folder / "spilled")}) as connection:
+            connection.execute("SET TimeZone = 'UTC'; SET preserve_insertion_order = false")
+            yield from connection.execute(query).fetch_record_batch(ROWS_AT_ONCE)
+
+    def _path(self, name: str) -> Path:
+        return self.place / name if self.place.is_dir() else self.place
+
+    def _paths(self, files: dict[str, str]) -> list[Path]:
+        return [self._path(name) for name in files]
+
+    def _note_chain(self, chain: _Chain) -> None:
+        with replacing(self._chain) as temporary:
+            temporary.write_text(json.dumps(asdict(chain)))
+
+    def _remove_unnamed(self) -> None:
+        """Remove the deltas of a chain that has ended, and what a run that was killed had begun to write."""
+        chain = self.chain()
+        for path in [*self.folder.glob("*.parquet"), *self.folder.glob("*.tmp")]:
+            if chain is None or path.name not in chain.deltas:
+                path.unlink()
+
+
+def stamps_of(place: Path) -> dict[str, str]:
+    """The files of the table at ``place``, none if there is no such table, each with a stamp to know it again by.
+
+    It is made of the size, the time of the last modification, and the end, where a Parquet file says what is where.
+    """
+    if place.is_file():
+        return {place.name: _stamp(place)}
+    return {str(path.relative_to(place)): _stamp(path) for path in sorted(place.rglob("*.parquet")) if path.is_file()}
+
+
+def _stamp(path: Path) -> str:
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        file.seek(max(0, status.st_size - STAMPED_BYTES))
+        return f"{status.st_size}-{status.st_mtime_ns}-{hashlib.sha256(file.read()).hexdigest()[:16]}"
+
+
+def unchanged_since(place: Path) -> int:
+    """From when on, in microseconds since 1970, nobody can have changed anything about the table at ``place``."""
+    paths = [place, *place.rglob("*")] if place.is_dir() else [place]
+    paths = [path for path in paths if path.is_dir() or path.suffix == ".parquet"]
+    return max((path.stat().st_ctime_ns // 1000 + CLOCK_TICK for path in paths if path.exists()), default=2**62)
+
+
+def computed_by(paths: Sequence[Path]) -> list[str]:
+    """The fingerprints of the definitions that some files were computed by, as far as they say."""
+    found = set()
+    for path in paths:
+        with suppress(pa.ArrowException, OSError):
+            found.add(((pq.read_schema(path).metadata or {}).get(COMPUTED_BY) or b"").decode())
+    return sorted(found - {""})
+
+
+class _Delta(NamedTuple):
+    at: int
+    path: Path
+
+
+class Versions:
+    """What the offline table was, as far as it is known."""
+
+    def __init__(self, table: FeatureTable, files: dict[str, str], since: int | None, deltas: list[_Delta]):
+        self._table, self._files, self._since, self._deltas = table, files, since, deltas
+        self._place = location(table.source.path)
+
+    @classmethod
+    def of(cls, table: FeatureTable, now: Callable[[], datetime] = utc_now) -> "Versions":
+        """Make the delta that a killed run owes, and find the others. `UserError` while a run replaces the table."""
+        place = location(table.source.path)
+        if isinstance(place, str):
+            return cls(table, {}, None, [])
+        kept = _Kept(place, table.definition)
+        if kept.previous.exists():
+            with kept.alone(SECONDS_TO_WAIT_TO_READ):
+                kept.finish(now)
+        with _unchanged(place):
+            files, chain = stamps_of(place), kept.chain()
+            if not files:
+                return cls(table, {}, None, [])
+            if chain is None or chain.files != files:
+                return cls(table, files, unchanged_since(place), [])
+        since, deltas = chain.known_since, []
+        for name in chain.deltas:
+            deltas.append(_Delta(instant_of(name), kept.folder / name))
+            if not _is_readable(deltas[-1].path):  # what was before it is lost
+                since, deltas = deltas[-1].at, []
+        return cls(table, files, since, deltas)
+
+    @property
+    def known_since(self) -> datetime | None:
+        """From when on it is known what the table was; None if there is none, or if it lies in a bucket."""
+        return None if self._since is None else EPOCH + self._since * MICROSECOND
+
+    def known_then(self, asked: pa.Table) -> pa.Table:
+        """What training would have got for each key at `AS_OF` of the table as it was at `KNOWN_AT`.
+
+        ``asked`` has the join keys and these two, in microseconds. The answer has a row for each, in the same order:
+        `KNOWN`, false before `known_since`; `THEN_EVENT`, the event of the row that training would have got, null if
+        there was none or if it was older than the ttl; the features, of which those are null that were of another type
+        or not there; `COMPUTED_BY_THEN`, the fingerprint of the definition of that version; `SUPERSEDED_AT`, when it
+        first became something else, and `SUPERSEDED_HOW`: a row was `ADDED`, or that one was `REMOVED` or `CHANGED`.
+        What is changed is so mostly as other rows were: `SUPERSEDED_WITH` says whether the same run has added or
+        removed one before it, of the same key, that its features can be made of.
+
+        The keys of the whole table are read once a call, and two numbers are kept of each row of a key that is asked
+        for. `UserError` if somebody replaces the table meanwhile.
+        """
+        known = np.zeros(asked.num_rows, bool)
+        if self._since is not None:
+            known = _counts(asked[KNOWN_AT]) >= self._since
+        places = np.flatnonzero(known)
+        found = _History(self._table, self._paths, self._deltas, asked.take(pa.array(places))).answer()
+        if self._since is not None:
+            with _unchanged(self._place):
+                if stamps_of(self._place) != self._files:
+                    raise FileNotFoundError
+        back = np.full(len(known), -1)
+        back[places] = np.arange(len(places))
+        found = found.take(pa.array(back, mask=back < 0))
+        return found.add_column(0, KNOWN, pa.array(known))
+
+    @property
+    def _paths(self) -> list[Path]:
+        return [self._place / name if self._place.is_dir() else self._place for name in self._files]
+
+
+@contextmanager
+def _unchanged(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{place}: it was replaced while it was read. Run again when it stays as it is.") from None
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        return {WAS, IS} <= set(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError):
+        return False
+
+
+NOTHING = -1
+
+
+class _History:
+    """The rows of the keys that are asked for, in all their versions, each as a place: of the order of key and event.
+
+    A version is what holds after so many of the deltas. All that is compared are int64: keys as their numbers, events
+    as their ranks, and both together as a place.
+    """
+
+    def __init__(self, table: FeatureTable, paths: Sequence[Path], deltas: Sequence[_Delta], asked: pa.Table):
+        self.table, self.definition, self.paths = table, table.definition, paths
+        self.book = KeyBook(self.definition.keys)
+        self.keys = self.book.number(asked)
+        self.as_of = _counts(asked[AS_OF])
+        instants = np.array([delta.at for delta in deltas], np.int64)
+        version = np.searchsorted(instants, _counts(asked[KNOWN_AT]), "right")
+        skipped = int(version.min(initial=len(deltas)))
+        self.deltas, self.version = deltas[skipped:], version - skipped
+
+    def answer(self) -> pa.Table:
+        last = int(self.as_of.max(initial=0))
+        rows = [_read_keys([delta.path], self.book, self.definition, last) for delta in self.deltas]
+        today = _read_keys(self.paths, self.book, self.definition, last)
+        self.events = np.unique(np.concatenate([part.events for part in [*rows, today]]))
+        self.ranks = len(self.events) + 1  # 0 stands before the first event
+        rows, today = [self._placed(part) for part in rows], self._placed(today)
+
+        base = self.keys * self.ranks
+        until = base + np.searchsorted(self.events, self.as_of, "right")
+        found = self._found(rows, today, base, until)
+        alive = self._alive_from(base)
+        held = found.at >= alive
+        how = self._superseded(rows, base, np.maximum(alive, found.at), until)
+        event = np.where(held, self._event(found.at), 0)
+        columns = {THEN_EVENT: pa.array(event, UTC_MICROSECONDS, mask=~held)}
+        columns |= self._features(found, held)
+        return pa.table(columns | {COMPUTED_BY_THEN: self._computed_by()} | how)
+
+    def _placed(self, part: "_Rows") -> "_Rows":
+        at = part.keys * self.ranks + np.searchsorted(self.events, part.events) + 1
+        order = np.argsort(at, kind="stable")
+        return _Rows(*(None if column is None else column[order] for column in part._replace(keys=at)))
+
+    def _event(self, at: np.ndarray) -> np.ndarray:
+        return self.events[np.maximum(at % self.ranks - 1, 0)] if len(self.events) else np.zeros(len(at), np.int64)
+
+    def _alive_from(self, base: np.ndarray) -> np.ndarray:
+        """The first place whose row is not older than the ttl, whether there is one or not."""
+        ttl = self.table.view.ttl
+        if not ttl:
+            return base + 1
+        return base + np.searchsorted(self.events, self.as_of - ttl // MICROSECOND, "left") + 1
+
+    def _found(self, rows: list["_Rows"], today: "_Rows", base: np.ndarray, until: np.ndarray) -> "_Found":
+        """The last row up to ``until`` in the version that is asked for; `NOTHING` if there is none."""
+        touched = np.unique(np.concatenate([part.at for part in rows])) if rows else np.zeros(0, np.int64)
+        is_touched = np.isin(today.at, touched, assume_unique=False) if len(touched) else np.zeros(len(today.at), bool)
+        stable, changed = today.where(~is_touched), today.where(is_touched)
+        found = _last(stable.at, base, until)
+        source = np.full(len(base), len(rows))
+        position = _taken(stable.positions, found.places)
+        at = found.at
+        if len(touched):
+            every = _Intervals.of([*rows, changed], touched)
+            for version in np.unique(self.version):
+                asked = np.flatnonzero(self.version == version)
+                there = every.at_version(version)
+                last = _last(there.at, base[asked], until[asked])
+                better = last.at > at[asked]
+                chosen, places = asked[better], last.places[better]
+                at[chosen], source[chosen], position[chosen] = (
+                    last.at[better],
+                    there.source[places],
+                    there.position[places],
+                )
+        return _Found(at, source, position)
+
+    def _superseded(
+        self, rows: list["_Rows"], base: np.ndarray, first: np.ndarray, until: np.ndarray
+    ) -> dict[str, pa.Array]:
+        """When and how the answer first became another: by the first later delta with a row in [first, until]."""
+        instant, how = np.zeros(len(base), np.int64), np.zeros(len(base), np.int8)
+        beside = np.zeros(len(base), np.int8)
+        waiting = np.arange(len(base))
+        if rows:
+            every = np.unique(np.concatenate([part.at for part in rows]))
+            waiting = waiting[_last(every, first - 1, until).at > NOTHING]
+        waiting = waiting[np.argsort(until[waiting], kind="stable")]
+        for number, (delta, part) in enumerate(zip(self.deltas, rows, strict=True)):
+            concerned = waiting[self.version[waiting] <= number]
+            last = _last(part.at, first[concerned] - 1, until[concerned])
+            hit = last.at > NOTHING
+            chosen, places = concerned[hit], last.places[hit]
+            instant[chosen] = delta.at
+            how[chosen] = np.select([~part.was[places], ~part.now[places]], [1, 3], 2)
+            reached = self._reached(base[chosen], part.at[places])
+            added, removed = part.where(part.now & ~part.was).at, part.where(part.was & ~part.now).at
+            earlier = part.at[places] - 1
+            with_added = _last(added, reached, earlier).at > NOTHING
+            with_removed = _last(removed, reached, earlier).at > NOTHING
+            beside[chosen] = np.select([with_added, with_removed], [1, 3], 0)
+            waiting = waiting[~np.isin(waiting, chosen, assume_unique=True)]
+        return {
+            SUPERSEDED_AT: pa.array(instant, UTC_MICROSECONDS, mask=how == 0),
+            SUPERSEDED_HOW: _WORDS.take(pa.array(how, mask=how == 0)),
+            SUPERSEDED_WITH: _WORDS.take(pa.array(beside, mask=beside == 0)),
+        }
+
+    def _reached(self, base: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """The place before the earliest row of the same key that the features at a place can be made of."""
+        if self.definition.unwindowed:
+            return base
+        longest = max(self.definition.windows, default=0) + 1
+        return base + np.searchsorted(self.events, self._event(at) - longest, "left")
+
+    def _computed_by(self) -> pa.Array:
+        said = [(pq.read_schema(delta.path).metadata or {}).get(COMPUTED_BY, b"").decode() for delta in self.deltas]
+        texts = pa.array([*said, ",".join(computed_by(self.paths))])
+        return texts.take(pa.array(self.version))
+
+    def _features(self, found: "_Found", held: np.ndarray) -> dict[str, pa.Array | pa.ChunkedArray]:
+        fields = [pa.field(rule.name, rule.type) for rule in self.definition.rules]
+        columns, start = [pa.schema(fields).empty_table()], 0
+        index = np.full(len(held), NOTHING)
+        for source, paths in enumerate([*([delta.path] for delta in self.deltas), self.paths]):
+            mine = np.flatnonzero(held & (found.source == source))
+            wanted, inverse = np.unique(found.position[mine], return_inverse=True)
+            columns.append(_read_features(paths, fields, wanted))
+            index[mine] = start + inverse
+            start += len(wanted)
+        rows = pa.concat_tables(columns).combine_chunks().take(pa.array(index, mask=index < 0))
+        return dict(zip(rows.column_names, rows.columns, strict=True))
+
+
+_WORDS = pa.array([None, ADDED, CHANGED, REMOVED])
+
+
+class _Rows(NamedTuple):
+    """Rows of a table, or of a delta, each with its position there."""
+
+    keys: np.ndarray
+    """Their numbers; then the places of the rows, by which they are sorted."""
+    events: np.ndarray
+    positions: np.ndarray
+    was: np.ndarray | None
+    now: np.ndarray | None
+
+    @property
+    def at(self) -> np.ndarray:
+        return self.keys
+
+    def where(self, mask: np.ndarray) -> "_Rows":
+        return _Rows(*(None if column is None else column[mask] for column in self))
+
+
+class _Found(NamedTuple):
+    """The places of rows, the table or the delta that each is in, the last being the table, and its position there."""
+
+    at: np.ndarray
+    source: np.ndarray
+    position: np.ndarray
+
+
+class _Last(NamedTuple):
+    at: np.ndarray
+    places: np.ndarray
+
+
+def _last(at: np.ndarray, after: np.ndarray, until: np.ndarray) -> _Last:
+    """The last of the places ``at``, sorted, in each (after, until], and its index; `NOTHING` if there is none."""
+    places = np.searchsorted(at, until, "right") - 1
+    there = _taken(at, places)
+    return _Last(np.where((places >= 0) & (there > after), there, NOTHING), places)
+
+
+def _taken(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The values at some places; anything where there is no such place."""
+    return values[np.maximum(places, 0)] if len(values) else np.full(len(places), NOTHING)
+
+
+@dataclass(frozen=True)
+class _Intervals:
+    """The rows that some delta touches, in all their versions, sorted by place, each with the versions it is in."""
+
+    at: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    source: np.ndarray
+    position: np.ndarray
+
+    @classmethod
+    def of(cls, parts: Sequence[_Rows], touched: np.ndarray) -> "_Intervals":
+        """``parts`` are the deltas, and then the table as it is. What a delta has of a row was so until that delta."""
+        at = np.concatenate([part.at for part in parts])
+        source = np.repeat(np.arange(len(parts)), [len(part.at) for part in parts])
+        position = np.concatenate([part.positions for part in parts])
+        exists = np.concatenate([np.ones(len(part.at), bool) if part.was is None else part.was for part in parts])
+        order = np.lexsort((source, at))
+        at, source, position, exists = at[order], source[order], position[order], exists[order]
+        first = np.zeros(len(at), np.int64)
+        again = at[1:] == at[:-1]
+        first[1:][again] = source[:-1][again] + 1
+        first[1:][again & (source[1:] == source[:-1])] = 0  # a row that a table has twice
+        return cls(at[exists], first[exists], source[exists], source[exists], position[exists])
+
+    def at_version(self, version: int) -> _Found:
+        there = (self.first <= version) & (version <= self.last)
+        return _Found(self.at[there], self.source[there], self.position[there])
+
+
+def _read_keys(paths: Sequence[Path], book: KeyBook, definition: Definition, last: int) -> _Rows:
+    """The rows up to the event ``last`` of the keys in the ``book``."""
+    parts = [_Rows(*(np.zeros(0, np.int64) for _ in range(3)), *(np.zeros(0, bool) for _ in range(2)))]
+    before, is_delta = 0, False
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            is_delta = WAS in file.schema_arrow.names
+            names = [*definition.keys.names, definition.event, *([WAS, IS] if is_delta else [])]
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=names):
+                rows = pa.table(batch)
+                keys, events = book.find(rows), _counts(rows[definition.event])
+                wanted = np.flatnonzero((keys >= 0) & (events <= last))
+                flags = [rows[name].to_numpy()[wanted] for name in (WAS, IS)] if is_delta else parts[0][3:]
+                parts.append(_Rows(keys[wanted], events[wanted], wanted + before, *flags))
+                before += batch.num_rows
+    read = _Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return read if is_delta else read._replace(was=None, now=None)
+
+
+def _read_features(paths: Sequence[Path], fields: Sequence[pa.Field], positions: np.ndarray) -> pa.Table:
+    """The features at some ``positions``, ascending, of files one after the other; null what they don't have."""
+    tables, before = [pa.schema(fields).empty_table()], 0
+    for path in paths if len(positions) else []:
+        with pq.ParquetFile(path) as file:
+            there = {field.name: field.type for field in file.schema_arrow}
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                first, end = np.searchsorted(positions, [before, before + rows])
+                if end > first:
+                    names = [field.name for field in fields if there.get(field.name) == field.type]
+                    read = file.read_row_group(group, columns=names) if names else _no_columns(rows)
+                    read = read.take(pa.array(positions[first:end] - before))
+                    tables.append(_as(read, pa.schema(fields)))
+                before += rows
+    return pa.concat_tables(tables)
+
+
+def _no_columns(rows: int) -> pa.Table:
+    return pa.table({IS: pa.nulls(rows)})
+
+
+def _as(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of ``schema``, null where there are none."""
+    there = set(rows.column_names)
+    columns = [rows[f.name].cast(f.type) if f.name in there else pa.nulls(rows.num_rows, f.type) for f in schema]
+    return pa.table(columns, schema)
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([pa.field(field.name, field.type) for field in schema])
+
+
+def _unlike(name: str, type: pa.DataType) -> str:
+    """A condition: a feature differs, in any bit that means something. There is one NaN, and it is not null."""
+    old, new = f"o.{_quoted(name)}", f"n.{_quoted(name)}"
+    unlike = f"{old} IS DISTINCT FROM {new}"
+    return f"{unlike} OR ({old} = 0 AND signbit({old}) <> signbit({new}))" if pa.types.is_floating(type) else unlike
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _files(paths: Sequence[Path]) -> str:
+    """The Parquet files, for DuckDB, which takes [a].parquet for a pattern."""
+    literal = (glob.escape(str(path.absolute())).replace("'", "''") for path in paths)
+    return "read_parquet([{}], hive_partitioning = false)".format(", ".join(f"'{path}'" for path in literal))
+
+
+def _counts(times: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Microseconds since 1970."""
+    return times.cast(UTC_MICROSECONDS).cast(pa.int64()).to_numpy()
+
+
+def _count(instant: datetime) -> int:
+    return (instant - EPOCH) // MICROSECOND
+
+
+_NAMES = "%Y-%m-%dT%H-%M-%S.%fZ"
+
+
+def _name_of(at: int) -> str:
+    return (EPOCH + at * MICROSECOND).strftime(_NAMES)
+
+
+def instant_of(name: str) -> int:
+    """When a delta was made, in microseconds since 1970, by its name."""
+    return _count(datetime.strptime(name.removesuffix(".parquet"), _NAMES).replace(tzinfo=UTC))
