@@ -10,8 +10,10 @@ import pytest
 import parity
 from tests.conftest import ROOT
 
-ROOMS = ["edge", "definition", "transactions", "compute", "offline", "served", "online", "stream", "proof", "report"]
-FLOW = [*ROOMS[:7], "registry_store", "repository", "materialization", *ROOMS[7:], "__main__"]
+LOWER = ["edge", "definition", "transactions", "compute", "offline", "served", "online"]
+UPPER = ["stream", "proof", "report", "model"]
+ROOMS = [*LOWER, *UPPER]
+FLOW = [*LOWER, "registry_store", "repository", "materialization", *UPPER, "__main__"]
 """The rooms and the modules beside them: each may import what stands before it."""
 
 
