@@ -10,7 +10,7 @@ import pytest
 from feast import FeatureView
 
 from parity.definition.checks import check_definitions, declared
-from parity.definition.declare import horizon_of
+from parity.definition.declare import horizon_of, made_by
 from parity.definition.instants import MICROSECONDS_PER_DAY as DAY
 from parity.definition.instants import UTC_MICROSECONDS
 from parity.edge.errors import UserError
@@ -326,6 +326,25 @@ class TestTheFingerprint:
         assert names(after.definition.rules) == [TOTAL, AVERAGE]
         assert before.definition.fingerprint == after.definition.fingerprint
 
+    @pytest.mark.parametrize(
+        ("change", "others"),
+        [
+            (("days=3", "days=4"), {AVERAGE}),
+            (('"mean"', '"max"'), {AVERAGE}),
+            (("", ""), set()),
+            (("days=30", "days=31"), set()),
+            (more('function="max", column="purchase_amount"'), {"more"}),
+            (("    aggregations=[", "    where='purchase_amount > 0',\n    aggregations=["), {AVERAGE, TOTAL}),
+            (("    aggregations=[", "    continuous=True,\n    aggregations=["), {AVERAGE, TOTAL}),
+        ],
+    )
+    def test_a_registry_knows_how_each_feature_is_made(self, read, change, others):
+        [before] = read(SEED)
+        [after] = read(changed(change))
+        applied = FeatureView.from_proto(after.view.to_proto())  # as a registry has it
+        assert made_by(applied) == after.definition.fingerprints
+        assert {name for name in made_by(applied) if made_by(applied)[name] != made_by(before.view).get(name)} == others
+
 
 FAULTS = {
     "an unknown function": ([('function="mean"', 'function="median"')], f"{AVERAGE}: the function 'median' is not one"),
@@ -550,6 +569,10 @@ FAULTS = {
     "a horizon as a tag": (
         [("    aggregations=[", "    tags={'parity.horizon': '1'}, aggregations=[")],
         "Declare continuous=True, horizon=timedelta(...)",
+    ),
+    "how features are made as a tag": (
+        [("    aggregations=[", "    tags={'parity.made': '{}'}, aggregations=[")],
+        "the tag parity.made says how features are made, and follows from the aggregations",
     ),
     "an event id that is no name": ([("schema=[Field", "event_id=7, schema=[Field")], "its event_id is 7"),
     "a column that is a key of another type": (

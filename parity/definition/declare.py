@@ -18,6 +18,7 @@ Both are what Feast takes them for, a `FileSource` and a `FeatureView`. What a f
 aggregation, so the view's schema is made here.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +47,8 @@ FEAST_TYPES = {pa.int32(): Int32, pa.int64(): Int64, pa.float64(): Float64, pa.s
 OFFLINE_FOLDER = "FEATURE_STORE_OFFLINE_FOLDER"
 HORIZON = "parity.horizon"
 """The tag, which Feast's registry keeps, of a view that is continuous; see `horizon_of`."""
+MADE = "parity.made"
+"""The tag of how each feature is made, of which the registry says nothing else; see `made_by`."""
 USUAL_HORIZON, LONGEST_HORIZON = timedelta(days=2), timedelta(days=1000)
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -218,7 +221,11 @@ class AggregatedFeatureView(FeatureView):
             entities=list(entities),
             ttl=ttl,
             source=source,
-            tags={**(tags or {}), **({HORIZON: str((horizon or USUAL_HORIZON) // MICROSECOND)} if continuous else {})},
+            tags={
+                **(tags or {}),
+                **({HORIZON: str((horizon or USUAL_HORIZON) // MICROSECOND)} if continuous else {}),
+                MADE: json.dumps(self.definition.fingerprints),
+            },
             schema=[
                 *(described.get(e.join_key) or Field(name=e.join_key, dtype=_key_dtype(e)) for e in entities),
                 *(described.get(rule.name) or _field(rule, units.get(rule.column)) for rule in rules),
@@ -242,6 +249,14 @@ def horizon_of(view: Any) -> int | None:
     """
     horizon = (getattr(view, "tags", None) or {}).get(HORIZON)
     return None if horizon is None else int(horizon)
+
+
+def made_by(view: Any) -> dict[str, str]:
+    """The fingerprint of how each feature of a view is made, by its name; none if it was applied without.
+
+    ``view`` may be what a registry has of it.
+    """
+    return json.loads((getattr(view, "tags", None) or {}).get(MADE, "{}"))
 
 
 def _usual_source(name: str) -> FileSource:
@@ -297,6 +312,8 @@ def _faults_of_sliding(
         yield f"continuous is {continuous!r}. Let it be True or False."
     if HORIZON in (tags or {}):
         yield f"the tag {HORIZON} is that of continuous views. Declare continuous=True, horizon=timedelta(...)."
+    if MADE in (tags or {}):
+        yield f"the tag {MADE} says how features are made, and follows from the aggregations. Leave it out."
     if horizon is not None and not continuous:
         yield "a horizon is that of a continuous view. Add continuous=True, or leave it out."
     if horizon is not None and not (isinstance(horizon, timedelta) and timedelta(0) < horizon <= LONGEST_HORIZON):

@@ -139,3 +139,8 @@ class Definition:
         computed = (keys, self.event, rules, replace(self.reading, name=""), condition)
         computed += (CONTINUOUS,) if self.continuous else ()
         return hashlib.sha256(repr(computed).encode()).hexdigest()
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """The same of each feature alone, by its name: what another feature is made of changes nothing of it."""
+        return {rule.name: replace(self, rules=(rule,)).fingerprint for rule in self.rules}
