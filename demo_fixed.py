@@ -1,6 +1,6 @@
 """Prove that serving equals training equals what the transactions say, for every key and every feature of every view.
 
-    python demo_fixed.py [-c REPO] [--view NAME ...] [--service NAME] [--key KEY] [--at INSTANT] [--explain KEY]
+    python demo_fixed.py [-c REPO] [--view NAME ...] [--service NAME ...] [--key KEY] [--at INSTANT] [--explain KEY]
         [--repair] [--sample N] [--report FILE] [--certificate FILE] [--input FILE]
 
 A key is written as it is, 7, or with the names of its join keys: customer_id=0042,store_id=7.
@@ -37,7 +37,7 @@ REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
 def main() -> int:
     args, now = arguments(), utc_now()
     everything = declared(args.repository)
-    chosen = everything.of(args.view, args.service)
+    chosen = everything.through(args.service) if args.service else everything.of(args.view)
     asked = chosen.asked_for(args.key) or chosen.asked_for(args.explain, alone=True)
     tables = [table for table in chosen if args.explain is None or table.name in asked]
     transactions = origins_of(tables, args.input)
@@ -87,7 +87,9 @@ def explain(proof: Proof, number: int, files: Watched) -> int:
 def arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__, REPOSITORY)
     parser.add_argument("--view", action="extend", nargs="+", metavar="NAME", help="only these feature views")
-    parser.add_argument("--service", metavar="NAME", help="only the feature views of this service")
+    parser.add_argument(
+        "--service", action="extend", nargs="+", metavar="NAME", help="only what these services give, by themselves"
+    )
     parser.add_argument("--key", "--user", metavar="KEY", help="the key to show first (default: the first)")
     parser.add_argument("--at", type=instant, help="compare as of this instant, ISO 8601, by a replay (default: now)")
     parser.add_argument("--explain", metavar="KEY", help="show only what the features of this key are made of")
@@ -105,6 +107,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--input", type=location, help="the transactions (default: those that were computed from)")
     args = parser.parse_args()
+    if args.view and args.service:
+        parser.error("--view and --service both say what to compare; give one of them")
     if args.repair and args.at:
         parser.error("--repair puts the present right; it does not go with --at")
     if args.explain is not None and (args.repair or args.sample or args.report or args.certificate):

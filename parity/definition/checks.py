@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import cached_property
 from importlib.machinery import ModuleSpec
 from itertools import chain
 from pathlib import Path
@@ -19,15 +20,16 @@ from types import ModuleType
 from typing import Any
 from zipimport import zipimporter
 
-from feast import Entity, FeatureService, FeatureView, FileSource
+from feast import Entity, FeatureService, FeatureView, Field, FileSource
 from feast.base_feature_view import BaseFeatureView
 from feast.data_format import ParquetFormat
 from feast.feature_view import DUMMY_ENTITY_ID
+from feast.feature_view_projection import FeatureViewProjection
 
 from parity.definition.declare import AggregatedFeatureView, DefinitionError
 from parity.definition.experiments import UNIT_TYPES, Experiment
 from parity.definition.keys import Key, parse_key
-from parity.definition.table import Definition
+from parity.definition.table import Definition, Rule
 from parity.edge.command import shown
 from parity.edge.errors import UserError
 from parity.edge.feast_internals import names_no_object
@@ -52,6 +54,11 @@ class FeatureTable:
     """Where the view's transactions are declared to be."""
     beside: tuple[Definition, ...] = ()
     """Those of all views of the same source, its own too."""
+    given: FeatureViewProjection | None = None
+    """What the service gives of the view, where it is the service that matters: some of its features, under other
+    names perhaps. None where it is the view."""
+    together: bool = False
+    """Whether all that the service gives is of the same keys, so that it can be asked for as it is."""
 
     @property
     def name(self) -> str:
@@ -76,11 +83,47 @@ class FeatureTable:
         return getattr(self.view.transactions, "event_id", None)
 
     @property
+    def title(self) -> str:
+        """What a person reads of it: the view, and the service if that is what matters."""
+        if self.given is None:
+            return self.name
+        alias = f" as {self.given.name_alias}" if self.given.name_alias else ""
+        return f"{self.name}{alias} through {self.service.name}"
+
+    @cached_property
+    def features(self) -> list[Field]:
+        """The features that are compared, in the order of the view: those that the service gives."""
+        given = self.view.features if self.given is None else self.given.features
+        names = {feature.name for feature in given}
+        return [feature for feature in self.view.features if feature.name in names]
+
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """How those features are computed."""
+        names = {feature.name for feature in self.features}
+        return tuple(rule for rule in self.definition.rules if rule.name in names)
+
+    @property
     def requested(self) -> FeatureService | list[str]:
-        """What Feast is asked for to get the features of this view and no others."""
-        if len(self.service.feature_view_projections) == 1:
+        """What Feast is asked for to get the features of this view, and as few others as can be."""
+        if self.together or (self.given is None and len(self.service.feature_view_projections) == 1):
             return self.service
-        return [f"{self.view.name}:{feature.name}" for feature in self.view.features]
+        return [f"{self.view.name}:{feature.name}" for feature in self.features]
+
+    @property
+    def requested_keys(self) -> list[str]:
+        """What the join keys are called in that request, in their order."""
+        called = self.given.join_key_map if self.together else {}
+        return [called.get(name, name) for name in self.definition.keys.names]
+
+    def answered(self, feature: str) -> str:
+        """What the answer to a request by ``full_names`` calls a feature."""
+        return f"{self.given.name_to_use()}__{feature}" if self.full_names else feature
+
+    @property
+    def full_names(self) -> bool:
+        """Whether the names of features need those of their views: two of a service may share one."""
+        return self.together
 
 
 @dataclass(frozen=True)
@@ -105,10 +148,7 @@ class Declared:
         if wanted and service is not None:
             raise UserError("--view and --service both say which feature views; give one of them.")
         if service is not None:
-            found = [one for one in self.services if one.name == service]
-            if not found:
-                raise UserError(f"there is no FeatureService {service!r}; {_names(self.services)}.")
-            wanted += [projection.name for projection in found[0].feature_view_projections]
+            wanted += [projection.name for projection in self._service_called(service).feature_view_projections]
         if not wanted:
             return self
         for name in wanted:
@@ -117,6 +157,39 @@ class Declared:
         chosen = tuple(table for table in self.tables if table.name in wanted)
         beside = [table.name for table in self.tables if table not in chosen]
         return replace(self, tables=chosen, others=(*self.others, *beside))
+
+    def through(self, services: Sequence[str]) -> "Declared":
+        """The tables as each of these ``services`` gives them: one for each view of a service, with the features that
+        it gives. `UserError` for a name that is not declared, and for a service that gives nothing of any table."""
+        tables = []
+        for name in dict.fromkeys(services):
+            of_service = self._through(self._service_called(name))
+            if not of_service:
+                raise UserError(f"the FeatureService {name!r} gives nothing of an AggregatedFeatureView to compare.")
+            tables += of_service
+        seen = {table.name for table in tables}
+        beside = [table.name for table in self.tables if table.name not in seen]
+        return replace(self, tables=tuple(tables), others=(*self.others, *beside))
+
+    def _through(self, service: FeatureService) -> list[FeatureTable]:
+        by_name, given = {table.name: table for table in self.tables}, service.feature_view_projections
+        keys = {
+            tuple(sorted(one.join_key_map.get(key, key) for key in by_name[one.name].definition.keys.names))
+            for one in given
+            if one.name in by_name
+        }
+        together = len(keys) == 1 and all(one.name in by_name for one in given)
+        return [
+            replace(by_name[one.name], service=service, given=one, together=together)
+            for one in given
+            if one.name in by_name
+        ]
+
+    def _service_called(self, name: str) -> FeatureService:
+        found = [one for one in self.services if one.name == name]
+        if not found:
+            raise UserError(f"there is no FeatureService {name!r}; {_names(self.services)}.")
+        return found[0]
 
     def experiment(self, name: str) -> Experiment:
         """The experiment of this name; `UserError` if none is declared."""

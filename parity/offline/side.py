@@ -135,13 +135,13 @@ def training_values(store: FeatureStore, table: FeatureTable, keys: pa.Table, at
     out the row of a key.
     """
     entities = keys.to_pandas(types_mapper=_PANDAS_TYPES.get).assign(event_timestamp=pd.Timestamp(at))
-    found = store.get_historical_features(entities, table.requested).to_arrow()
+    found = _asked(store, table, entities)
     book = KeyBook(table.definition.keys)
     book.number(keys)
     answered = book.find(found)  # Feast keeps no order
     if (answered < 0).any() or len(np.unique(answered)) < len(answered):
         raise UserError("the offline store answered with rows that nobody asked for, so nothing can be compared.")
-    names = [rule.name for rule in table.definition.rules]
+    names = [rule.name for rule in table.rules]
     if len(answered) == len(book):
         order = pa.array(np.argsort(answered))
         return {name: nan_as_null(found[name].take(order).to_pylist()) for name in names}
@@ -162,16 +162,26 @@ def training_at(
     frame = keys.to_pandas(types_mapper=_PANDAS_TYPES.get)
     frame[ENTITY_TIME] = pd.DatetimeIndex(times.cast(pa.int64()).to_numpy().astype("datetime64[us]"), tz="UTC")
     wanted = {asked: place for place, asked in enumerate(zip(book.number(keys).tolist(), _counts(times), strict=True))}
-    found = store.get_historical_features(frame, table.requested).to_arrow()
+    found = _asked(store, table, frame)
     answered = list(zip(book.find(found).tolist(), _counts(found[ENTITY_TIME]), strict=True))
     if len(set(answered)) < len(answered) or not wanted.keys() >= set(answered):
         raise UserError("the offline store answered with rows that nobody asked for, so nothing can be compared.")
     values = {}
-    for rule in table.definition.rules:
+    for rule in table.rules:
         values[rule.name] = [ROW_DROPPED] * len(wanted)
         for asked, value in zip(answered, nan_as_null(found[rule.name].to_pylist()), strict=True):
             values[rule.name][wanted[asked]] = value
     return values
+
+
+def _asked(store: FeatureStore, table: FeatureTable, entities: pd.DataFrame) -> pa.Table:
+    """What Feast answers for ``entities``, their join keys and the features under the names of the table."""
+    names = table.definition.keys.names
+    entities = entities.rename(columns=dict(zip(names, table.requested_keys, strict=True)))
+    found = store.get_historical_features(entities, table.requested, table.full_names).to_arrow()
+    columns = {name: found[called] for name, called in zip(names, table.requested_keys, strict=True)}
+    columns[ENTITY_TIME] = found[ENTITY_TIME]
+    return pa.table(columns | {rule.name: found[table.answered(rule.name)] for rule in table.rules})
 
 
 def _counts(times: pa.Array | pa.ChunkedArray) -> list[int]:
@@ -220,7 +230,7 @@ def history_by_part(
     disk, so memory does not grow with the table where the offline store reads it by and by, as those do that are made
     of DuckDB.
     """
-    names, event = [rule.name for rule in table.definition.rules], table.source.timestamp_field
+    names, event = [rule.name for rule in table.rules], table.source.timestamp_field
     job = _every_row(store, table, names, None, None)
     if isinstance(job, IbisRetrievalJob):
         batches = job.table.to_pyarrow_batches(chunk_size=ROWS_AT_ONCE)

@@ -61,11 +61,13 @@ def clock_of(store: FeatureStore, at: datetime) -> Iterator[None]:
 
 def serving_values(store: FeatureStore, table: FeatureTable, keys: pa.Table) -> dict[str, list]:
     """Ask Feast for the features of ``keys`` as a model server does: per feature, one value per key."""
-    entities = {name: keys[name].to_pylist() for name in table.definition.keys.names}
+    names = zip(table.requested_keys, table.definition.keys.names, strict=True)
+    entities = {called: keys[name].to_pylist() for called, name in names}
     with replies(table):
-        response = store.get_online_features(table.requested, entities).proto
+        response = store.get_online_features(table.requested, entities, table.full_names).proto
     vectors = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
-    return {feature.name: python_values(feature, vectors[feature.name].values) for feature in table.view.features}
+    answered = {feature.name: vectors[table.answered(feature.name)].values for feature in table.features}
+    return {feature.name: python_values(feature, answered[feature.name]) for feature in table.features}
 
 
 class Others(NamedTuple):
@@ -245,13 +247,13 @@ def online_latency(store: FeatureStore, table: FeatureTable, key: Key) -> np.nda
 
     It ends after `LATENCY_SECONDS`, with as many reads as there were by then: at least one.
     """
-    rows = [dict(zip(table.definition.keys.names, key, strict=True))]
+    rows = [dict(zip(table.requested_keys, key, strict=True))]
     seconds: list[float] = []
     begin = time.perf_counter()
     with replies(table):
         while len(seconds) < WARM_UP_CALLS + LATENCY_CALLS:
             start = time.perf_counter()
-            store.get_online_features(table.requested, rows)
+            store.get_online_features(table.requested, rows, table.full_names)
             end = time.perf_counter()
             seconds.append(end - start)
             if end - begin > LATENCY_SECONDS:

@@ -96,7 +96,7 @@ def _known(proof: Proof, steps: list[Step]) -> list[Step]:
 
 
 def _affordable(proof: Proof, steps: list[Step], draw: Draw) -> list[Step]:
-    chosen, looks, rules = [], 0, len(proof.table.definition.rules)
+    chosen, looks, rules = [], 0, len(proof.table.rules)
     for step in steps:
         looks_here = 3 * (rules + 1) * len(draw.purchases[step.number])
         if not chosen or looks + looks_here <= MOST_LOOKS:
@@ -159,7 +159,7 @@ def _cause(proof: Proof, feature: str, evidence: Evidence, sides: tuple, at: dat
 
 def _served(proof: Proof, asked: list[Step]) -> dict[str, list]:
     """What serving says at each instant, one read for each instant."""
-    served: dict[str, list] = {rule.name: [] for rule in proof.table.definition.rules}
+    served: dict[str, list] = {rule.name: [] for rule in proof.table.rules}
     start = 0
     while start < len(asked):
         at, end = asked[start].instant, start

@@ -147,11 +147,20 @@ class Comparison:
 
     @cached_property
     def features(self) -> list[str]:
-        return [rule.name for rule in self.table.definition.rules]
+        return [rule.name for rule in self.table.rules]
 
     @property
     def view(self) -> str:
         return self.table.name
+
+    @property
+    def title(self) -> str:
+        return self.table.title
+
+    @property
+    def service(self) -> str | None:
+        """The service, if it is that which was compared and not the view."""
+        return None if self.table.given is None else self.table.service.name
 
     @property
     def ttl(self) -> timedelta | None:
@@ -229,7 +238,7 @@ def require_values(comparisons: Sequence[Comparison]) -> None:
         hint = "Compare as of a later instant."
         if found.last:
             hint = f"Compare as of an instant with values: --at {(found.last + MICROSECOND).isoformat()}"
-        of = f" of {found.view}" if len(comparisons) > 1 else ""
+        of = f" of {found.title}" if len(comparisons) > 1 else ""
         raise UserError(
             f"nothing is proven{of}: at {found.at.isoformat()} every value of every {noun(1)} is null on all sides, "
             f"because {reason}. {hint}"

@@ -97,13 +97,13 @@ class _Rows(NamedTuple):
     @classmethod
     def offline(cls, some: RowsOf) -> _Rows:
         table = some.table.combine_chunks()
-        values = {rule.name: _one_array(table[rule.name]) for rule in some.of.definition.rules}
+        values = {rule.name: _one_array(table[rule.name]) for rule in some.of.rules}
         return cls(table[NUMBER].to_numpy(), table[EVENT].to_numpy(), values)
 
     @classmethod
     def by_oracle(cls, some: RowsOf) -> _Rows:
         """What the offline table has to hold of these keys."""
-        rules, slides = some.of.definition.rules, slides_of(some.of.definition)
+        rules, slides = some.of.rules, slides_of(some.of.definition)
         numbers, events, values = [], [], {rule.name: [] for rule in rules}
         for number in sorted(some.purchases):
             bought = sorted(some.purchases[number], key=lambda purchase: purchase.time)

@@ -22,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 from feast import FeatureStore
+from feast.feature_view_projection import FeatureViewProjection
 
 from parity.definition.checks import FeatureTable
 from parity.definition.keys import Key, KeyBook, as_table, as_tuples, shown_key
@@ -191,7 +192,7 @@ def proving(
     """Open the proof of each of ``tables`` and its ``transactions``: of the present, or of the past instant ``at``."""
     with ExitStack() as stack:
         for table in tables:
-            require_whole(store, table)
+            require_applied(store, table)
         raws = [
             stack.enter_context(raw_transactions(place, table.definition))
             for table, place in zip(tables, transactions, strict=True)
@@ -214,18 +215,31 @@ def unseen_views(store: FeatureStore, tables: Sequence[FeatureTable], declared: 
     return sorted([*unseen, *(f"{name} (not applied)" for name in only_declared)])
 
 
-def require_whole(store: FeatureStore, table: FeatureTable) -> None:
-    """Raise a `UserError` if the service of ``table``, as declared or as applied, leaves out some of its features."""
-    view = table.view
-    for asked in (table.service, store.get_feature_service(table.service.name)):
-        projections = [projection for projection in asked.feature_view_projections if projection.name == view.name]
-        given = {feature.name for projection in projections for feature in projection.features}
-        missing = [feature.name for feature in view.features if feature.name not in given]
-        if missing:
-            raise UserError(
-                f"the feature service {asked.name} leaves out {', '.join(missing)} of {view.name}, and a proof covers "
-                f"all of its features. Let it have the whole of {view.name}, then run feast apply."
-            )
+def require_applied(store: FeatureStore, table: FeatureTable) -> None:
+    """Raise a `UserError` if the service of ``table``, as applied, does not give what it gives as declared."""
+    name, service = table.service.name, store.get_feature_service(table.service.name)
+    applied = [
+        projection
+        for projection in service.feature_view_projections
+        if projection.name == table.name and (table.given is None or _called(projection) == _called(table.given))
+    ]
+    given = {feature.name for projection in applied for feature in projection.features}
+    declared = [feature.name for feature in table.features]
+    if missing := [feature for feature in declared if feature not in given]:
+        raise UserError(
+            f"the feature service {name}, as applied, leaves out {', '.join(missing)} of {table.name}, and features.py "
+            "has it give that. Run: cd feature_repo && feast apply"
+        )
+    if table.given is not None and (more := sorted(given - set(declared))):
+        raise UserError(
+            f"the feature service {name}, as applied, gives {', '.join(more)} of {table.name} too, and not by "
+            "features.py. Run: cd feature_repo && feast apply"
+        )
+
+
+def _called(projection: FeatureViewProjection) -> tuple[str, dict[str, str]]:
+    """Under which names a service gives a view and its keys."""
+    return projection.name_alias or "", dict(projection.join_key_map)
 
 
 def known_keys(store: FeatureStore, table: FeatureTable, raw: RawTransactions, at: datetime) -> Known:

@@ -42,7 +42,7 @@ def replayed(store: FeatureStore, tables: Sequence[FeatureTable], at: datetime) 
     try:
         replay.apply(_definitions(store, tables))
         with clock_of(replay, at):
-            materialize_all(replay, tables, None, at, at)
+            materialize_all(replay, list({table.name: table for table in tables}.values()), None, at, at)
         yield replay
     finally:
         with deferred(), folder:  # all of it, even if one is in a hurry
@@ -55,7 +55,8 @@ def _definitions(store: FeatureStore, tables: Sequence[FeatureTable]) -> list:
     entities = {name: store.get_entity(name) for table in tables for name in table.view.entities}
     asked = [table.requested for table in tables]
     services = {one.name: one for one in asked if isinstance(one, FeatureService)}
-    return [*entities.values(), *(table.view for table in tables), *services.values()]
+    views = {table.name: table.view for table in tables}
+    return [*entities.values(), *views.values(), *services.values()]
 
 
 def _beside(config: RepoConfig, registry: Path) -> RepoConfig:

@@ -55,7 +55,7 @@ def three_sides(
         serving = serving_values(store, table, keys)
     names = list(map(plain, as_tuples(keys)))
     right = oracle_values(table, [(key, some, at) for key, some in zip(names, purchases, strict=True)])
-    names = [rule.name for rule in table.definition.rules]
+    names = [rule.name for rule in table.rules]
     return {name: Values(training[name], serving[name], right[name]) for name in names}
 
 
@@ -64,7 +64,7 @@ def oracle_values(table: FeatureTable, asked: Sequence[tuple[Any, list[Purchase]
     ttl, slides = table.view.ttl, slides_of(table.definition)
     return {
         rule.name: [expected(rule, some, at, ttl, partial(named, key, table), slides) for key, some, at in asked]
-        for rule in table.definition.rules
+        for rule in table.rules
     }
 
 

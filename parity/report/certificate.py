@@ -170,12 +170,23 @@ def certificate(
         "verdict": "skew" if any(found.differences for found in comparisons) else "equal",
         "at": first.at.isoformat(),
         "checked_at": checked_at.isoformat(),
+        "services": _services(comparisons),
         "views": [_view(found, proof) for found, proof in zip(comparisons, proofs, strict=True)],
         "feature_views_not_looked_at": list(unseen),
         "data_sha256": hashes,
         "versions": _versions(proofs[0]),
         "replay": _replay_command(comparisons, proofs, every_view),
     }
+
+
+def _services(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """The verdict on each service, where it is services that were compared, and not views."""
+    verdicts: dict[str, str] = {}
+    for found in comparisons:
+        if found.service:
+            skewed = found.differences or verdicts.get(found.service) == "skew"
+            verdicts[found.service] = "skew" if skewed else "equal"
+    return [{"feature_service": name, "verdict": verdict} for name, verdict in verdicts.items()]
 
 
 def _view(found: Comparison, proof: Proof) -> dict[str, Any]:
@@ -186,6 +197,7 @@ def _view(found: Comparison, proof: Proof) -> dict[str, Any]:
         "feature_service": table.service.name,
         "join_keys": table.definition.keys.names,
         "features": found.features,
+        "features_left_out": [r.name for r in table.definition.rules if r.name not in found.features],
         "keys": found.keys,
         "values": found.values,
         "counts": dict(found.counts),
@@ -248,7 +260,7 @@ def definition_hash(table: FeatureTable) -> str:
         "service": table.service.name,
         "view": view.name,
         "join_keys": view.join_keys,
-        "features": [(feature.name, str(feature.dtype)) for feature in view.features],
+        "features": [(feature.name, str(feature.dtype)) for feature in table.features],
         "ttl_seconds": view.ttl.total_seconds() if view.ttl else None,
         "computed_by": table.definition.fingerprint,
     }
@@ -320,7 +332,10 @@ def _from_root(place: Location) -> str:
 def _replay_command(comparisons: Sequence[Comparison], proofs: Sequence[Proof], every_view: bool) -> str:
     """The command that compares the same again, with an online side materialized anew up to the same instant."""
     command = ["python", "demo_fixed.py", "--at", comparisons[0].at.isoformat()]
-    if not every_view:
+    services = list(dict.fromkeys(found.service for found in comparisons if found.service))
+    if services:
+        command += ["--service", *services]
+    elif not every_view:
         command += ["--view", *(found.view for found in comparisons)]
     if len({proof.transactions for proof in proofs}) == len({proof.table.transactions for proof in proofs}) == 1:
         command += ["--input", _from_root(proofs[0].transactions)]

@@ -50,7 +50,7 @@ def write_page(
                 keys_skewed=sum(found.keys_skewed for found in comparisons),
                 keys=sum(found.keys for found in comparisons),
                 values=sum(found.values for found in comparisons),
-                names=", ".join(found.view for found in comparisons),
+                names=", ".join(found.title for found in comparisons),
                 nouns=comparisons[0].table.noun() if len(seen) == 1 else "keys",
                 not_looked_at=not_looked_at(unseen) if unseen else "",
                 certificate=certificate,
@@ -72,7 +72,7 @@ def _view(seen: Seen, milliseconds: np.ndarray, proven: dict[str, Any]) -> dict[
         "proven": proven,
         "looked_at": looked_at(found),
         "listed": found.differences[:DIFFERENCES_LISTED],
-        "features": [_feature(rule, gallery.points.get(rule.name, [])) for rule in found.table.definition.rules],
+        "features": [_feature(rule, gallery.points.get(rule.name, [])) for rule in found.table.rules],
         "sliding": _sliding(found, gallery),
         "prevented": _prevented(found, gallery),
         "latency": charts.histogram(milliseconds, "milliseconds", {"p50": p50, "p99": p99}),
@@ -94,7 +94,7 @@ def _feature(rule: Rule, points: list[tuple[Any, Any]]) -> dict[str, Any]:
 
 def _prevented(found: Comparison, gallery: Gallery) -> list[dict[str, Any]]:
     """Hold the naive implementations of the first windowed mean against the true values at each last purchase."""
-    rules = [rule for rule in found.table.definition.rules if rule.function == "mean"]
+    rules = [rule for rule in found.table.rules if rule.function == "mean"]
     rule = next((rule for rule in rules if (rule.time_window or timedelta()) >= timedelta(days=1)), None)
     if rule is None:
         return []
@@ -120,7 +120,7 @@ def _prevented(found: Comparison, gallery: Gallery) -> list[dict[str, Any]]:
 def _sliding(found: Comparison, gallery: Gallery) -> dict[str, Any] | None:
     """Draw one feature of one key over time, of a continuous table, and what it would be if windows did not slide."""
     slides, known = slides_of(found.table.definition), {}
-    rules = [rule for rule in found.table.definition.rules if rule.time_window and rule.type in NUMBERS]
+    rules = [rule for rule in found.table.rules if rule.time_window and rule.type in NUMBERS]
     if slides and rules:
         known = {number: [p for p in some if p.time <= found.at] for number, some in gallery.purchases.items()}
     number = max(known, key=lambda number: (len(known[number]), -number), default=None)

@@ -46,7 +46,7 @@ def first_keys(proofs: Sequence[Proof], numbers: Sequence[int]) -> str:
 
 def _one_key(name: str, table: FeatureTable, sides: dict[str, Values]) -> str:
     lines = [("", "training (Parquet)", "serving (Redis)", "difference", "oracle (transactions)")]
-    for feature in table.view.features:
+    for feature in table.features:
         unit = feature.tags.get("unit", "")
         [training], [serving], [oracle] = sides[feature.name]
         numbers = isinstance(training, int | float) and isinstance(serving, int | float)
@@ -62,7 +62,7 @@ def _heading(proof: Proof, number: int, several: bool) -> str:
 
 def _of_view(proof: Proof, text: str, several: bool) -> str:
     """A line about one of ``several`` views, or about the only one."""
-    return f"{proof.table.name}: {text}" if several else f"{text[:1].upper()}{text[1:]}"
+    return f"{proof.table.title}: {text}" if several else f"{text[:1].upper()}{text[1:]}"
 
 
 def every_view(comparisons: Sequence[Comparison], unseen: Sequence[str] = ()) -> str:
@@ -70,14 +70,28 @@ def every_view(comparisons: Sequence[Comparison], unseen: Sequence[str] = ()) ->
     lines = []
     for found in comparisons:
         keys = f"{found.keys:,} {found.table.noun(found.keys)}"
-        what = f"{keys}, {counted(len(found.features), 'feature')}, at {found.at.isoformat()}"
+        what = f"{keys}, {_features(found)}, at {found.at.isoformat()}"
         counts = ", ".join(f"{kind} {count:,}" for kind, count in found.counts.items())
-        lines += [f"{found.view}: {what}" if len(comparisons) > 1 else what, f"  {counts}"]
+        is_named = found.service or len(comparisons) > 1
+        lines += [f"{found.title}: {what}" if is_named else what, f"  {counts}"]
         lines += [f"  {line}" for line in looked_at(found)]
         lines += differences(found)
     if unseen:
         lines.append(f"  {not_looked_at(unseen)}")
-    return "\n".join([*lines, verdict(comparisons), *_advice(comparisons)])
+    return "\n".join([*lines, *_verdicts(comparisons), *_advice(comparisons)])
+
+
+def _features(found: Comparison) -> str:
+    """How many features were compared, and of how many, if a service gives some of a view."""
+    given, every = len(found.features), len(found.table.definition.rules)
+    return counted(given, "feature") if given == every else f"{given:,} of {counted(every, 'feature')}"
+
+
+def _verdicts(comparisons: Sequence[Comparison]) -> list[str]:
+    """One verdict for each service, where it is services that were compared, and one for all of them."""
+    names = dict.fromkeys(found.service for found in comparisons if found.service)
+    lines = [f"{name}: {verdict([found for found in comparisons if found.service == name])}" for name in names]
+    return lines if len(names) == 1 else [*lines, verdict(comparisons)]
 
 
 def _advice(comparisons: Sequence[Comparison]) -> list[str]:
@@ -88,11 +102,12 @@ def _advice(comparisons: Sequence[Comparison]) -> list[str]:
 
 def verdict(comparisons: Sequence[Comparison]) -> str:
     """Say in one line what all comparisons come to."""
-    first, several = comparisons[0], len(comparisons) > 1
+    first, several = comparisons[0], len({found.view for found in comparisons}) > 1
     if any(found.differences for found in comparisons):
         return _skew(comparisons)
     until = f", up to {first.at.isoformat()}" if first.past else ""
-    of = f" of {len(comparisons)} feature views" if several else ""
+    of = f" of {len({found.view for found in comparisons})} feature views" if several else ""
+    of += _through(comparisons)
     one, many = ("key", "keys") if several else (first.table.noun(1), first.table.noun())
     drawn = [found for found in comparisons if found.sample]
     if not drawn:
@@ -105,6 +120,14 @@ def verdict(comparisons: Sequence[Comparison]) -> str:
         f"Training equals serving equals the oracle: every value of {keys:,} {many} drawn from {every:,}{of}{until}; "
         f"{rest if share < 1 else 'so few say nothing of the others'}."
     )
+
+
+def _through(comparisons: Sequence[Comparison]) -> str:
+    """Say of which features a verdict is, where that is not those of the views."""
+    services = {found.service for found in comparisons if found.service}
+    if not services:
+        return ""
+    return f" that the service {services.pop()} gives" if len(services) == 1 else f" through {len(services)} services"
 
 
 def _skew(comparisons: Sequence[Comparison]) -> str:
@@ -173,7 +196,7 @@ def _why_null(found: Comparison) -> str:
         return f"expired: {expired}, whose last {what} is more than {duration(found.ttl)} ago"
     if found.edges:
         return "nothing is in the window, or no purchase was known by then"
-    if any(rule.nullable for rule in found.table.definition.rules):
+    if any(rule.nullable for rule in found.table.rules):
         return "no purchase was known by then, or too few"
     return "no purchase was known by then"
 
@@ -223,7 +246,7 @@ def explanation(proof: Proof, number: int) -> str:
     age = at - last_moment(known, at, slides)
     lines.append(f"  last purchase {event.isoformat()}, {at - event} ago{_against(table.view.ttl, age, bool(slides))}")
     event = at if slides else event
-    for rule in table.definition.rules:
+    for rule in table.rules:
         window = rule.time_window
         inside = [purchase for purchase in known if is_inside(rule, purchase, event)]
         start = event - window if window is not None and event - EVER >= window else known[0].time
@@ -238,7 +261,7 @@ def explanation(proof: Proof, number: int) -> str:
 def _to_come(table: FeatureTable, known: Sequence[Purchase], at: datetime) -> list[str]:
     """When the next purchases leave which windows, and what the values are then, unless there is another purchase."""
     steps = []
-    for rule in table.definition.rules:
+    for rule in table.rules:
         inside = [] if rule.time_window is None else [p for p in known if is_inside(rule, p, at)]
         for bought in sorted({purchase.time for purchase in inside}):
             if LAST_INSTANT - bought > rule.time_window:
@@ -297,7 +320,7 @@ def _purchases(where: str, column: str, purchases: Sequence[Purchase]) -> list[s
 
 def _values(table: FeatureTable, sides: dict[str, Values]) -> list[str]:
     lines = [("", "oracle (transactions)", "training (Parquet)", "serving (Redis)")]
-    for name in (feature.name for feature in table.view.features):
+    for name in (feature.name for feature in table.features):
         [training], [serving], [oracle] = sides[name]
         lines.append((name, *map(_shown, (oracle, training, serving))))
     return _aligned(lines)
