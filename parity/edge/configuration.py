@@ -76,14 +76,22 @@ def _texts(content: Any) -> Iterator[str]:
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
-class ConnectionStringError(UserError, click.ClickException):
-    """A connection string that is refused. The message quotes no part of it that could be a secret.
+class OptionError(UserError, click.ClickException):
+    """An option of online_store that is refused. The message quotes no part of it that could be a secret.
 
     The `feast` command prints a `ClickException` as one line. It must not be a `ValueError`: pydantic turns those into
     a `ValidationError`, and Feast prints that with the whole configuration.
     """
 
     exit_code = 2
+
+    def __init__(self, option: str, what: str, instead: str):
+        file = configuration_file(Path("feature_store.yaml").parent).name
+        super().__init__(f"{file}: {option} of online_store can't be used: {what}. {instead}.")
+
+
+class ConnectionStringError(OptionError):
+    """A connection string that is refused."""
 
 
 def connection(text: str) -> tuple[list[tuple[str, str]], dict[str, Any]]:
@@ -153,8 +161,7 @@ def connection_of(text: str, redis_type: str) -> str:
 
 
 def _refused(what: str, instead: str) -> ConnectionStringError:
-    file = configuration_file(Path("feature_store.yaml").parent).name
-    return ConnectionStringError(f"{file}: connection_string of online_store can't be used: {what}. {instead}.")
+    return ConnectionStringError("connection_string", what, instead)
 
 
 def _parts(text: str) -> Iterator[str]:

@@ -9,12 +9,13 @@ import redis
 import redis.asyncio
 from feast import RepoConfig
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
-from pydantic import ConfigDict, Field, StrictStr, field_serializer, model_validator
+from pydantic import ConfigDict, Field, StrictStr, field_serializer, field_validator, model_validator
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 
 from parity.edge.configuration import connection, connection_of, without_secrets
+from parity.served.options import LogServed, log_options
 
 TIMEOUTS = {"socket_timeout": 2, "socket_connect_timeout": 2}
 """Seconds that one attempt may take, unless the connection string says otherwise."""
@@ -35,12 +36,19 @@ class RedisOptions(RedisOnlineStoreConfig):
     """How far ahead of this machine's clock an event may be, and still be written and served."""
     max_entities_per_request: int = Field(default=10_000, gt=0)
     """How many entities one asynchronous read may ask for. A feature server answers nobody else meanwhile."""
+    log_served: LogServed | None = None
+    """Where to log what is served, if at all (parity/served)."""
 
     @model_validator(mode="before")
     @classmethod
     def _take_the_connection_string(cls, options: dict[str, Any]) -> dict[str, Any]:
         text = options.get("connection_string", "localhost:6379")
         return options | {"connection_string": connection_of(text, options.get("redis_type", "redis"))}
+
+    @field_validator("log_served", mode="before")
+    @classmethod
+    def _take_the_log(cls, value: Any) -> dict[str, Any] | None:
+        return log_options(value)
 
     @field_serializer("connection_string")
     def _hide_secrets(self, text: str) -> str:

@@ -110,14 +110,18 @@ class FastRead:
 
 
 class Entities:
-    """The entities that a request asks for: what to ask Redis, and what its replies mean."""
+    """The entities that a request asks for: what to ask Redis, and what its replies mean.
+
+    ``parts`` are the encoded fields of the last response: its metadata, and each of its results.
+    """
 
     def __init__(self, read: FastRead, columns: dict[str, list]):
         self._read, self._columns, self._stored = read, columns, {}
+        self.parts: list[bytes] = []
         counts = {len(values) if type(values) is list else 0 for values in columns.values()}
         if len(counts) != 1 or 0 in counts:
             raise NotTaken
-        [self._count] = counts
+        [self.count] = counts
         try:
             for name, values in columns.items():
                 self._stored[name] = read.kinds[name].stored(values)
@@ -139,13 +143,14 @@ class Entities:
     def response(self, replies: Sequence[list], present: int, tolerance: int) -> OnlineResponse:
         """Put the replies together, as they are to be answered at ``present``, in microseconds since 1970, with rows
         that are ahead of it by at most the ``tolerance``. Raises `NotTaken`."""
-        count, read = self._count, self._read
+        count, read = self.count, self._read
         parts = [read.metadata(self._columns)]
         for name, values in self._columns.items():
             parts.append(_vector(read.kinds[name].given(values), _PRESENT * count, _EMPTY * count))
         rest = iter(replies)
         for view in read.views:
             parts += _vectors(view, list(islice(rest, count)), present, tolerance)
+        self.parts = parts
         try:
             return OnlineResponse(GetOnlineFeaturesResponse.FromString(b"".join(parts)), read.types)
         except DecodeError:

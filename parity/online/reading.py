@@ -3,8 +3,11 @@
 Every read has a synchronous and an asynchronous form, which share all but the line that waits for Redis.
 """
 
+import asyncio
 import copy
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from datetime import datetime
 from itertools import islice
 from typing import Any, NamedTuple
@@ -19,7 +22,7 @@ from google.protobuf.message import DecodeError
 from redis.exceptions import ResponseError
 
 from parity.definition.declare import horizon_of
-from parity.definition.instants import EPOCH, MICROSECOND
+from parity.definition.instants import EPOCH, MICROSECOND, utc_now
 from parity.edge.feast_internals import Request, add_to_response, counts_reads, distinct_entities, stored_name
 from parity.online.connection import RedisConnections, tolerance_of
 from parity.online.encoding import redis_key
@@ -37,6 +40,8 @@ from parity.online.rows import (
     standing,
 )
 from parity.online.steps import as_held
+from parity.served.answers import Content, Kind, rows_of
+from parity.served.recorder import Recorder, recorder_of
 
 RESOLVED_REQUESTS = 256
 """How many kinds of requests are kept as they were resolved."""
@@ -53,14 +58,19 @@ class Present(NamedTuple):
     tolerance: int
 
 
+_DECIDED_AT: ContextVar[Present] = ContextVar("the present that an answer was decided at")
+
+
 class Reads(RedisConnections):
-    """What a store does that gives rows out."""
+    """What a store does that gives rows out; it ``logs`` that where it is configured to."""
 
     now: Callable[[], datetime]
 
     def __init__(self):
         super().__init__()
-        self._reads: dict[tuple, FastRead] = {}
+        self._reads: dict[Kind, FastRead] = {}
+        self.logs, self._configured = True, False
+        self._recorder: Recorder | None = None
 
     def get_online_features(
         self,
@@ -77,17 +87,23 @@ class Reads(RedisConnections):
         Raises `InvalidRequest`, another `FeastError` that is the caller's fault, or `Unavailable`.
         """
         registry, features = ServingRegistry(registry), _from_rows(features)
-        request = resolve(registry, project, features, full_feature_names)
+        kind, request = _resolved(registry, project, features, full_feature_names)
         flags = full_feature_names, include_feature_view_version_metadata
         with answering():
             try:
-                entities = self._fast_read(config, request, features, project, *flags).of(entity_rows)
+                entities = self._fast_read(config, kind, request, include_feature_view_version_metadata).of(entity_rows)
                 replies = self._read_hash_fields(config, entities.commands())
-                return entities.response(replies, *self._present(config))
+                present = self._present(config)
+                response = entities.response(replies, *present)
+                content, rows = entities.parts, entities.count
             except NotTaken:
                 entity_rows = read_texts(request, entity_rows)
                 require_valid(request, entity_rows)
-                return super().get_online_features(config, features, entity_rows, registry, project, *flags)
+                response = super().get_online_features(config, features, entity_rows, registry, project, *flags)
+                present, content, rows = _DECIDED_AT.get(), response.proto, rows_of(response.proto)
+        if self.logs:
+            self._note(config, kind, request, content, rows, present)
+        return response
 
     async def get_online_features_async(
         self,
@@ -102,33 +118,60 @@ class Reads(RedisConnections):
         """The same, through the asynchronous client, and of not too many entities at once."""
         require_few(entity_rows, config.online_store.max_entities_per_request)
         registry, features = ServingRegistry(registry), _from_rows(features)
-        request = resolve(registry, project, features, full_feature_names)
+        kind, request = _resolved(registry, project, features, full_feature_names)
         flags = full_feature_names, include_feature_view_version_metadata
         with answering():
             try:
-                entities = self._fast_read(config, request, features, project, *flags).of(entity_rows)
+                entities = self._fast_read(config, kind, request, include_feature_view_version_metadata).of(entity_rows)
                 replies = await self._read_hash_fields_async(config, entities.commands())
-                return entities.response(replies, *self._present(config))
+                present = self._present(config)
+                response = entities.response(replies, *present)
+                content, rows = entities.parts, entities.count
             except NotTaken:
                 entity_rows = read_texts(request, entity_rows)
                 require_valid(request, entity_rows)
-                return await super().get_online_features_async(config, features, entity_rows, registry, project, *flags)
+                asked = super().get_online_features_async(config, features, entity_rows, registry, project, *flags)
+                response = await asked
+                present, content, rows = _DECIDED_AT.get(), response.proto, rows_of(response.proto)
+        if self.logs:
+            self._note(config, kind, request, content, rows, present)
+        return response
 
     def _present(self, config: RepoConfig) -> Present:
         return Present((self.now() - EPOCH) // MICROSECOND, tolerance_of(config))
 
-    def _fast_read(
-        self, config: RepoConfig, request: Request, features, project: str, full_feature_names: bool, versions: bool
-    ) -> FastRead:
+    def _decided(self, config: RepoConfig) -> Present:
+        """The present, noted as that of an answer that Feast itself puts together."""
+        present = self._present(config)
+        _DECIDED_AT.set(present)
+        return present
+
+    def _note(
+        self, config: RepoConfig, kind: Kind, request: Request, content: Content, rows: int, present: Present
+    ) -> None:
+        """Note an answer in the log of what is served, if that is on."""
+        if not self._configured:
+            self._recorder, self._configured = recorder_of(config), True
+        if self._recorder:
+            as_of = present.present
+            answered = as_of if self.now is utc_now else time.time_ns() // 1000
+            self._recorder.note((kind, request, content, as_of, answered, rows))
+
+    async def close(self) -> None:
+        """Write what was noted, as a server does that ends."""
+        if self._recorder:
+            await asyncio.to_thread(self._recorder.close)
+        await super().close()
+
+    def _fast_read(self, config: RepoConfig, key: Kind, request: Request, versions: bool) -> FastRead:
         """Prepare a request, once for as long as Feast's own cache holds what it was resolved to."""
         if versions or counts_reads():
             raise NotTaken
-        key = (project, features.name if isinstance(features, FeatureService) else tuple(features), full_feature_names)
         found = self._reads.get(key)
         if found is None or found.request.groups is not request.groups:
             if len(self._reads) >= RESOLVED_REQUESTS:
                 self._reads.clear()
-            found = self._reads[key] = FastRead(config, self, request, full_feature_names)
+            found = self._reads[key] = FastRead(config, self, request, key.full_names)
         return found
 
     def online_read(
@@ -157,13 +200,13 @@ class Reads(RedisConnections):
         self, config, grouped_refs, join_key_values, entity_name_to_join_key_map, response, *flags
     ) -> None:
         plan = _Plan(config, grouped_refs, join_key_values, entity_name_to_join_key_map)
-        plan.answer(self._read_hash_fields(config, plan.commands), self._present(config), response, *flags)
+        plan.answer(self._read_hash_fields(config, plan.commands), self._decided(config), response, *flags)
 
     async def _read_features_per_fv_async(
         self, config, grouped_refs, join_key_values, entity_name_to_join_key_map, response, *flags
     ) -> None:
         plan = _Plan(config, grouped_refs, join_key_values, entity_name_to_join_key_map)
-        plan.answer(await self._read_hash_fields_async(config, plan.commands), self._present(config), response, *flags)
+        plan.answer(await self._read_hash_fields_async(config, plan.commands), self._decided(config), response, *flags)
 
     def _read_hash_fields(self, config: RepoConfig, commands: list[Command]) -> list[list]:
         if config.online_store.client != RedisClient.redis:
@@ -279,6 +322,12 @@ class _Plan:
 def _hmget(command: Command) -> tuple:
     key, fields = command
     return "HMGET", key, *fields
+
+
+def _resolved(registry: Any, project: str, features: Any, full_feature_names: bool) -> tuple[Kind, Request]:
+    request = resolve(registry, project, features, full_feature_names)
+    asked = features.name if isinstance(features, FeatureService) else tuple(features)
+    return Kind(project, asked, full_feature_names), request
 
 
 def _from_rows(features: Any) -> Any:

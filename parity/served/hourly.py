@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -79,10 +78,14 @@ class HourlyParts:
             if hour + timedelta(hours=1) + GRACE <= self._now():
                 self._merge(hour)
 
-    def close(self) -> None:
-        """Merge what there is, and note what was dropped and is in no part yet."""
+    def write_dropped(self) -> None:
+        """Write a part without rows where something was dropped since the last."""
         if self.dropped:
             self._write(_hour_of(self._now()), self._schema.empty_table())
+
+    def close(self) -> None:
+        """Merge what there is, and note what was dropped and is in no part yet."""
+        self.write_dropped()
         for hour in sorted(self._parts):
             self._merge(hour)
         if self.dropped:
@@ -193,13 +196,11 @@ def _reason(error: Exception, folder: Path) -> str:
 
 
 _warned = [float("-inf")]
-_warning = threading.Lock()
 
 
 def warn(text: str, always: bool = False) -> None:
     """Write a warning on the log, one a minute at most unless ``always``."""
-    with _warning:
-        if not always and time.monotonic() - _warned[0] < SECONDS_BETWEEN_WARNINGS:
-            return
-        _warned[0] = time.monotonic()
+    if not always and time.monotonic() - _warned[0] < SECONDS_BETWEEN_WARNINGS:
+        return
+    _warned[0] = time.monotonic()
     logging.getLogger("parity.served").warning("%s", text)

@@ -1,9 +1,10 @@
 """What was served, as it is read back: the parts of the log, and the rows of each.
 
-    for part in parts(folder, service="user_features", since=yesterday):
-        rows = read(part)
+for part in parts(folder, service="user_features", since=yesterday):
+    rows = read(part)
 """
 
+import hashlib
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from parity.edge.errors import UserError
 from parity.served.hourly import HOUR, facts_of
 
+LONGEST_NAME = 200
 T = TypeVar("T")
 TRIES = 20
 """How often to look again for parts that were merged meanwhile."""
@@ -37,8 +39,11 @@ class Part(NamedTuple):
 
 
 def folder_of(service: str) -> str:
-    """The name of the folder of a service's parts."""
-    return f"service={quote(service, safe=' ')}"
+    """The name of the folder of a service's parts; of a long one, the beginning and a hash."""
+    name = quote(service, safe=" ")
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(service.encode()).hexdigest()[:12]}"
+    return f"service={name}"
 
 
 def parts(
