@@ -11,6 +11,7 @@ Data flows one way, and each folder is one station of it:
     stream         events, served milliseconds after they happened, and landed among the transactions
     proof          the three sides, compared for equality, and why two of them differ
     report         what a proof found: on a terminal, as a page, as a certificate
+    audit          what was really served, held against the sides, as known today and as known then
     model          what a model was trained on, kept with it, and held against what it is served with
 
 `materialization` goes from offline to online. `repository` opens the Feast repository that ties all together, and

@@ -2,6 +2,7 @@
 
 python -m parity redis start|stop    a Redis on this machine, for trying things out
 python -m parity serve [OPTIONS]     Feast's feature server, which lets reads through only
+python -m parity audit [OPTIONS]     what was really served, held against what training gets
 python -m parity stream [OPTIONS]    events, brought online and landed among the transactions as they come
 """
 
@@ -18,6 +19,7 @@ from parity.edge.command import run
 from parity.edge.errors import UserError
 
 COMMANDS = {
+    "audit": "parity.audit.command",
     "redis": "parity.edge.redis_server",
     "serve": "parity.online.server",
     "stream": "parity.stream.command",

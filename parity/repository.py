@@ -31,13 +31,18 @@ MATERIALIZE = "Run: python materialize_to_online.py"
 
 @contextmanager
 def opened(
-    path: Path, tables: Iterable[FeatureTable], redefined: bool = False, may_be_new: bool = False
+    path: Path,
+    tables: Iterable[FeatureTable],
+    redefined: bool = False,
+    may_be_new: bool = False,
+    online: bool = True,
 ) -> Iterator[FeatureStore]:
     """Open the repository at ``path``, ready to be read: definitions applied, features computed, Redis answering.
 
     ``tables`` are the definitions as declared; the registry must hold the same, and the features must have been
     computed by them, but where they may be ``redefined`` since: to be compared. Of those that ``may_be_new`` nothing
-    may have been computed yet. What Feast or Redis raise inside the block becomes a `UserError` too.
+    may have been computed yet. Redis need not answer where nothing ``online`` is read. What Feast or Redis raise inside
+    the block becomes a `UserError` too.
     """
     store = _open(path)
     try:
@@ -46,7 +51,8 @@ def opened(
                 _require_applied(store, table.service, table.view)
                 if not may_be_new or _is_there(location(table.source.path)):
                     _require_computed(table, redefined)
-            _connect(store)
+            if online:
+                _connect(store)
             yield store
     except UserError as error:
         raise UserError(without_secrets(str(error), _connection_string(store))) from None

@@ -134,7 +134,7 @@ def training_values(store: FeatureStore, table: FeatureTable, keys: pa.Table, at
     The result has, per feature, one value per key, in their order. It is `ROW_DROPPED` where the offline store leaves
     out the row of a key.
     """
-    entities = keys.to_pandas(types_mapper=_PANDAS_TYPES.get).assign(event_timestamp=pd.Timestamp(at))
+    entities = keys.to_pandas(types_mapper=PANDAS_TYPES.get).assign(event_timestamp=pd.Timestamp(at))
     found = _asked(store, table, entities)
     book = KeyBook(table.definition.keys)
     book.number(keys)
@@ -159,7 +159,7 @@ def training_at(
     """As `training_values`, of each of ``keys`` at an instant of its own; no two of a key are the same."""
     book = KeyBook(table.definition.keys)
     times = pa.array(instants, UTC_MICROSECONDS)
-    frame = keys.to_pandas(types_mapper=_PANDAS_TYPES.get)
+    frame = keys.to_pandas(types_mapper=PANDAS_TYPES.get)
     frame[ENTITY_TIME] = pd.DatetimeIndex(times.cast(pa.int64()).to_numpy().astype("datetime64[us]"), tz="UTC")
     wanted = {asked: place for place, asked in enumerate(zip(book.number(keys).tolist(), _counts(times), strict=True))}
     found = _asked(store, table, frame)
@@ -191,7 +191,7 @@ def _counts(times: pa.Array | pa.ChunkedArray) -> list[int]:
 
 ENTITY_TIME = "event_timestamp"
 """What Feast calls the instant of a row of entities."""
-_PANDAS_TYPES = {pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
+PANDAS_TYPES = {pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
 """Of columns that pandas would otherwise change where they meet others."""
 
 

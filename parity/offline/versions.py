@@ -361,6 +361,11 @@ class Versions:
         """From when on it is known what the table was; None if there is none, or if it lies in a bucket."""
         return None if self._since is None else EPOCH + self._since * MICROSECOND
 
+    @property
+    def instants(self) -> list[datetime]:
+        """When the table became another, oldest first, for as long as it is known what it was."""
+        return [EPOCH + delta.at * MICROSECOND for delta in self._deltas]
+
     def known_then(self, asked: pa.Table) -> pa.Table:
         """What training would have got for each key at `AS_OF` of the table as it was at `KNOWN_AT`.
 

@@ -145,7 +145,7 @@ def online_cause(feature: str, rule: Rule, e: Evidence, at: datetime, fresh: Fre
         return EXPIRED
     if fresh.redefined and _is_coerced(stored, computed):  # by a definition under which it is of another type
         return DEFINITION
-    known = _arithmetic(stored, computed, rule, e.purchases, e.stored_at)
+    known = arithmetic(stored, computed, rule, e.purchases, e.stored_at)
     is_settled = _is_unchanged(fresh) or (e.agrees and rule.time_window is not None)
     if known and (is_settled or known not in (WINDOW_EDGE, TIE)):
         return known  # and no purchase that came late and looks like that
@@ -273,7 +273,7 @@ def offline_cause(feature: str, rule: Rule, e: Evidence, right: Any, fresh: Fres
     wrong = e.history[event][feature]
     if same(wrong, right) or (right is None and evaluate(rule, e.purchases, event) is not None):
         return EXPIRED
-    known = _arithmetic(wrong, right, rule, e.purchases, event)
+    known = arithmetic(wrong, right, rule, e.purchases, event)
     if known and not (fresh.is_behind and known in (WINDOW_EDGE, TIE)):
         return known
     return CORRECTION if fresh.is_behind else TAMPERED
@@ -352,7 +352,7 @@ def wrong_cause(rule: Rule, past: Past, event: datetime, wrong: Any, right: Any,
         in_time = [purchase for purchase in known if purchase.time not in past.missing]
         if same(wrong, evaluate(rule, in_time, event)):
             return cause_of_missing(fresh)
-    cause = _arithmetic(wrong, right, rule, known, event)
+    cause = arithmetic(wrong, right, rule, known, event)
     if cause and not (fresh.is_behind and cause in (WINDOW_EDGE, TIE)):
         return cause
     if not fresh.is_behind:
@@ -397,7 +397,7 @@ def _is_shift(history: dict[datetime, dict], events: set[datetime]) -> bool:
     return any({event + (raw - first) for event in history} <= events for raw in _zones_away(first, events))
 
 
-def _arithmetic(wrong: Any, right: Any, rule: Rule, purchases: list[Purchase], event: datetime) -> str | None:
+def arithmetic(wrong: Any, right: Any, rule: Rule, purchases: list[Purchase], event: datetime) -> str | None:
     """Name the mistake in computing or storing that turns ``right`` into ``wrong``, if one is known to."""
     if wrong in (None, 0) and right in (None, 0) and not any(is_inside(rule, p, event) for p in purchases):
         return DEFINITION  # of what a window comes to that nothing is in

@@ -1,0 +1,274 @@
+"""What was logged of serving, as an audit looks at it: by feature view, whatever was asked for and under which names.
+
+A part of the log (`parity.served.log`) has the columns of a feature service, or of features that were asked for by
+reference: join keys, perhaps renamed, and `VIEW__FEATURE`, where VIEW may be an alias.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from feast import FeatureStore
+from feast.errors import FeastObjectNotFoundException
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+
+from parity.definition.checks import FeatureTable
+from parity.definition.instants import UTC_MICROSECONDS
+from parity.served.log import Part, read
+
+LOG_TIMESTAMP, REQUEST_ID, AS_OF = "__log_timestamp", "__request_id", "__as_of"
+STATUS, TIMESTAMP = "__status", "__timestamp"
+ROWS_AT_ONCE = 200_000
+NOT_DECLARED, ON_DEMAND, NO_SUCH_FEATURE, OTHER_KEYS = (
+    "the view is not declared any more",
+    "an on-demand view, which is worked out as it is served",
+    "the feature is not declared any more",
+    "the keys are of other types than declared",
+)
+"""Why a logged value is not audited."""
+
+
+class View(NamedTuple):
+    """A feature view that can be audited. One of ``table`` has aggregations; of another there is no oracle."""
+
+    name: str
+    keys: pa.Schema
+    features: dict[str, pa.DataType]
+    table: FeatureTable | None = None
+
+
+class Target(NamedTuple):
+    """A view as the parts of a schema have it."""
+
+    view: View
+    prefix: str
+    """What stands before the names of its features: its name, or an alias."""
+    keys: dict[str, str]
+    """The column of each join key."""
+    features: tuple[str, ...]
+
+
+class Chunk(NamedTuple):
+    """Some rows of the log that have the same columns, with the number of the request of each."""
+
+    rows: pa.Table
+    requests: np.ndarray
+    targets: Sequence[Target]
+    unseen: Mapping[tuple[str, str], int]
+    """How many columns of a view are not audited, by (view, why)."""
+
+
+@dataclass
+class Requests:
+    """The requests that were gone through, numbered in their order; of each, in a byte, what was found of it."""
+
+    found: np.ndarray = field(default_factory=lambda: np.zeros(1024, np.uint8))
+    count: int = 0
+    last: Any = None
+    """The id of the last row: a request's rows follow each other."""
+
+    def number(self, ids: pa.Array) -> np.ndarray:
+        """The numbers of the requests of these rows, the next of the log. A row without an id is one of its own."""
+        if not len(ids):
+            return np.empty(0, np.int64)
+        before = pa.concat_arrays([pa.array([self.last], ids.type), ids.slice(0, len(ids) - 1)])
+        new = ~pc.fill_null(pc.equal(ids, before), False).to_numpy(zero_copy_only=False)
+        numbers = self.count - 1 + np.cumsum(new)
+        self.count, self.last = int(numbers[-1]) + 1, ids[-1].as_py()
+        if self.count > len(self.found):
+            self.found = np.concatenate([self.found, np.zeros(self.count, np.uint8)])
+        return numbers
+
+    def mark(self, numbers: np.ndarray, how: int) -> None:
+        self.found[numbers] |= how
+
+    def marked(self, how: int) -> int:
+        return int(np.count_nonzero(self.found[: self.count] & how))
+
+
+def views_of(store: FeatureStore, tables: Sequence[FeatureTable]) -> dict[str, View]:
+    """The views that can be audited, by name: the ``tables``, and of the other ones that are applied those of Feast's
+    own kind that training can be asked of."""
+    found = {}
+    for table in tables:
+        features = {rule.name: rule.type for rule in table.definition.rules}
+        found[table.name] = View(table.name, table.definition.keys, features, table)
+    for view in store.list_feature_views():
+        if view.name not in found and type(view).__name__ == "FeatureView" and view.entity_columns:
+            keys = pa.schema([(column.name, _arrow(column.dtype)) for column in view.entity_columns])
+            found[view.name] = View(view.name, keys, {f.name: _arrow(f.dtype) for f in view.features})
+    return found
+
+
+def _arrow(dtype: Any) -> pa.DataType:
+    from feast.types import from_feast_to_pyarrow_type
+
+    type = from_feast_to_pyarrow_type(dtype)
+    return UTC_MICROSECONDS if pa.types.is_timestamp(type) else type
+
+
+def chunks(
+    store: FeatureStore,
+    parts: Iterable[Part],
+    views: Mapping[str, View],
+    requests: Requests,
+    since: datetime | None,
+    until: datetime | None,
+) -> Iterator[Chunk]:
+    """Go through the rows of the ``parts`` that were answered from ``since`` to ``until``, about `ROWS_AT_ONCE` of one
+    service at a time."""
+    waiting: dict[tuple, tuple[list[pa.Table], list[np.ndarray]]] = {}
+    for part in parts:
+        for rows in _batches(part):
+            rows = _between(rows, since, until)
+            if rows.num_rows:
+                kind = part.service, tuple(part.references), rows.schema.remove_metadata()
+                some, numbers = waiting.setdefault(_hashable(kind), ([], []))
+                some.append(rows.replace_schema_metadata())
+                numbers.append(requests.number(pa.concat_arrays(rows[REQUEST_ID].chunks)))
+                if sum(table.num_rows for table in some) >= ROWS_AT_ONCE:
+                    yield _chunk(store, part.service, waiting.pop(_hashable(kind)), views)
+    for (service, *_), some in waiting.items():
+        yield _chunk(store, service, some, views)
+
+
+def _hashable(kind: tuple[str | None, tuple, pa.Schema]) -> tuple:
+    service, references, schema = kind
+    return service, references, tuple((column.name, str(column.type)) for column in schema)
+
+
+def _batches(part: Part) -> Iterator[pa.Table]:
+    """The rows of a part, some at a time, where it still is where it was listed; and else at once."""
+    try:
+        file = pq.ParquetFile(part.path)
+    except FileNotFoundError:
+        yield read(part)
+        return
+    except (OSError, pa.ArrowException):
+        yield read(part)  # which says what is wrong
+        return
+    with file:
+        for batch in file.iter_batches(ROWS_AT_ONCE):
+            yield pa.table(batch)
+
+
+def _between(rows: pa.Table, since: datetime | None, until: datetime | None) -> pa.Table:
+    when = rows[LOG_TIMESTAMP]
+    if since is not None:
+        rows = rows.filter(pc.greater_equal(when, pa.scalar(since, when.type)))
+        when = rows[LOG_TIMESTAMP]
+    return rows if until is None else rows.filter(pc.less_equal(when, pa.scalar(until, when.type)))
+
+
+def _chunk(
+    store: FeatureStore, service: str | None, some: tuple[list[pa.Table], list[np.ndarray]], views: Mapping[str, View]
+) -> Chunk:
+    rows = pa.concat_tables(some[0]).combine_chunks()
+    targets, unseen = targets_of(store, service, rows.schema, views)
+    return Chunk(rows, np.concatenate(some[1]), targets, unseen)
+
+
+def targets_of(
+    store: FeatureStore, service: str | None, schema: pa.Schema, views: Mapping[str, View]
+) -> tuple[list[Target], Counter]:
+    """Find the views of ``views`` among the columns of a ``schema``; and count the columns that are not audited, by
+    (view, why)."""
+    named = {name: (name, {}) for name in views} | _projections(store, service)
+    of_prefix: dict[str, list[str]] = {}
+    unseen: Counter = Counter()
+    for column in schema.names:
+        if f"{column}{STATUS}" not in schema.names:
+            continue
+        fitting = [prefix for prefix in named if column.startswith(f"{prefix}__")]
+        prefix = max(fitting, key=len, default=None)
+        if prefix is None:
+            unseen[column.rpartition("__")[0], NOT_DECLARED] += 1
+        else:
+            of_prefix.setdefault(prefix, []).append(column[len(prefix) + 2 :])
+    on_demand = {view.name for view in store.list_on_demand_feature_views()}
+    targets = []
+    for prefix, features in of_prefix.items():
+        name, renamed = named[prefix]
+        view = views.get(name)
+        if view is None:
+            unseen[name, ON_DEMAND if name in on_demand else NOT_DECLARED] += len(features)
+            continue
+        known = tuple(feature for feature in features if feature in view.features)
+        keys = {key: renamed.get(key, key) for key in view.keys.names}
+        if len(known) < len(features):
+            unseen[name, NO_SUCH_FEATURE] += len(features) - len(known)
+        if not all(column in schema.names for column in keys.values()):
+            unseen[name, OTHER_KEYS] += len(known)
+        elif known:
+            targets.append(Target(view, prefix, keys, known))
+    return targets, unseen
+
+
+def _projections(store: FeatureStore, service: str | None) -> dict[str, tuple[str, dict[str, str]]]:
+    """By what a service calls each view of its: the view's name, and how its join keys are renamed."""
+    if service is None:
+        return {view.name: (view.name, {}) for view in store.list_on_demand_feature_views()}
+    try:
+        found = store.get_feature_service(service).feature_view_projections
+    except FeastObjectNotFoundException:
+        return {}
+    return {one.name_to_use(): (one.name, dict(one.join_key_map)) for one in found}
+
+
+class Served(NamedTuple):
+    """What was served of a target, in some rows: its keys as the view calls them, and instants in microseconds."""
+
+    keys: pa.Table
+    as_of: np.ndarray
+    when: np.ndarray
+    event: np.ndarray
+    """The event of the row that was served; `NO_EVENT` for none."""
+    requests: np.ndarray
+    values: pa.Table
+    statuses: pa.Table
+
+
+NO_EVENT = np.iinfo(np.int64).min
+
+
+def served_of(chunk: Chunk, target: Target) -> Served | None:
+    """What a ``chunk`` has of one of its targets; None where the keys are of other types than they are declared."""
+    rows, first = chunk.rows, f"{target.prefix}__{target.features[0]}"
+    try:
+        columns = [_as(rows[column], target.view.keys.field(key).type) for key, column in target.keys.items()]
+    except (pa.ArrowException, TypeError):
+        return None
+    if any(column.null_count for column in columns):
+        return None
+    event = pc.fill_null(_microseconds(rows[f"{first}{TIMESTAMP}"]), NO_EVENT).to_numpy()
+    nothing = pc.equal(rows[f"{first}{STATUS}"], FieldStatus.NOT_FOUND).to_numpy()
+    return Served(
+        pa.table(columns, target.view.keys),
+        _microseconds(rows[AS_OF]).to_numpy(),
+        _microseconds(rows[LOG_TIMESTAMP]).to_numpy(),
+        np.where(nothing & (event == 0), NO_EVENT, event),
+        chunk.requests,
+        rows.select([f"{target.prefix}__{feature}" for feature in target.features]).rename_columns(target.features),
+        rows.select([f"{target.prefix}__{feature}{STATUS}" for feature in target.features]).rename_columns(
+            target.features
+        ),
+    )
+
+
+def _as(keys: pa.ChunkedArray, type: pa.DataType) -> pa.ChunkedArray:
+    """The same keys of another width or resolution. Raises `TypeError` for another kind."""
+    kinds = (pa.types.is_integer, pa.types.is_timestamp, pa.types.is_boolean)
+    if keys.type != type and not any(is_kind(keys.type) and is_kind(type) for is_kind in kinds):
+        raise TypeError(f"{keys.type} for {type}")
+    return keys.cast(type)
+
+
+def _microseconds(times: pa.ChunkedArray) -> pa.ChunkedArray:
+    zone = times.type.tz
+    return times.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())

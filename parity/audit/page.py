@@ -1,0 +1,56 @@
+"""The report of an audit as one self-contained page: no script, nothing loaded from elsewhere, light and dark."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from parity.audit.causes import MEANING
+from parity.audit.found import Audit, Audited, by_size, share
+from parity.audit.terminal import about_log, not_audited, notes, span, tally, verdict
+from parity.edge.files import replacing
+from parity.online.side import cut
+
+TEMPLATE = Path(__file__).with_name("page.html")
+
+
+def write_page(path: Path, found: Audit, now: datetime) -> None:
+    """Write the page to ``path``, replacing an earlier one. No secret of the configuration is in it."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(TEMPLATE.read_text()).render(
+        found=found,
+        now=now.isoformat(),
+        verdict=verdict(found),
+        today=_share(found.wrong_today, found.audited),
+        then=_share(found.wrong_then, found.known_then),
+        aside=[*not_audited(found), *about_log(found)],
+        views=list(map(_view, found.views)),
+        shown=lambda value: "null" if value is None else cut(str(value)),
+    )
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _share(part: int, whole: int) -> dict[str, Any]:
+    """A share in words, and in per cent for the eye: what is there is seen, however little it is."""
+    percent = 100 * part / whole if whole else 0
+    return {"part": part, "whole": whole, "text": share(part, whole), "percent": max(percent, 0.5) if part else 0}
+
+
+def _view(view: Audited) -> dict[str, Any]:
+    largest = max((one.values for one in view.causes.values()), default=0)
+    causes = [
+        {
+            "name": cause,
+            "meaning": MEANING[cause],
+            "values": one.values,
+            "width": max(1.0, 100 * one.values / largest),
+            "tally": tally(one),
+            "span": span(one),
+            "key": view.named(one.example.key),
+            "example": one.example,
+        }
+        for cause, one in by_size(view.causes)
+    ]
+    return {"found": view, "notes": notes(view), "causes": causes}
