@@ -27,7 +27,7 @@ from parity.audit.causes import (
     PAST_HORIZON,
 )
 from parity.audit.found import share
-from parity.audit.logged import NO_SUCH_FEATURE, NOT_DECLARED, OTHER_KEYS
+from parity.audit.logged import NO_SUCH_FEATURE, NOT_DECLARED, OTHER_KEYS, Requests
 from parity.audit.terminal import summary
 from parity.proof.found import EXTRA, MATCH, MISSING, WRONG
 from tests.audits import Logged, causes, serve, write_log
@@ -173,6 +173,17 @@ class TestCauses:
         world.put(user, AVERAGE, Value(double_val=round(world.row(user)[AVERAGE], 1)))
         logged.ask(user)
         assert causes(logged.view()) == ({meaning.COERCION: 1}, {meaning.COERCION: 1})
+
+    def test_a_value_that_was_served_as_another_type_is_not_equal(self, logged):
+        user, world = logged.world.fresh(), logged.world
+        columns = {"user_id": pa.array([user])}
+        for name, value in ((AVERAGE, str(world.row(user)[AVERAGE])), (TOTAL, world.row(user)[TOTAL])):
+            columns |= {f"zoo__{name}": pa.array([value]), f"zoo__{name}__status": pa.array([1], pa.int32())}
+            columns[f"zoo__{name}__timestamp"] = pa.array([world.last(user)], pa.timestamp("us", "UTC"))
+        logged.ask(user)
+        write_log(logged.folder, world.table.service, columns, world.now, project=world.store.project)
+        found = logged.view()
+        assert (found.values, causes(found)) == (4, ({meaning.COERCION: 1}, {meaning.COERCION: 1}))
 
     def test_minus_zero_is_not_zero(self, logged):
         user, world = logged.world.fresh(), logged.world
@@ -354,3 +365,27 @@ def test_every_cause_has_its_meaning():
 )
 def test_a_share_is_never_rounded_to_none_or_all(part, whole, text):
     assert share(part, whole) == text
+
+
+class TestRequests:
+    def test_the_rows_of_a_request_may_lie_apart(self):
+        requests = Requests()
+        first = requests.number(pa.array(["t-0", "t-0", "t-65536", "s-0", "t-1"]))
+        again = requests.number(pa.array(["t-0", "s-0", "t-65536"]))
+        assert len(set(first.tolist())) == 4
+        assert again.tolist() == [first[0], first[3], first[2]]
+        assert requests.count == 4
+
+    def test_other_ids_are_told_apart_where_they_follow_each_other(self):
+        requests = Requests()
+        numbers = requests.number(pa.array(["a", "a", None, None, "b"]))
+        assert numbers[0] == numbers[1]
+        assert len(set(numbers.tolist())) == 4
+        assert requests.number(pa.array(["b"])).tolist() == [numbers[-1]]
+        assert requests.count == 4
+
+    def test_a_mark_is_one_of_a_request_and_not_of_a_row(self):
+        requests = Requests()
+        numbers = requests.number(pa.array([f"t-{number // 3}" for number in range(200_000)]))
+        requests.mark(numbers[:5], 1)
+        assert (requests.marked(1), requests.count) == (2, 66_667)

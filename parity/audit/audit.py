@@ -113,7 +113,8 @@ class OneView:
     def __init__(self, store: FeatureStore, view: View, question: Question, rows: int):
         self.store, self.view, self.question, self.found = store, view, question, Audited(view)
         self._stack, self._rows = ExitStack(), rows
-        self._spools: dict[tuple[str, ...], Spool] = {}
+        self._spools: dict[tuple, Spool] = {}
+        """By the features, and the types of the columns: a value may have been served as another than it is."""
         self._mistakes = 0
 
     def __enter__(self) -> "OneView":
@@ -156,15 +157,16 @@ class OneView:
             columns[f"truth {feature}"] = truth
             columns[f"then {feature}"] = one_array(then.values[feature]) if then else pa.nulls(len(truth), truth.type)
         rows = pa.table(columns)
-        if target.features not in self._spools:
-            self._spools[target.features] = self._stack.enter_context(Spool(self.parts))
-        self._spools[target.features].append(rows, numbers % self.parts)
+        kind = target.features, tuple(map(str, rows.schema.types))
+        if kind not in self._spools:
+            self._spools[kind] = self._stack.enter_context(Spool(self.parts, rows.schema))
+        self._spools[kind].append(rows, numbers % self.parts)
 
     def compare(self, found: Audit) -> None:
         """Compare all that was taken up."""
         keys = np.zeros(len(self.book), bool)
         for part in range(self.parts):
-            for features, spool in self._spools.items():
+            for (features, _), spool in self._spools.items():
                 for rows in spool.part(part):
                     keys[rows["number"].to_numpy()] = True
                     _Compared(self, part, features, rows, found).all()
@@ -200,25 +202,24 @@ def _freshness(table: FeatureTable, transactions: Location, redefined: bool) -> 
 
 
 class Spool:
-    """Rows sorted away by part, on disk."""
+    """Rows of a ``schema``, sorted away by part, on disk."""
 
-    def __init__(self, parts: int):
+    def __init__(self, parts: int, schema: pa.Schema):
         self._places: list[list[int]] = [[] for _ in range(parts)]
-        self._writer, self._written = None, 0
+        self._schema, self._written = schema, 0
 
     def __enter__(self) -> "Spool":
         self._file = tempfile.TemporaryFile()
+        self._writer: pa.RecordBatchFileWriter | None = pa.ipc.new_file(self._file, self._schema)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
     def append(self, rows: pa.Table, part: np.ndarray) -> None:
+        rows = rows.take(pa.array(np.argsort(part, kind="stable")))
+        ends = np.cumsum(np.bincount(part, minlength=len(self._places)))
         try:
-            if self._writer is None:
-                self._writer, self._schema = pa.ipc.new_file(self._file, rows.schema), rows.schema
-            rows = rows.cast(self._schema).take(pa.array(np.argsort(part, kind="stable")))
-            ends = np.cumsum(np.bincount(part, minlength=len(self._places)))
             for places, start, end in zip(self._places, [0, *ends[:-1]], ends, strict=True):
                 for some in rows.slice(start, end - start).combine_chunks().to_batches() if end > start else []:
                     self._writer.write_batch(some)

@@ -64,32 +64,71 @@ class Chunk(NamedTuple):
     """How many columns of a view are not audited, by (view, why)."""
 
 
+THERE = 16
+"""What is marked of every request, beside what is found of it (found.py)."""
+BLOCK = 1 << 16
+
+
 @dataclass
 class Requests:
-    """The requests that were gone through, numbered in their order; of each, in a byte, what was found of it."""
+    """The requests that were gone through, by number; of each, in a byte, what was found of it.
 
-    found: np.ndarray = field(default_factory=lambda: np.zeros(1024, np.uint8))
-    count: int = 0
-    last: Any = None
-    """The id of the last row: a request's rows follow each other."""
+    The log calls them by a token of a process and a number that counts on, and the rows of one may be in several parts:
+    so numbers are given by blocks of a process. Requests under other ids are told apart where they follow each other.
+    """
+
+    found: np.ndarray = field(default_factory=lambda: np.zeros(BLOCK, np.uint8))
+    blocks: dict[tuple[str, int], int] = field(default_factory=dict)
+    last: str | None = None
+    own: int = BLOCK
+    """How many numbers are given of the last block of requests under other ids, and `own_block` which that is."""
+    own_block: int = 0
 
     def number(self, ids: pa.Array) -> np.ndarray:
         """The numbers of the requests of these rows, the next of the log. A row without an id is one of its own."""
-        if not len(ids):
-            return np.empty(0, np.int64)
-        before = pa.concat_arrays([pa.array([self.last], ids.type), ids.slice(0, len(ids) - 1)])
-        new = ~pc.fill_null(pc.equal(ids, before), False).to_numpy(zero_copy_only=False)
-        numbers = self.count - 1 + np.cumsum(new)
-        self.count, self.last = int(numbers[-1]) + 1, ids[-1].as_py()
-        if self.count > len(self.found):
-            self.found = np.concatenate([self.found, np.zeros(self.count, np.uint8)])
+        parts = pc.extract_regex(ids, r"^(?P<token>.*)-(?P<count>[0-9]{1,15})$")
+        counted = pc.is_valid(parts).to_numpy(zero_copy_only=False)
+        numbers = np.empty(len(ids), np.int64)
+        if counted.any():
+            some = parts.filter(pa.array(counted))
+            numbers[counted] = self._by_block(some.field("token"), some.field("count").cast(pa.int64()).to_numpy())
+        for place in np.flatnonzero(~counted).tolist():
+            numbers[place] = self._following(ids[place].as_py())
+        self.mark(numbers, THERE)
         return numbers
+
+    def _by_block(self, tokens: pa.Array, counts: np.ndarray) -> np.ndarray:
+        encoded = tokens.dictionary_encode()
+        of, first = encoded.indices.to_numpy(), counts // BLOCK
+        kinds, place = np.unique(np.stack([of, first]), axis=1, return_inverse=True)
+        names = encoded.dictionary.to_pylist()
+        bases = [self._block((names[token], block)) for token, block in kinds.T.tolist()]
+        return np.array(bases)[place.reshape(-1)] + counts % BLOCK
+
+    def _block(self, key: tuple[str, int]) -> int:
+        """The first number of a block."""
+        base = self.blocks.setdefault(key, len(self.blocks) * BLOCK)
+        if base + BLOCK > len(self.found):
+            self.found = np.concatenate([self.found, np.zeros(max(BLOCK, len(self.found)), np.uint8)])
+        return base
+
+    def _following(self, id: str | None) -> int:
+        if id is None or id != self.last:
+            if self.own == BLOCK:
+                self.own, self.own_block = 0, self._block(("", -1 - len(self.blocks)))
+            self.own += 1
+        self.last = id
+        return self.own_block + self.own - 1
+
+    @property
+    def count(self) -> int:
+        return self.marked(THERE)
 
     def mark(self, numbers: np.ndarray, how: int) -> None:
         self.found[numbers] |= how
 
     def marked(self, how: int) -> int:
-        return int(np.count_nonzero(self.found[: self.count] & how))
+        return int(np.count_nonzero(self.found & how))
 
 
 def views_of(store: FeatureStore, tables: Sequence[FeatureTable]) -> dict[str, View]:
