@@ -27,6 +27,7 @@ from parity.edge.files import replacing
 REPOSITORY = Path(__file__).resolve().parent
 DATA = REPOSITORY / "data"
 PURCHASES, SAMPLE = DATA / "CDNOW_master.txt", DATA / "CDNOW_sample.txt"
+MODEL = DATA / "buys_again.model"
 PACKAGE = "lifetimes==0.11.3"
 HASHES = {
     PURCHASES: "eff6889ed364c5199d6eacbbeb7a6d559971df4406ac876f322c373f00a072ef",
