@@ -21,6 +21,8 @@ from parity.edge.signals import Watch, end_at_once, ending_in_order
 
 TRACEBACK_OPTION, TRACEBACK_VARIABLE = "--traceback", "FEATURE_STORE_TRACEBACK"
 LONGEST_REASON = 500
+USUAL_REPOSITORY = "feature_repo"
+"""The folder that messages speak of, and that scripts work on, where nothing else is said."""
 
 
 def start() -> None:
@@ -72,10 +74,11 @@ def argument_parser(doc: str, repository: Path | None = None) -> argparse.Argume
     """Make the parser of a script's command line, described by its docstring, with what every script takes.
 
     One that works on a Feast repository takes another than the ``repository`` by ``-c``, as the `feast` command does,
-    and has it as ``args.repository``; what an error says to run next is then of that one.
+    and has it as ``args.repository``; what an error says to run next is then of that one, as of a ``repository`` that
+    is another by itself.
     """
     parser = _Parser(description=doc.splitlines()[0])
-    _Chosen.named = None
+    _Chosen.named = shlex.quote(shown(repository)) if repository and repository.name != USUAL_REPOSITORY else None
     if repository:
         of = f"the folder of features.py and feature_store.yaml (default: {repository.name})"
         names = "-c", "--chdir"
@@ -102,7 +105,7 @@ def _of_chosen(message: str) -> str:
     """What a ``message`` says to run, for the repository that was chosen."""
     if not _Chosen.named:
         return message
-    message = message.replace("cd feature_repo && feast apply", f"cd {_Chosen.named} && feast apply")
+    message = message.replace(f"cd {USUAL_REPOSITORY} && feast apply", f"cd {_Chosen.named} && feast apply")
     return re.sub(r"\bRun: python \w+\.py\b", lambda command: f"{command[0]} -c {_Chosen.named}", message)
 
 
