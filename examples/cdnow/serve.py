@@ -1,0 +1,361 @@
+"""Serve the model over HTTP: asked for a customer, read the features online, and answer the score that they give.
+
+    python examples/cdnow/serve.py [-c REPO] [--service NAME] [--model FILE] [--present INSTANT] [--host HOST]
+        [--port PORT]
+
+    curl 'localhost:8000/predict?customer_id=00042'
+    curl localhost:8000/predict -d '{"customer_ids": ["00042", "00043"]}'
+    curl localhost:8000/health
+
+It starts only where features are declared, applied and computed as they were when the model was trained. It looks again
+every two seconds: once somebody has applied others it answers 503 and names what has changed, until that is put back.
+"""
+
+if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends them in order too
+    from parity.edge.command import start
+
+    start()
+
+import argparse
+import asyncio
+import hashlib
+import json
+import logging
+import math
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import parity.edge.quick_feast  # noqa: F401
+
+# isort: split
+
+import uvicorn
+from cdnow import DATA, PRESENT, REPOSITORY
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse, Response
+from feast import FeatureService, FeatureStore, Field
+from feast.errors import FeastError
+from feast.online_response import OnlineResponse
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from model import SERVICE, inputs_of, matrix, scores
+from redis import RedisError
+from starlette.requests import ClientDisconnect
+
+from parity.definition.checks import Declared, FeatureTable, declared
+from parity.edge.command import argument_parser, instant, run, shown, whole_number
+from parity.edge.errors import UserError
+from parity.edge.signals import ending_by
+from parity.model.applied import require_served
+from parity.model.contract import Contract
+from parity.model.file import load
+from parity.online.side import Coerced, online_store_of, python_values
+from parity.repository import opened
+
+logger = logging.getLogger("cdnow.serve")
+
+KEY = "customer_id"
+MOST_IDS, LONGEST_ID, LARGEST_BODY = 1000, 100, 1 << 20
+"""Customers of one request, during which all others wait; characters of an id; bytes of a body."""
+LOOK_SECONDS = 2
+"""How often the server looks whether the definitions are still those of the model."""
+SECONDS_TO_FINISH = 5
+
+OK, UNKNOWN, EXPIRED = "ok", "unknown", "expired"
+"""What becomes of a customer: there are features; there are none; they are older than the ttl. Of the last two there is
+no score."""
+
+_as_of: ContextVar[datetime] = ContextVar("as_of")
+"""The instant of the request that is being answered, at which features are read and derived alike."""
+
+
+def main() -> None:
+    args = arguments()
+    scorer, tables = trained(args.model, args.service, declared(args.repository))
+    with opened(args.repository, []) as store:
+        require_served(store, scorer.contract, tables)  # which names the feature
+    with opened(args.repository, tables) as store, listening(args.host, args.port) as listener:
+        server = Server(store, scorer, tables, ticking(args.present))
+        serve(server.application(f"http://{args.host}:{listener.getsockname()[1]}"), listener)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argument_parser(__doc__, REPOSITORY)
+    add_model_arguments(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
+    port = "the port to listen on; 0 for any that is free (default: 8000)"
+    parser.add_argument("--port", type=whole_number(0, 65535), default=8000, help=port)
+    return with_model(parser.parse_args())
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """What serving and its proof are both asked by."""
+    service = f"the FeatureService that the model was trained on (default: {SERVICE})"
+    parser.add_argument("--service", default=SERVICE, metavar="NAME", help=service)
+    parser.add_argument("--model", type=Path, metavar="FILE", help=f"(default: {shown(DATA)}/SERVICE.model)")
+    present = f"what to take for the present, ISO 8601 (default: {PRESENT.isoformat()}, after the last purchase)"
+    parser.add_argument("--present", type=instant, default=PRESENT, metavar="INSTANT", help=present)
+
+
+def with_model(args: argparse.Namespace) -> argparse.Namespace:
+    args.model = args.model or DATA / f"{args.service}.model"
+    return args
+
+
+# The model
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model, with what is needed to ask it."""
+
+    model: Any
+    contract: Contract
+    service: FeatureService
+    fields: Mapping[str, Sequence[Field]]
+    """The features of each view of the service."""
+    id: str
+    """The beginning of the SHA-256 of the model's file."""
+
+    def scores(self, values: Mapping[str, Sequence], instants: Sequence[datetime]) -> list[float | None]:
+        """The score of each row: of its features, in columns, as of its instant. None where a feature is missing."""
+        found = scores(self.model, matrix(values, instants, self.contract.inputs))
+        return [None if math.isnan(score) else score for score in found.tolist()]
+
+
+def trained(path: Path, service: str, declarations: Declared) -> tuple[Scorer, tuple[FeatureTable, ...]]:
+    """Read the model, and find the tables that it needs. Raises `UserError` if it was trained on other definitions."""
+    model, contract = load(path, declarations, service)
+    contract.require_inputs(inputs_of(feature.name for feature in contract.features))
+    [found] = [one for one in declarations.services if one.name == service]
+    fields = {projection.name: projection.features for projection in found.feature_view_projections}
+    scorer = Scorer(model, contract, found, fields, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
+    return scorer, declarations.of(service=service).tables
+
+
+# What is answered
+
+
+class Another(Exception):
+    """What is online is not what the model takes."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the online store answered of some customers: their features in columns, and what becomes of each."""
+
+    values: Mapping[str, Sequence]
+    statuses: Sequence[str]
+
+    @classmethod
+    def of(cls, response: OnlineResponse, fields: Mapping[str, Sequence[Field]]) -> "Served":
+        """Raises `Another` for a value of another type than its feature's."""
+        proto = response.proto
+        vectors = dict(zip(proto.metadata.feature_names.val, proto.results, strict=True))
+        values = {}
+        for view, of_view in fields.items():
+            for field in of_view:
+                values[field.name] = python_values(field, vectors[field.name].values)
+                for value in values[field.name]:
+                    if isinstance(value, Coerced):
+                        raise Another(f"{view}:{field.name} is {value.kind} online, and {field.dtype} in the model")
+        by_view = [[vectors[field.name] for field in of_view] for of_view in fields.values()]
+        return cls(values, [_status(by_view, place) for place in range(len(proto.results[0].statuses))])
+
+
+def _status(by_view: Sequence[Sequence], place: int) -> str:
+    """What becomes of the customer at a ``place``, by the feature vectors of each view."""
+    found = set()
+    for vectors in by_view:
+        statuses = {vector.statuses[place] for vector in vectors}
+        if FieldStatus.OUTSIDE_MAX_AGE in statuses:
+            found.add(EXPIRED)
+        elif statuses == {FieldStatus.NOT_FOUND}:
+            found.add(UNKNOWN)
+    return EXPIRED if EXPIRED in found else UNKNOWN if UNKNOWN in found else OK
+
+
+class Server:
+    """The answers to requests, for as long as the features are those of the model."""
+
+    def __init__(
+        self, store: FeatureStore, scorer: Scorer, tables: Sequence[FeatureTable], clock: Callable[[], datetime]
+    ):
+        self._store, self._scorer, self._tables, self._clock = store, scorer, tables, clock
+        self._refusal: str | None = None
+        """Why nothing is answered at the moment."""
+        self._unseen: str | None = None
+        """Why it can't be seen at the moment whether the definitions have changed."""
+        online_store_of(store).now = lambda: _as_of.get(None) or clock()
+
+    def application(self, address: str) -> FastAPI:
+        @asynccontextmanager
+        async def living(_: FastAPI) -> AsyncIterator[None]:
+            looking = asyncio.create_task(self._keep_looking())
+            model = f"model {self._scorer.id} of {self._scorer.service.name}"
+            print(f"Serving {model} at {address}, as of {self._clock().isoformat()}", flush=True)
+            yield
+            looking.cancel()
+
+        application = FastAPI(openapi_url=None, lifespan=living)
+        application.add_api_route("/predict", self.predict_one, methods=["GET"])
+        application.add_api_route("/predict", self.predict_several, methods=["POST"])
+        application.add_api_route("/health", self.health, methods=["GET", "HEAD"])
+        application.add_exception_handler(FeastError, _unavailable)
+        application.add_exception_handler(Another, _unavailable)
+        return application
+
+    async def predict_one(self, request: Request) -> Response:
+        """The prediction for the customer of ``?customer_id=``."""
+        ids = request.query_params.getlist(KEY)
+        if len(ids) != 1:
+            raise HTTPException(422, f"ask for one customer, as in /predict?{KEY}=00042; POST takes several.")
+        [prediction], about = await self._predicted(ids)
+        return _json(prediction | about)
+
+    async def predict_several(self, request: Request) -> Response:
+        """The predictions for the customers of a body such as ``{"customer_ids": ["00042"]}``, in their order."""
+        predictions, about = await self._predicted(await _ids(request))
+        return _json({"predictions": predictions} | about)
+
+    async def _predicted(self, ids: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """Read, and predict: for each customer, and what is true of all of them."""
+        for id in ids:
+            if fault := _fault(id):
+                raise HTTPException(422, f"{KEY} {id!a:.80} {fault}")
+        if self._refusal:
+            raise HTTPException(503, self._refusal)
+        as_of, scorer = self._clock(), self._scorer
+        _as_of.set(as_of)
+        served = Served.of(await self._store.get_online_features_async(scorer.service, {KEY: ids}), scorer.fields)
+        scored = scorer.scores(served.values, [as_of] * len(ids))
+        rows = zip(ids, served.statuses, scored, zip(*served.values.values(), strict=True), strict=True)
+        predictions = [
+            {KEY: id, "status": status, "score": score, "features": dict(zip(served.values, row, strict=True))}
+            for id, status, score, row in rows
+        ]
+        return predictions, {"service": scorer.service.name, "model": scorer.id, "as_of": as_of.isoformat()}
+
+    def health(self) -> Response:
+        """Whether requests would be answered: 200, or 503 and why not."""
+        about = {"service": self._scorer.service.name, "model": self._scorer.id, "as_of": self._clock().isoformat()}
+        refusal = self._refusal
+        try:
+            online_store_of(self._store).ping(self._store.config)
+        except (RedisError, OSError):
+            refusal = refusal or "the online store does not answer"
+        if refusal:
+            return _json({"status": "unavailable", "detail": refusal} | about, 503)
+        return _json({"status": "ok"} | about)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.to_thread(self._look)
+
+    def _look(self) -> None:
+        """Hold what is applied and computed now against what the model was trained on; where that can't be seen, as of
+        a registry that is out of reach for a while, what was seen last still holds."""
+        before, unseen = self._refusal, None
+        try:
+            require_served(self._store, self._scorer.contract, self._tables)
+            self._refusal = None
+        except UserError as error:
+            self._refusal = str(error)
+        except Exception as error:  # of as many kinds as there are registries
+            unseen = f"{type(error).__name__}: {error!s:.200}"
+        if self._refusal != before:
+            logger.warning("not serving: %s", self._refusal) if self._refusal else logger.warning("serving again")
+        if unseen != self._unseen and unseen:
+            logger.warning("whether the definitions have changed can't be seen: %s", unseen)
+        self._unseen = unseen
+
+
+def _fault(id: Any) -> str | None:
+    """Why something can't be the id of a customer; None if it can. An id that nobody has is not at fault."""
+    if not isinstance(id, str):
+        return "is no text, such as '00042'."
+    if not id:
+        return "is empty."
+    if len(id) > LONGEST_ID:
+        return f"has {len(id):,} characters, more than {LONGEST_ID}."
+    if id != id.strip() or not id.isprintable() or "\N{REPLACEMENT CHARACTER}" in id:
+        return "holds spaces around it, or what can't be read."
+    return None
+
+
+async def _ids(request: Request) -> list:
+    """The ids of a request's body, of which no more is read than it may be long."""
+    body = bytearray()
+    with suppress(ClientDisconnect):
+        async for part in request.stream():
+            body += part
+            if len(body) > LARGEST_BODY:
+                raise HTTPException(413, f"the body is larger than {LARGEST_BODY:,} bytes.")
+    try:
+        ids = json.loads(bytes(body))[f"{KEY}s"]
+        if not isinstance(ids, list) or not ids:
+            raise TypeError
+    except (ValueError, TypeError, LookupError, RecursionError):
+        raise HTTPException(422, f'the body is not of this form: {{"{KEY}s": ["00042", "00043"]}}') from None
+    if len(ids) > MOST_IDS:
+        raise HTTPException(422, f"the request asks for {len(ids):,} customers, more than {MOST_IDS:,} at once.")
+    return ids
+
+
+def _json(content: Mapping[str, Any], status: int = 200) -> Response:
+    """An answer in which a float is written so that reading it gives the same bits."""
+    return Response(json.dumps(content), status, media_type="application/json")
+
+
+def _unavailable(_: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": str(error)}, status_code=503)
+
+
+# The process
+
+
+def ticking(present: datetime) -> Callable[[], datetime]:
+    """A clock that shows ``present`` now, and goes on from there."""
+    begin = time.monotonic_ns()
+    return lambda: present + timedelta(microseconds=(time.monotonic_ns() - begin) // 1000)
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens at this address. Raises `UserError` if there can't be any."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        reason = f"nothing can listen at {host}, port {port}: {error.strerror}"
+        raise UserError(f"{reason}. Choose another by --host and --port.") from None
+    with listener:
+        yield listener
+
+
+class _Uvicorn(uvicorn.Server):
+    """A server that leaves signals to whoever runs it."""
+
+    def capture_signals(self) -> Any:
+        return nullcontext()
+
+
+def serve(application: FastAPI, listener: socket.socket) -> None:
+    """Answer requests until a signal asks for an end; those that are being answered then are finished."""
+    config = uvicorn.Config(
+        application, log_level="warning", access_log=False, timeout_graceful_shutdown=SECONDS_TO_FINISH
+    )
+    server = _Uvicorn(config)
+    with ending_by(lambda: setattr(server, "should_exit", True)):
+        server.run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    run(main)
