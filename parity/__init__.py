@@ -13,6 +13,7 @@ Data flows one way, and each folder is one station of it:
     report         what a proof found: on a terminal, as a page, as a certificate
     audit          what was really served, held against the sides, as known today and as known then
     model          what a model was trained on, kept with it, and held against what it is served with
+    experiment     services served side by side: who was exposed to which, and what came of it
 
 `materialization` goes from offline to online. `repository` opens the Feast repository that ties all together, and
 `registry_store` keeps its registry. `edge` is where the outside begins: the command line, files, configuration, Redis

@@ -144,6 +144,7 @@ class TestWithoutGrowthBook:
         assert by_number.text_of(-7) == "-7"
 
 
+@pytest.mark.scale
 class TestAssignment:
     @pytest.fixture(autouse=True)
     def growthbook(self):

@@ -103,6 +103,12 @@ class Experiment:
         arm = self.arm_of(unit)
         return None if arm is None else self.arms[arm]
 
+    def service_called(self, arm: str) -> FeatureService:
+        """The service of an arm; `UserError` if there is no such arm."""
+        if arm not in self.arms:
+            raise UserError(f"the experiment {self.name!r} has no arm {arm!r}; there is {', '.join(self.arms)}.")
+        return self.arms[arm]
+
     def text_of(self, unit: Any) -> str:
         """The text that an id is hashed as. Raises `UserError` for what is no id of the unit's type."""
         if isinstance(unit, str):
