@@ -18,6 +18,7 @@ from parity.experiment.command import main, shown
 from parity.experiment.exposures import AS_OF, Exposures, exposure_parts
 from parity.experiment.outcomes import read_outcomes
 from parity.served.log import read
+from tests import experiments
 from tests.conftest import ROOT
 from tests.test_definition import changed
 from tests.test_experiment import SERVICES, declaration, experiment
@@ -402,3 +403,46 @@ class TestTheCommand:
     def test_of_an_experiment_that_is_not_declared(self, run, tmp_path):
         _, error = run("search", "--outcomes", written(tmp_path / "o.csv", "1,2"))
         assert str(error) == "there is no Experiment 'search'; there is checkout."
+
+
+RUNS = 1000
+
+
+@pytest.fixture(scope="module")
+def treated(tmp_path_factory):
+    return experiments.assignments(RUNS, 2000, tmp_path_factory.mktemp("runs"))
+
+
+class TestOverAThousandRuns:
+    """Bounds are four standard errors away, of a share of the runs; nothing is drawn anew, so none fails by chance."""
+
+    def within(self, found: float, share: float) -> bool:
+        return abs(found - share) <= 4 * (share * (1 - share) / RUNS) ** 0.5
+
+    def test_an_even_split_is_refused_as_often_as_the_threshold_says(self, treated):
+        for below in (0.001, 0.01, 0.05):
+            assert self.within(experiments.mismatches(treated, below), below)
+
+    def test_a_planted_split_of_52_to_48_is_caught_as_often_as_the_power_says(self, treated):
+        draw = np.random.default_rng(1)
+        units = treated.shape[1] * (1 - (1 - 48 / 52) / 2)
+        assert self.within(experiments.caught(treated, draw), experiments.power(units))
+        for size, least in ((10_000, 0.75), (20_000, 0.98), (40_000, 0.9999)):
+            many = draw.binomial(size, 0.48, RUNS).tolist()
+            share = np.mean([experiments.mismatch([size - n, n], [0.5, 0.5]) < 0.001 for n in many])
+            assert self.within(share, experiments.power(size))
+            assert experiments.power(size) > least
+
+    @pytest.mark.parametrize("kind", ["proportions", "amounts"])
+    def test_the_interval_has_the_true_effect_in_95_of_100(self, treated, kind):
+        inside, shown = experiments.coverage(treated, np.random.default_rng(2), kind)
+        assert self.within(inside, 0.95)
+        assert self.within(shown, 0.05)
+
+    def test_experiments_of_other_seeds_are_independent(self, tmp_path):
+        """Of pairs of experiments over the same units, the correlation is what chance gives."""
+        ids = units(2000)
+        arms = np.array([experiment(tmp_path, seed=f"{n}").arms_of(ids) == "treatment" for n in range(46)])
+        pairs = np.corrcoef(arms)[np.triu_indices(46, 1)] * len(ids) ** 0.5  # over 1,000 of them
+        assert abs(pairs.mean()) < 4 / len(pairs) ** 0.5
+        assert abs(pairs.std() - 1) < 4 / (2 * len(pairs)) ** 0.5
