@@ -41,6 +41,7 @@ def works(size: float, folder: Path, port: int) -> dict[str, Callable[[], Row | 
         "materialize text": lambda: stores.materialization("text", rows(1_000_000), 1, 3, folder, port),
         "materialize two keys": lambda: stores.materialization("two", rows(1_000_000), 1, 3, folder, port),
         "online": lambda: stores.online_reads(3000, folder, port),
+        "logged": lambda: stores.logged_reads(40_000, folder, port),
         "sliding": lambda: stores.sliding_reads(3000, folder, port),
         "historical": lambda: stores.historical(rows(1_000_000), rows(5_000_000), 5, folder, port),
         "server": lambda: stores.server(4000, folder, port),

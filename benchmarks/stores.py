@@ -13,6 +13,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -34,6 +35,8 @@ from parity.edge.redis_server import free_port
 from parity.materialization import EVER, materialize
 from parity.online.rows import Fields
 from parity.online.side import online_store_of, redis_keys
+from parity.served.log import parts as list_parts
+from parity.served.recorder import recorder_of
 from tests.definition import AVERAGE, TOTAL, aggregation, table
 from tests.online import applied
 
@@ -79,8 +82,8 @@ def write_history(table: FeatureTable, kind: str, users: int, rows_each: int, en
     pq.write_table(pa.table(columns, schema=table.definition.schema), table.source.path)
 
 
-def store_of(way: str, tables: list[FeatureTable], folder: Path, port: int) -> FeatureStore:
-    """Open and apply a store over ``tables``, with the parts of ``way``, online at ``port``."""
+def store_of(way: str, tables: list[FeatureTable], folder: Path, port: int, **online: Any) -> FeatureStore:
+    """Open and apply a store over ``tables``, with the parts of ``way``, online at ``port`` with these options."""
     parts = WAYS[way]
     store = FeatureStore(
         config=RepoConfig(
@@ -89,7 +92,7 @@ def store_of(way: str, tables: list[FeatureTable], folder: Path, port: int) -> F
             registry=str(folder / f"{way}.db"),
             offline_store=parts["offline_store"],
             batch_engine=parts["batch_engine"],
-            online_store=parts["online_store"] | {"connection_string": f"localhost:{port}"},
+            online_store=parts["online_store"] | {"connection_string": f"localhost:{port}"} | online,
             materialization_config=parts.get("materialization_config", {}),
             entity_key_serialization_version=3,
         )
@@ -226,6 +229,37 @@ def online_reads(calls: int, folder: Path, port: int) -> list[Row]:
             must = "at most 1.5x" if kind == "text" else ""
             rows.append(at_most(f"{work}, {_of(kind)}", must, "int64 keys", p50[kind], p50["int64"], "ms"))
     return rows
+
+
+def logged_reads(calls: int, folder: Path, port: int) -> list[Row]:
+    """p50 of `get_online_features` with the log of what is served, against without; in blocks that alternate, so that
+    the work of the log's thread falls into its own."""
+    table, served = table_of("int64", folder), {}
+    for way, log in (("off", False), ("on", {"path": str(folder / "served"), "flush_seconds": 1})):
+        store = store_of("ours", [table], folder, port, log_served=log)
+        served[way] = Served(store, table, "int64", port)
+    rows = []
+    for count in (1, 100):
+        taken: dict[str, list[float]] = {way: [] for way in served}
+        for block in range(20):
+            for way, one in served.items():
+                for call in range(calls // 20 // count):
+                    start = time.perf_counter()
+                    one.feast((block + call) % (2000 - count), count)
+                    taken[way].append((time.perf_counter() - start) * 1000)
+        p50, p99 = ({way: np.percentile(some, share) for way, some in taken.items()} for share in (50, 99))
+        work, note = f"get_online_features, {count} user{'s' * (count > 1)}, logged, p50", _p99(p99)
+        rows.append(at_most(work, "at most 1.05x", "not logged", p50["on"], p50["off"], "ms", note))
+    recorder_of(served["on"].store.config).close()
+    parts = list_parts(folder / "served")
+    asked = 20 * (calls // 20 + calls // 2000 * 100)
+    assert sum(part.rows for part in parts) == asked, "the log is not whole"
+    assert not any(part.dropped for part in parts)
+    return rows
+
+
+def _p99(p99: dict[str, float]) -> str:
+    return f"p99 {p99['on']:.3g} ms, {p99['off']:.3g} ms without"
 
 
 def sliding_reads(calls: int, folder: Path, port: int) -> list[Row]:

@@ -436,10 +436,10 @@ def test_a_fork_writes_what_it_served_and_nothing_of_its_parents(shop):
 def test_the_folder_is_named_from_that_of_the_configuration(tmp_path, redis_port, given, path, monkeypatch):
     store = opened(tmp_path, redis_port, [purchases(tmp_path)], log_served=given)
     store.config.repo_path = tmp_path / "repo"
-    assert folder_of_log(store.config) == tmp_path / "repo" / path
+    assert folder_of_log(store.config) == (tmp_path / "repo" / path).resolve()
     store.config.repo_path = None
     monkeypatch.chdir(tmp_path)
-    assert folder_of_log(store.config) == tmp_path / path
+    assert folder_of_log(store.config) == (tmp_path / path).resolve()
 
 
 @pytest.mark.parametrize(

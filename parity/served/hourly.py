@@ -130,7 +130,8 @@ class HourlyParts:
             yield
         except (OSError, UserError, pa.ArrowException) as error:
             self.dropped += rows
-            warn(f"{_reason(error, self._folder)} Rows that were dropped and not yet reported: {self.dropped:,}")
+            unsaid = f"Rows dropped from this log that none of its files says yet: {self.dropped:,}"
+            warn(f"{_reason(error, self._folder)} {unsaid}")
 
 
 TEMPORARY_NAME = "part"

@@ -62,4 +62,4 @@ def folder_of_log(config: RepoConfig) -> Path | None:
     options = options_of(config)
     if options is None:
         return None
-    return Path((config.repo_path or Path()) / Path(options.path)).absolute()
+    return Path(config.repo_path or ".", options.path).resolve()

@@ -73,12 +73,13 @@ class Recorder:
 
     def note(self, answer: tuple[Kind, Request, Content, int, int, int]) -> None:
         """Note what is to be an `Answer`."""
-        kind, *_, rows = answer
+        rows = answer[-1]
         with self._lock:
-            if self._held + rows > self.limit:
-                self._refused[kind] += rows
+            held = self._held + rows
+            if held > self.limit:
+                self._refused[answer[0]] += rows
             else:
-                self._held += rows
+                self._held = held
                 self._answers.append(answer)
             if self._thread is None:
                 self._start()
