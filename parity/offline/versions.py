@@ -53,11 +53,13 @@ ADDED, CHANGED, REMOVED = "added", "changed", "removed"
 
 WAS, IS = ":was", ":is"
 """Columns of a delta: whether a row was there before the run, and whether it was afterwards."""
-ROWS_AT_ONCE = 1 << 18
+ROWS_AT_ONCE = 1 << 20
 SECONDS_TO_WAIT, SECONDS_TO_WAIT_TO_READ = 1, 60
 CLOCK_TICK = 10_000
 """By how many microseconds the clock of a file system may be behind that of Python."""
 STAMPED_BYTES = 1 << 16
+MEMORY = "1GB"
+"""What comparing a table with what it was may take; what is beyond waits on disk."""
 
 
 def are_kept(repository: Path) -> bool:
@@ -123,6 +125,7 @@ class _Kept:
         self.previous = superseded_beside(place)
         self.folder = self.previous.parent
         self._chain, self._note = self.folder / "chain.json", self.previous / "begun.json"
+        self._new, self._spilled = self.folder / "new", self.folder / "spilled"
 
     @contextmanager
     def alone(self, seconds: float) -> Iterator[None]:
@@ -213,18 +216,17 @@ class _Kept:
             group[0].extend(old)
             group[1].extend(new)
         schema = self._schema(schemas).with_metadata({COMPUTED_BY: ",".join(begun.computed_by)})
-        name, temporary, rows = f"{_name_of(at)}.parquet", self.folder / "delta.tmp", 0
+        name, rows = f"{_name_of(at)}.parquet", 0
         with naming(self.folder / name):
-            with pq.ParquetWriter(temporary, schema) as writer:
+            with pq.ParquetWriter(self._new, schema) as writer:
                 for old, new in groups.values():
                     for batch in self._differing(old, new):
                         writer.write_table(_as(pa.table(batch), schema))
                         rows += batch.num_rows
             if not rows and begun.computed_by == computed_by(self._paths(files)):
-                temporary.unlink()
                 return []
-            sync(temporary)
-            temporary.rename(self.folder / name)
+            sync(self._new)
+            self._new.rename(self.folder / name)
             sync_folder(self.folder)
         return [name]
 
@@ -266,7 +268,7 @@ class _Kept:
                 FROM (SELECT *, true AS {_quoted(WAS)} FROM {_files(old)}) o
                 FULL OUTER JOIN (SELECT *, true AS {_quoted(IS)} FROM {_files(new)}) n USING ({names})
                 WHERE o.{_quoted(WAS)} IS NULL OR n.{_quoted(IS)} IS NULL OR {differ}"""
-        with duckdb.connect(config={"temp_directory": str(self.folder / "spilled")}) as connection:
+        with duckdb.connect(config={"temp_directory": str(self._spilled), "memory_limit": MEMORY}) as connection:
             connection.execute("SET TimeZone = 'UTC'; SET preserve_insertion_order = false")
             yield from connection.execute(query).fetch_record_batch(ROWS_AT_ONCE)
 
@@ -283,7 +285,9 @@ class _Kept:
     def _remove_unnamed(self) -> None:
         """Remove the deltas of a chain that has ended, and what a run that was killed had begun to write."""
         chain = self.chain()
-        for path in [*self.folder.glob("*.parquet"), *self.folder.glob("*.tmp")]:
+        self._new.unlink(missing_ok=True)
+        shutil.rmtree(self._spilled, ignore_errors=True)
+        for path in self.folder.glob("*.parquet"):
             if chain is None or path.name not in chain.deltas:
                 path.unlink()
 
@@ -427,10 +431,11 @@ class _History:
     def __init__(self, table: FeatureTable, paths: Sequence[Path], deltas: Sequence[_Delta], asked: pa.Table):
         self.table, self.definition, self.paths = table, table.definition, paths
         self.book = KeyBook(self.definition.keys)
-        self.keys = self.book.number(asked)
-        self.as_of = _counts(asked[AS_OF])
+        keys, as_of, known_at = self.book.number(asked), _counts(asked[AS_OF]), _counts(asked[KNOWN_AT])
+        self.order = np.lexsort((as_of, keys))  # in which all look-ups are fast
+        self.keys, self.as_of = keys[self.order], as_of[self.order]
         instants = np.array([delta.at for delta in deltas], np.int64)
-        version = np.searchsorted(instants, _counts(asked[KNOWN_AT]), "right")
+        version = np.searchsorted(instants, known_at[self.order], "right")
         skipped = int(version.min(initial=len(deltas)))
         self.deltas, self.version = deltas[skipped:], version - skipped
 
@@ -438,7 +443,7 @@ class _History:
         last = int(self.as_of.max(initial=0))
         rows = [_read_keys([delta.path], self.book, self.definition, last) for delta in self.deltas]
         today = _read_keys(self.paths, self.book, self.definition, last)
-        self.events = np.unique(np.concatenate([part.events for part in [*rows, today]]))
+        self.events = _distinct(np.concatenate([part.events for part in [*rows, today]]))
         self.ranks = len(self.events) + 1  # 0 stands before the first event
         rows, today = [self._placed(part) for part in rows], self._placed(today)
 
@@ -451,7 +456,8 @@ class _History:
         event = np.where(held, self._event(found.at), 0)
         columns = {THEN_EVENT: pa.array(event, UTC_MICROSECONDS, mask=~held)}
         columns |= self._features(found, held)
-        return pa.table(columns | {COMPUTED_BY_THEN: self._computed_by()} | how)
+        answer = pa.table(columns | {COMPUTED_BY_THEN: self._computed_by()} | how)
+        return answer.take(pa.array(np.argsort(self.order)))
 
     def _placed(self, part: "_Rows") -> "_Rows":
         at = part.keys * self.ranks + np.searchsorted(self.events, part.events) + 1
@@ -470,16 +476,16 @@ class _History:
 
     def _found(self, rows: list["_Rows"], today: "_Rows", base: np.ndarray, until: np.ndarray) -> "_Found":
         """The last row up to ``until`` in the version that is asked for; `NOTHING` if there is none."""
-        touched = np.unique(np.concatenate([part.at for part in rows])) if rows else np.zeros(0, np.int64)
-        is_touched = np.isin(today.at, touched, assume_unique=False) if len(touched) else np.zeros(len(today.at), bool)
+        touched = _distinct(np.concatenate([part.at for part in rows])) if rows else np.zeros(0, np.int64)
+        is_touched = _taken(touched, np.searchsorted(touched, today.at, "right") - 1) == today.at
         stable, changed = today.where(~is_touched), today.where(is_touched)
         found = _last(stable.at, base, until)
         source = np.full(len(base), len(rows))
         position = _taken(stable.positions, found.places)
         at = found.at
         if len(touched):
-            every = _Intervals.of([*rows, changed], touched)
-            for version in np.unique(self.version):
+            every = _Intervals.of([*rows, changed])
+            for version in _distinct(self.version):
                 asked = np.flatnonzero(self.version == version)
                 there = every.at_version(version)
                 last = _last(there.at, base[asked], until[asked])
@@ -500,9 +506,8 @@ class _History:
         beside = np.zeros(len(base), np.int8)
         waiting = np.arange(len(base))
         if rows:
-            every = np.unique(np.concatenate([part.at for part in rows]))
+            every = _distinct(np.concatenate([part.at for part in rows]))
             waiting = waiting[_last(every, first - 1, until).at > NOTHING]
-        waiting = waiting[np.argsort(until[waiting], kind="stable")]
         for number, (delta, part) in enumerate(zip(self.deltas, rows, strict=True)):
             concerned = waiting[self.version[waiting] <= number]
             last = _last(part.at, first[concerned] - 1, until[concerned])
@@ -516,7 +521,7 @@ class _History:
             with_added = _last(added, reached, earlier).at > NOTHING
             with_removed = _last(removed, reached, earlier).at > NOTHING
             beside[chosen] = np.select([with_added, with_removed], [1, 3], 0)
-            waiting = waiting[~np.isin(waiting, chosen, assume_unique=True)]
+            waiting = waiting[how[waiting] == 0]
         return {
             SUPERSEDED_AT: pa.array(instant, UTC_MICROSECONDS, mask=how == 0),
             SUPERSEDED_HOW: _WORDS.take(pa.array(how, mask=how == 0)),
@@ -590,6 +595,12 @@ def _last(at: np.ndarray, after: np.ndarray, until: np.ndarray) -> _Last:
     return _Last(np.where((places >= 0) & (there > after), there, NOTHING), places)
 
 
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """As `np.unique`, which is slow where it is not by sorting."""
+    values = np.sort(values)
+    return values[np.append(True, values[1:] != values[:-1])] if len(values) else values
+
+
 def _taken(values: np.ndarray, places: np.ndarray) -> np.ndarray:
     """The values at some places; anything where there is no such place."""
     return values[np.maximum(places, 0)] if len(values) else np.full(len(places), NOTHING)
@@ -606,7 +617,7 @@ class _Intervals:
     position: np.ndarray
 
     @classmethod
-    def of(cls, parts: Sequence[_Rows], touched: np.ndarray) -> "_Intervals":
+    def of(cls, parts: Sequence[_Rows]) -> "_Intervals":
         """``parts`` are the deltas, and then the table as it is. What a delta has of a row was so until that delta."""
         at = np.concatenate([part.at for part in parts])
         source = np.repeat(np.arange(len(parts)), [len(part.at) for part in parts])
