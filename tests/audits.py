@@ -67,7 +67,7 @@ def audited(store: FeatureStore, tables: Sequence[FeatureTable], folder: Path, n
     """Audit all that was logged."""
     found = Audit(str(folder), [], Requests())
     there = {table.name: origin_of(table) for table in tables}
-    question = Question(parts(folder), views_of(store, tables), there, None, None, now or utc_now())
+    question = Question(parts(folder), views_of(store, tables), [], there, None, None, now or utc_now())
     audit(store, question, found)
     found.views.sort(key=lambda view: view.name)
     return found

@@ -6,7 +6,7 @@ disk; then the oracle works out the history of some keys at a time. So memory do
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -68,6 +68,8 @@ class Question(NamedTuple):
 
     parts: Sequence[Part]
     views: Mapping[str, View]
+    asked: Collection[str]
+    """The names of the views that are audited; all if empty."""
     transactions: Mapping[str, Location]
     since: datetime | None
     until: datetime | None
@@ -80,8 +82,8 @@ def audit(store: FeatureStore, question: Question, found: Audit) -> None:
     with ExitStack() as stack:
         audits: dict[str, OneView] = {}
         with progress("audit", rows, "row") as bar:
-            going = chunks(store, question.parts, question.views, found.requests, question.since, question.until)
-            for chunk in going:
+            q = question
+            for chunk in chunks(store, q.parts, q.views, q.asked, found.requests, q.since, q.until):
                 _span(found, chunk.rows)
                 for (view, why), columns in chunk.unseen.items():
                     found.unseen[view, why] += columns * chunk.rows.num_rows

@@ -44,10 +44,11 @@ def main() -> int:
         folder = _log_of(store)
         found = Audit(shown(folder), [], Requests(), since=args.since, until=args.until)
         chosen = _parts(found, folder, store.config.project, args.service)
-        views = _asked(views_of(store, everything.tables), args.view)
-        tables = [view.table for view in views.values() if view.table]
+        views = views_of(store, everything.tables)
+        asked = _asked(views, args.view)
+        tables = [view.table for view in views.values() if view.table and (not asked or view.name in asked)]
         transactions = {table.name: origin_of(table) for table in tables}
-        question = Question(chosen, views, transactions, args.since, args.until, now)
+        question = Question(chosen, views, asked, transactions, args.since, args.until, now)
         data = [*transactions.values(), *(location(table.source.path) for table in tables)]
         with watched(data, hashed=False) as files:
             audit(store, question, found)
@@ -107,12 +108,12 @@ def _parts(found: Audit, folder: Path, project: str, service: str | None) -> lis
 _SERVE = "Serve something, wait until it is written, or name another time."
 
 
-def _asked(views: Mapping[str, View], names: list[str] | None) -> dict[str, View]:
-    """The views of these ``names``, all of them by default."""
+def _asked(views: Mapping[str, View], names: list[str] | None) -> list[str]:
+    """The ``names`` of views, each of which has to be one; none for all."""
     for name in names or []:
         if name not in views:
             raise UserError(f"there is no feature view {name!r}; there is {', '.join(views) or 'none'}.")
-    return {name: view for name, view in views.items() if not names or name in names}
+    return names or []
 
 
 def _require_audited(found: Audit, fail_on: str) -> None:

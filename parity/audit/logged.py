@@ -5,7 +5,7 @@ reference: join keys, perhaps renamed, and `VIEW__FEATURE`, where VIEW may be an
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -25,11 +25,12 @@ from parity.served.log import Part, read
 LOG_TIMESTAMP, REQUEST_ID, AS_OF = "__log_timestamp", "__request_id", "__as_of"
 STATUS, TIMESTAMP = "__status", "__timestamp"
 ROWS_AT_ONCE = 200_000
-NOT_DECLARED, ON_DEMAND, NO_SUCH_FEATURE, OTHER_KEYS = (
-    "the view is not declared any more",
-    "an on-demand view, which is worked out as it is served",
+NOT_DECLARED, ON_DEMAND, OTHER_KIND, NO_SUCH_FEATURE, OTHER_KEYS = (
+    "the view is not declared any more, or not under this name",
+    "it is worked out on demand",
+    "training can't be asked for a view of this kind",
     "the feature is not declared any more",
-    "the keys are of other types than declared",
+    "the keys are of other types or names than declared",
 )
 """Why a logged value is not audited."""
 
@@ -66,7 +67,7 @@ class Chunk(NamedTuple):
 
 THERE = 16
 """What is marked of every request, beside what is found of it (found.py)."""
-BLOCK = 1 << 16
+BLOCK = 1 << 10
 
 
 @dataclass
@@ -109,7 +110,7 @@ class Requests:
         """The first number of a block."""
         base = self.blocks.setdefault(key, len(self.blocks) * BLOCK)
         if base + BLOCK > len(self.found):
-            self.found = np.concatenate([self.found, np.zeros(max(BLOCK, len(self.found)), np.uint8)])
+            self.found = np.concatenate([self.found, np.zeros(len(self.found), np.uint8)])
         return base
 
     def _following(self, id: str | None) -> int:
@@ -156,12 +157,19 @@ def chunks(
     store: FeatureStore,
     parts: Iterable[Part],
     views: Mapping[str, View],
+    asked: Collection[str],
     requests: Requests,
     since: datetime | None,
     until: datetime | None,
 ) -> Iterator[Chunk]:
     """Go through the rows of the ``parts`` that were answered from ``since`` to ``until``, about `ROWS_AT_ONCE` of one
-    service at a time."""
+    service at a time. ``asked`` is as of `targets_of`."""
+
+    def chunk(service: str | None, some: tuple[list[pa.Table], list[np.ndarray]]) -> Chunk:
+        rows = pa.concat_tables(some[0]).combine_chunks()
+        targets, unseen = targets_of(store, service, rows.schema, views, asked)
+        return Chunk(rows, np.concatenate(some[1]), targets, unseen)
+
     waiting: dict[tuple, tuple[list[pa.Table], list[np.ndarray]]] = {}
     for part in parts:
         for rows in _batches(part):
@@ -172,9 +180,9 @@ def chunks(
                 some.append(rows.replace_schema_metadata())
                 numbers.append(requests.number(pa.concat_arrays(rows[REQUEST_ID].chunks)))
                 if sum(table.num_rows for table in some) >= ROWS_AT_ONCE:
-                    yield _chunk(store, part.service, waiting.pop(_hashable(kind)), views)
+                    yield chunk(part.service, waiting.pop(_hashable(kind)))
     for (service, *_), some in waiting.items():
-        yield _chunk(store, service, some, views)
+        yield chunk(service, some)
 
 
 def _hashable(kind: tuple[str | None, tuple, pa.Schema]) -> tuple:
@@ -205,38 +213,22 @@ def _between(rows: pa.Table, since: datetime | None, until: datetime | None) -> 
     return rows if until is None else rows.filter(pc.less_equal(when, pa.scalar(until, when.type)))
 
 
-def _chunk(
-    store: FeatureStore, service: str | None, some: tuple[list[pa.Table], list[np.ndarray]], views: Mapping[str, View]
-) -> Chunk:
-    rows = pa.concat_tables(some[0]).combine_chunks()
-    targets, unseen = targets_of(store, service, rows.schema, views)
-    return Chunk(rows, np.concatenate(some[1]), targets, unseen)
-
-
 def targets_of(
-    store: FeatureStore, service: str | None, schema: pa.Schema, views: Mapping[str, View]
+    store: FeatureStore, service: str | None, schema: pa.Schema, views: Mapping[str, View], asked: Collection[str] = ()
 ) -> tuple[list[Target], Counter]:
     """Find the views of ``views`` among the columns of a ``schema``; and count the columns that are not audited, by
-    (view, why)."""
-    named = {name: (name, {}) for name in views} | _projections(store, service)
-    of_prefix: dict[str, list[str]] = {}
-    unseen: Counter = Counter()
-    for column in schema.names:
-        if f"{column}{STATUS}" not in schema.names:
-            continue
-        fitting = [prefix for prefix in named if column.startswith(f"{prefix}__")]
-        prefix = max(fitting, key=len, default=None)
-        if prefix is None:
-            unseen[column.rpartition("__")[0], NOT_DECLARED] += 1
-        else:
-            of_prefix.setdefault(prefix, []).append(column[len(prefix) + 2 :])
-    on_demand = {view.name for view in store.list_on_demand_feature_views()}
+    (view, why). Of views that are not ``asked`` for, if some are, nothing is given."""
+    kinds = {view.name: type(view).__name__ for view in store.list_all_feature_views()}
+    named = {name: (name, {}) for name in [*kinds, *views]} | _projections(store, service)
+    of_prefix, unseen = _by_prefix(schema, named)
     targets = []
     for prefix, features in of_prefix.items():
         name, renamed = named[prefix]
         view = views.get(name)
         if view is None:
-            unseen[name, ON_DEMAND if name in on_demand else NOT_DECLARED] += len(features)
+            kind = kinds.get(name)
+            why = ON_DEMAND if kind == "OnDemandFeatureView" else OTHER_KIND if kind else NOT_DECLARED
+            unseen[name, why] += len(features)
             continue
         known = tuple(feature for feature in features if feature in view.features)
         keys = {key: renamed.get(key, key) for key in view.keys.names}
@@ -246,13 +238,31 @@ def targets_of(
             unseen[name, OTHER_KEYS] += len(known)
         elif known:
             targets.append(Target(view, prefix, keys, known))
+    if asked:
+        targets = [target for target in targets if target.view.name in asked]
+        unseen = Counter({(name, why): count for (name, why), count in unseen.items() if name in asked})
     return targets, unseen
+
+
+def _by_prefix(schema: pa.Schema, prefixes: Collection[str]) -> tuple[dict[str, list[str]], Counter]:
+    """The features in the columns of a ``schema``, by what stands before them; and what has none of the ``prefixes``,
+    as of `targets_of`."""
+    found: dict[str, list[str]] = {}
+    unseen: Counter = Counter()
+    for column in schema.names:
+        if f"{column}{STATUS}" in schema.names:
+            fitting = [prefix for prefix in prefixes if column.startswith(f"{prefix}__")]
+            if prefix := max(fitting, key=len, default=None):
+                found.setdefault(prefix, []).append(column[len(prefix) + 2 :])
+            else:
+                unseen[column.rpartition("__")[0] or column, NOT_DECLARED] += 1
+    return found, unseen
 
 
 def _projections(store: FeatureStore, service: str | None) -> dict[str, tuple[str, dict[str, str]]]:
     """By what a service calls each view of its: the view's name, and how its join keys are renamed."""
     if service is None:
-        return {view.name: (view.name, {}) for view in store.list_on_demand_feature_views()}
+        return {}
     try:
         found = store.get_feature_service(service).feature_view_projections
     except FeastObjectNotFoundException:

@@ -1,5 +1,6 @@
 """What an audit looks like on a terminal, and as JSON."""
 
+import math
 from datetime import datetime
 from typing import Any
 
@@ -210,4 +211,6 @@ def _view(view: Audited) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else cut(str(value))
