@@ -14,7 +14,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from benchmarks import features, functions, stores, streams
+from benchmarks import audits, features, functions, stores, streams
 from benchmarks.measure import ROOT, Row
 from parity.edge.command import run
 from parity.edge.redis_server import free_port, launch, require_server
@@ -44,6 +44,7 @@ def works(size: float, folder: Path, port: int) -> dict[str, Callable[[], Row | 
         "logged": lambda: stores.logged_reads(40_000, folder, port),
         "sliding": lambda: stores.sliding_reads(3000, folder, port),
         "historical": lambda: stores.historical(rows(1_000_000), rows(5_000_000), 5, folder, port),
+        "audit": lambda: audits.audited(rows(1_000_000), folder, port),
         "server": lambda: stores.server(4000, folder, port),
         "start": lambda: stores.start(5 if size >= 1 else 3),
         **streams.works(rows, whole=size >= 1),
