@@ -1,4 +1,5 @@
 # make demo   the whole pipeline, from nothing: environment, Redis, data, features, proof
+# make model  from real purchases to a model and back: train, prove, serve, audit; what that takes is installed too
 # make test   the tests
 # make bench  how fast, side by side with what one would pick instead; a part, in two minutes: make bench SIZE=0.02
 # make test-scale   the tests of what takes Spark and other extras, which it installs
@@ -13,7 +14,7 @@ BIN := .venv/bin
 SIZE := 1
 SECONDS := 600
 
-.PHONY: demo test test-scale bench chaos chaos-serving zoo lint redis redis-stop clean
+.PHONY: demo model test test-scale bench chaos chaos-serving zoo lint redis redis-stop clean
 .DELETE_ON_ERROR:
 
 demo: redis
@@ -22,6 +23,23 @@ demo: redis
 	$(BIN)/python compute_features.py
 	$(BIN)/python materialize_to_online.py
 	$(BIN)/python demo_fixed.py
+
+CDNOW := examples/cdnow
+PRESENT := 1998-07-01T00:00:00Z
+
+model: SINCE := $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
+model: .venv/model-installed redis
+	$(BIN)/python $(CDNOW)/cdnow.py
+	cd $(CDNOW) && ../../$(BIN)/feast apply
+	$(BIN)/python compute_features.py -c $(CDNOW)
+	$(BIN)/python materialize_to_online.py -c $(CDNOW) --end $(PRESENT)
+	$(BIN)/python demo_fixed.py -c $(CDNOW) --key 00004 --at $(PRESENT)
+	$(BIN)/python $(CDNOW)/train.py
+	$(BIN)/python $(CDNOW)/prove.py --json $(CDNOW)/data/proof.json
+	$(BIN)/python $(CDNOW)/ask.py
+	$(BIN)/python -m parity audit -c $(CDNOW) --since $(SINCE) --report $(CDNOW)/data/audit.html
+	$(BIN)/python -m parity audit -c $(CDNOW) --since $(SINCE) --json > $(CDNOW)/data/audit.json
+	$(BIN)/python $(CDNOW)/report.py
 
 test: .venv/tests-installed
 	$(BIN)/python -c 'from parity.edge.redis_server import require_server; require_server()'
@@ -69,11 +87,15 @@ clean:
 	$(BIN)/python -m tests.brokers
 	@touch $@
 
+.venv/model-installed: .venv/installed requirements-model.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-model.txt
+	@touch $@
+
 .venv/tests-installed: .venv/installed tests/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
-.venv/scale-installed: .venv/tests-installed requirements-spark.txt requirements-s3.txt tests/requirements-scale.txt
+.venv/scale-installed: .venv/tests-installed requirements-spark.txt requirements-s3.txt requirements-model.txt tests/requirements-scale.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements-scale.txt
 	$(BIN)/python -m tests.brokers
 	@touch $@

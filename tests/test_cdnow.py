@@ -26,6 +26,12 @@ def model():
     return model
 
 
+def test_the_present_is_the_same_wherever_it_is_written():
+    import cdnow
+
+    assert f"PRESENT := {cdnow.PRESENT:%Y-%m-%dT%H:%M:%SZ}\n" in (ROOT / "Makefile").read_text()
+
+
 NEW_YEAR = datetime(1998, 1, 1, tzinfo=UTC)
 
 
