@@ -80,8 +80,9 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/bench-installed: .venv/tests-installed requirements-kafka.txt $(wildcard benchmarks/requirements*.txt)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt -r requirements-kafka.txt
+.venv/bench-installed: .venv/tests-installed requirements-kafka.txt requirements-model.txt $(wildcard benchmarks/requirements*.txt)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt -r requirements-kafka.txt \
+	  -r requirements-model.txt
 	$(BIN)/python -m venv .venv/quix
 	.venv/quix/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-quix.txt
 	$(BIN)/python -m tests.brokers
