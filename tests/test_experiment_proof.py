@@ -106,7 +106,8 @@ def test_skew_online_and_in_the_history_is_that_of_the_services_that_give_it(sho
     outcome = shop.run("demo_fixed.py", "--service", "average_only", "same_names", "--certificate", file)
     assert outcome.status == 1
     assert "\naverage_only: Training equals serving" in outcome.out
-    assert "\nsame_names: SKEW: 1 values of 1 key" in outcome.out
+    assert "\nsame_names: SKEW: 1 values of 1 key in 1 of 2 feature views" in outcome.out
+    assert "\nSKEW: 1 values of 1 vector through 1 of 2 services" in outcome.out
     verdicts = {one["feature_service"]: one["verdict"] for one in json.loads(file.read_text())["services"]}
     assert verdicts == {"average_only": "equal", "same_names": "skew"}
     assert shop.run("demo_fixed.py", "--service", "average_only").status == 0

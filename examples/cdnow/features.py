@@ -13,7 +13,7 @@ from feast import Entity, FeatureService, Field, FileSource, ValueType
 from feast.aggregation import Aggregation
 from feast.types import Float64, Int64
 
-from parity import AggregatedFeatureView, TransactionSource, check_definitions
+from parity import AggregatedFeatureView, Experiment, TransactionSource, check_definitions
 
 DATA = Path(__file__).resolve().parent / "data"
 WINDOWS = {"7d": timedelta(days=7), "30d": timedelta(days=30), "90d": timedelta(days=90)}
@@ -75,6 +75,18 @@ buys_again = FeatureService(
     name="buys_again",
     features=[customer_purchases],
     description="What the model is trained on and served with: does this customer buy again within 90 days?",
+)
+
+recency_and_frequency = FeatureService(
+    name="recency_and_frequency",
+    features=[customer_purchases[["days_with_purchases", "last_date"]]],
+    description="The two features that anyone would take: on how many days a customer has bought, and when last",
+)
+
+scoring = Experiment(
+    name="scoring",
+    unit="customer_id",
+    arms={"control": recency_and_frequency, "treatment": buys_again},
 )
 
 check_definitions(globals())

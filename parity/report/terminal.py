@@ -109,7 +109,7 @@ def verdict(comparisons: Sequence[Comparison]) -> str:
     of = f" of {len({found.view for found in comparisons})} feature views" if several else ""
     of += _through(comparisons)
     one, many = ("key", "keys") if several else (first.table.noun(1), first.table.noun())
-    drawn = [found for found in comparisons if found.sample]
+    drawn = list({found.view: found for found in comparisons if found.sample}.values())
     if not drawn:
         return f"Training equals serving equals the oracle: every value of every {one}{of}{until}."
     keys, every = (sum(sizes) for sizes in zip(*((f.sample.size, f.sample.of) for f in drawn), strict=True))
@@ -138,7 +138,10 @@ def _skew(comparisons: Sequence[Comparison]) -> str:
     causes = sum((found.causes for found in skewed[1:]), skewed[0].causes)
     named = ", ".join(f"{cause} {count:,}" for cause, count in causes.most_common())
     keys = sum(found.keys_skewed for found in skewed)
-    if len(comparisons) > 1:
+    services = {found.service for found in comparisons if found.service}
+    if len(services) > 1:
+        of = f"{counted(keys, 'vector')} through {len({f.service for f in skewed})} of {len(services)} services"
+    elif len(comparisons) > 1:
         of = f"{counted(keys, 'key')} in {len(skewed)} of {len(comparisons)} feature views"
     else:
         of = f"{keys:,} {skewed[0].table.noun(keys)}"
