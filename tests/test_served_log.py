@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
+from click import ClickException
 from feast import FeatureService, FeatureStore, FeatureView, Field, FileSource, RequestSource
 from feast.feature_logging import FeatureServiceLoggingSource
 from feast.on_demand_feature_view import on_demand_feature_view
@@ -310,7 +311,13 @@ def test_a_feature_that_comes_while_a_process_serves_gets_its_column(shop, tmp_p
     assert len(parts(folder_of_log(store.config))) == 2
 
 
-def test_on_demand_features_are_logged_as_answered(tmp_path, redis_port):
+@pytest.mark.parametrize("ask", ASK.values(), ids=ASK)
+@pytest.mark.parametrize(
+    "asked", [[{"user_id": 1, "factor": 1.5}, {"user_id": 2, "factor": 2.0}], {"factor": [1.5, 2.0], "user_id": [1, 2]}]
+)
+def test_on_demand_features_are_logged_as_answered_with_what_they_took_from_the_request(
+    tmp_path, redis_port, ask, asked
+):
     made = purchases(tmp_path)
     given = RequestSource(name="given", schema=[Field(name="factor", dtype=Float64)])
 
@@ -322,11 +329,15 @@ def test_on_demand_features_are_logged_as_answered(tmp_path, redis_port):
     store = opened(tmp_path, redis_port, [made], log_served=str(tmp_path / "log"))
     store.apply([scale, service])
     write(store, made, (1, NOW - DAY, 2.5, 3))
-    store.get_online_features(service, [{"user_id": 1, "factor": 1.5}])
-    [row] = logged(store)
-    assert (row["scale__scaled"], row[column(TOTAL)], row["user_id"]) == (4.5, 3, 1)
+    answer = ask(store, service, asked).to_dict()
+    assert "factor" not in answer
+    row, unknown = logged(store)
+    assert (row["scale__scaled"], row[column(TOTAL)], row["user_id"], row["factor"]) == (4.5, 3, 1, 1.5)
+    assert (unknown["scale__scaled"], unknown[column(TOTAL)], unknown["factor"]) == (None, None, 2.0)
     assert row["scale__scaled__timestamp"] is None
     assert row["__as_of"] == NOW
+    feast = FeatureServiceLoggingSource(service, store.project).get_schema(store.registry)
+    assert row.keys() == {*feast.names, "__as_of"}
 
 
 def test_a_service_with_precomputed_vectors_is_logged_as_any_other(tmp_path, redis_port):
@@ -411,6 +422,29 @@ def test_serving_goes_on_when_only_the_log_fails(tmp_path, redis_port, caplog):
     assert sum(part.dropped for part in parts(tmp_path / "log")) >= 1
 
 
+def test_an_answer_that_can_not_be_noted_is_given_all_the_same(shop, monkeypatch, caplog):
+    store, made = shop
+    store.get_online_features(made.service, [{"user_id": 1}])
+    monkeypatch.setattr(recorder_of(store), "_lock", None)
+    with caplog.at_level(logging.WARNING):
+        assert store.get_online_features(made.service, [{"user_id": 1}]).to_dict()[TOTAL] == [3]
+    assert "an answer to purchases_service is not logged: " in caplog.text
+
+
+def test_an_answer_that_can_not_be_decoded_is_dropped_alone(shop, caplog, monkeypatch):
+    store, made = shop
+    monkeypatch.setattr(recorder, "POLL_SECONDS", 3600)
+    store.get_online_features(made.service, [{"user_id": 1}])
+    with recorder_of(store)._lock:
+        kind, request, content, *rest = recorder_of(store)._answers.pop()
+        recorder_of(store)._held += 2
+        for broken in (content[:2], [content[0], *(b"\x12\x02\xff\xff" for _ in content[1:])], content):
+            recorder_of(store)._answers.append((kind, request, broken, *rest))
+    assert [row["user_id"] for row in logged(store)] == [1]
+    assert sum(part.dropped for part in parts(folder_of_log(store.config))) == 2
+    assert caplog.text.count("an answer to purchases_service can't be logged") == 2
+
+
 def test_a_fork_writes_what_it_served_and_nothing_of_its_parents(shop):
     store, made = shop
     store.get_online_features(made.service, [{"user_id": 1}])
@@ -461,6 +495,13 @@ def test_an_option_that_can_not_be_used_is_refused_in_one_line(project, wrong, r
     project.configure(online_store__log_served=wrong)
     line = project.fail("materialize_to_online.py")
     assert f"feature_store.yaml: log_served of online_store can't be used: {reason}" in line
+
+
+def test_feasts_own_command_line_refuses_such_an_option_in_one_line_too(project):
+    project.configure(online_store__log_served={"folder": "x"})
+    with pytest.raises(ClickException, match="log_served of online_store can't be used: it has folder") as refused:
+        project.apply()
+    assert refused.value.exit_code == 2
 
 
 @pytest.mark.parametrize("off", [None, False])

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from feast import FeatureService, FeatureView, RepoConfig
 from feast.infra.online_stores.redis import RedisClient
 from feast.online_response import OnlineResponse
-from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
@@ -26,7 +26,7 @@ from parity.definition.instants import EPOCH, MICROSECOND, utc_now
 from parity.edge.feast_internals import Request, add_to_response, counts_reads, distinct_entities, stored_name
 from parity.online.connection import RedisConnections, tolerance_of
 from parity.online.encoding import redis_key
-from parity.online.fast_read import FastRead, NotTaken
+from parity.online.fast_read import Entities, FastRead, NotTaken
 from parity.online.requests import ServingRegistry, answering, read_texts, require_few, require_valid, resolve
 from parity.online.rows import (
     EXPIRED,
@@ -40,7 +40,8 @@ from parity.online.rows import (
     standing,
 )
 from parity.online.steps import as_held
-from parity.served.answers import Content, Kind, rows_of
+from parity.served.answers import Kind, rows_of, with_request_data
+from parity.served.hourly import warn
 from parity.served.recorder import Recorder, recorder_of
 
 RESOLVED_REQUESTS = 256
@@ -95,14 +96,13 @@ class Reads(RedisConnections):
                 replies = self._read_hash_fields(config, entities.commands())
                 present = self._present(config)
                 response = entities.response(replies, *present)
-                content, rows = entities.parts, entities.count
             except NotTaken:
                 entity_rows = read_texts(request, entity_rows)
                 require_valid(request, entity_rows)
                 response = super().get_online_features(config, features, entity_rows, registry, project, *flags)
-                present, content, rows = _DECIDED_AT.get(), response.proto, rows_of(response.proto)
+                present, entities = _DECIDED_AT.get(), None
         if self.logs:
-            self._note(config, kind, request, content, rows, present)
+            self._note(config, kind, request, entities or response.proto, entity_rows, present)
         return response
 
     async def get_online_features_async(
@@ -126,15 +126,14 @@ class Reads(RedisConnections):
                 replies = await self._read_hash_fields_async(config, entities.commands())
                 present = self._present(config)
                 response = entities.response(replies, *present)
-                content, rows = entities.parts, entities.count
             except NotTaken:
                 entity_rows = read_texts(request, entity_rows)
                 require_valid(request, entity_rows)
                 asked = super().get_online_features_async(config, features, entity_rows, registry, project, *flags)
                 response = await asked
-                present, content, rows = _DECIDED_AT.get(), response.proto, rows_of(response.proto)
+                present, entities = _DECIDED_AT.get(), None
         if self.logs:
-            self._note(config, kind, request, content, rows, present)
+            self._note(config, kind, request, entities or response.proto, entity_rows, present)
         return response
 
     def _present(self, config: RepoConfig) -> Present:
@@ -147,15 +146,28 @@ class Reads(RedisConnections):
         return present
 
     def _note(
-        self, config: RepoConfig, kind: Kind, request: Request, content: Content, rows: int, present: Present
+        self,
+        config: RepoConfig,
+        kind: Kind,
+        request: Request,
+        answer: Entities | GetOnlineFeaturesResponse,
+        entity_rows: Any,
+        present: Present,
     ) -> None:
         """Note an answer in the log of what is served, if that is on."""
-        if not self._configured:
-            self._recorder, self._configured = recorder_of(config), True
-        if self._recorder:
-            as_of = present.present
-            answered = as_of if self.now is utc_now else time.time_ns() // 1000
-            self._recorder.note((kind, request, content, as_of, answered, rows))
+        try:
+            if not self._configured:
+                self._recorder, self._configured = recorder_of(config), True
+            if self._recorder:
+                as_of = present.present
+                answered = as_of if self.now is utc_now else time.time_ns() // 1000
+                if isinstance(answer, Entities):
+                    content, rows = answer.parts, answer.count
+                else:
+                    content, rows = with_request_data(answer, request, entity_rows), rows_of(answer)
+                self._recorder.note((kind, request, content, as_of, answered, rows))
+        except Exception as error:  # serving goes on when only the log fails
+            warn(f"an answer to {kind.name} is not logged: {error!r}")
 
     async def close(self) -> None:
         """Write what was noted, as a server does that ends."""

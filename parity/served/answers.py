@@ -6,7 +6,7 @@ Decoding is done in small steps, between which the caller may rest: it runs besi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, count
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from feast import ValueType
 from feast.feature_logging import LOG_DATE_FIELD, LOG_TIMESTAMP_FIELD, REQUEST_ID_FIELD
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.type_map import PROTO_VALUE_TO_VALUE_TYPE_MAP
+from feast.type_map import PROTO_VALUE_TO_VALUE_TYPE_MAP, python_values_to_proto_values
 
 from parity.definition.instants import MICROSECONDS_PER_DAY, UTC_MICROSECONDS
 from parity.edge.feast_internals import Request
@@ -63,7 +63,7 @@ class Answer(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of an answer: a join key, which is of no view, or a feature.
+    """A column of an answer: a join key or request data, which is of no view, or a feature.
 
     ``field`` is that of a `Value` which holds what is served, as it is declared; None for what has no column type here.
     """
@@ -84,7 +84,7 @@ class Columns:
 
     def __init__(self, kind: Kind, request: Request):
         self.request = request
-        keys = dict.fromkeys(request.join_keys, ValueType.UNKNOWN) | dict(request.types)
+        keys = dict.fromkeys(request.join_keys, ValueType.UNKNOWN) | dict(request.types) | request_types(request)
         self._keys = {name: Column(name, FIELDS.get(of)) for name, of in keys.items()}
         stored = {view.projection.name_to_use(): view for view, _ in request.groups}
         views = {view.projection.name_to_use(): view for view in request.on_demand} | stored
@@ -112,6 +112,31 @@ class Columns:
 
 def rows_of(response: GetOnlineFeaturesResponse) -> int:
     return len(response.results[0].values) if response.results else 0
+
+
+def request_types(request: Request) -> dict[str, ValueType]:
+    """What on-demand views take from a request, and of what types that is."""
+    if not request.request_data:
+        return {}
+    types = {name: of for view in request.on_demand for name, of in view.get_request_data_schema().items()}
+    return {name: of for name, of in types.items() if name in request.request_data}
+
+
+def with_request_data(response: GetOnlineFeaturesResponse, request: Request, entity_rows: Any) -> Content:
+    """A response with what on-demand views took from the request, which Feast answers without."""
+    types = request_types(request)
+    if not types:
+        return response
+    whole = GetOnlineFeaturesResponse()
+    whole.CopyFrom(response)
+    for name, of in types.items():
+        if isinstance(entity_rows, Mapping):
+            values = list(getattr(entity_rows[name], "val", entity_rows[name]))
+        else:
+            values = [row[name] for row in entity_rows]
+        whole.metadata.feature_names.val.append(name)
+        whole.results.add(values=python_values_to_proto_values(values, of))
+    return whole
 
 
 def _encoded_vectors(content: Content) -> list[bytes]:
@@ -162,7 +187,7 @@ class Rows:
         encoded = zip(*(_encoded_vectors(answer.content) for answer, _ in answers), strict=True)
         vectors = [FeatureVector.FromString(b"".join(some)) for some in encoded]
         count = sum(answer.rows for answer, _ in answers)
-        self.extend(vectors, count, rest)
+        self._extend(vectors, count, rest)
         for answer, number in answers:
             for served, value in zip(self._served, (answer.answered, number, answer.as_of), strict=True):
                 served += [value] * answer.rows
@@ -177,21 +202,28 @@ class Rows:
             )
             for vector in vectors
         ]
-        self.extend(alone, 1, lambda _: None)
+        self._extend(alone, 1, lambda _: None)
         for served, value in zip(self._served, (answer.answered, number, answer.as_of), strict=True):
             served.append(value)
 
-    def extend(self, vectors: Sequence[FeatureVector], count: int, rest: Callable[[int], None]) -> None:
-        decoded = []
-        for vector, column, read in zip(vectors, self.columns, self._readers, strict=True):
-            decoded.append(_decoded(vector.values, column.field, read, rest))
-        for vector, some, values, statuses in zip(vectors, decoded, self._values, self._statuses, strict=True):
-            values += some
-            statuses += vector.statuses
+    def _extend(self, vectors: Sequence[FeatureVector], count: int, rest: Callable[[int], None]) -> None:
+        decoded = [
+            _decoded(vector.values, column.field, read, rest)
+            for vector, column, read in zip(vectors, self.columns, self._readers, strict=True)
+        ]
+        statuses = [list(vector.statuses) for vector in vectors]
+        timestamps = {}
         for place in self._first_of_view:
             column = self.columns[place]
-            self._timestamps[column.view] += _timestamps(vectors[place], column.stored, count)
+            timestamps[column.view] = _timestamps(vectors[place], column.stored, count)
             rest(count)
+        featured = [some for some, column in zip(statuses, self.columns, strict=True) if column.view is not None]
+        if any(len(some) != count for some in (*decoded, *featured, *timestamps.values())):
+            raise ValueError("the columns of an answer are not of one length")
+        for held, some in zip((*self._values, *self._statuses), (*decoded, *statuses), strict=True):
+            held += some
+        for view, some in timestamps.items():
+            self._timestamps[view] += some
         self.count += count
 
     def batch(self, rest: Callable[[int], None]) -> pa.RecordBatch:

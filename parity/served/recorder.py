@@ -165,7 +165,7 @@ class _Writer:
             try:
                 key = answer.kind, self._columns_of(answer)
             except Exception:
-                self._give_up([answer])
+                self._give_up(answer)
                 continue
             some = alike.setdefault(key, [])
             some.append((answer, f"{self._token}-{next(self._numbers)}"))
@@ -182,7 +182,11 @@ class _Writer:
             for answer, number in answers:
                 self._take_by_row(key, answer, number)
         except Exception:
-            self._give_up([answer for answer, _ in answers])
+            if len(answers) == 1:
+                self._give_up(answers[0][0])
+            else:
+                for one in answers:
+                    self._take(key, [one])
         else:
             self._count(key, sum(answer.rows for answer, _ in answers))
 
@@ -199,14 +203,13 @@ class _Writer:
                 taken += 1
                 self._rest(len(columns))
         except Exception:
-            self._give_up([answer], taken)
+            self._give_up(answer, taken)
 
-    def _give_up(self, answers: list[Answer], taken: int = 0) -> None:
-        kind = answers[0].kind
-        logger.exception("%s: an answer to %s can't be logged", self._recorder.folder, kind.name)
-        rows = sum(answer.rows for answer in answers) - taken
-        self._parts_of(kind).drop(rows)
-        self._recorder.done(rows)
+    def _give_up(self, answer: Answer, taken: int = 0) -> None:
+        """Drop an answer that can't be decoded, but for the rows that were taken."""
+        logger.exception("%s: an answer to %s can't be logged", self._recorder.folder, answer.kind.name)
+        self._parts_of(answer.kind).drop(answer.rows - taken)
+        self._recorder.done(answer.rows - taken)
 
     def _rows_of(self, key: Key) -> Rows:
         if key not in self._rows:
