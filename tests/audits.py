@@ -14,34 +14,42 @@ from parity.audit.found import Audit, Audited
 from parity.audit.logged import Requests, views_of
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import UTC_MICROSECONDS, utc_now
+from parity.edge import feast_internals
 from parity.offline.side import origin_of
 from parity.offline.versions import superseding
 from parity.online.side import online_store_of
+from parity.online.store import ParityRedisOnlineStore
 from parity.served.hourly import HourlyParts
 from parity.served.log import folder_of, parts
+from parity.served.options import LogServed
 from tests.world import World
 
 Asked = FeatureService | Sequence[str]
-SINGLE = "__log_timestamp", "__request_id", "__as_of"
 
 
-def serve(store: FeatureStore, folder: Path, features: Asked, entities: dict[str, list], **facts: Any) -> pa.Table:
-    """Ask for features as a model server does, and log what was answered."""
+def serve(store: FeatureStore, folder: Path, features: Asked, entities: dict[str, list], **how: bool) -> None:
+    """Ask for features as a model server does, and have the answer logged."""
+    online = feast_internals.online_store_of(store)
+    if isinstance(online, ParityRedisOnlineStore):
+        store.config.online_store.log_served = LogServed(str(folder))
+        store.get_online_features(features, entities, **how)
+        online._recorder.close()
+    else:
+        _log_answer(store, folder, features, entities)
+
+
+def _log_answer(store: FeatureStore, folder: Path, features: Asked, entities: dict[str, list]) -> None:
+    """The same for a store that has no log: ids and features that are whole numbers or float64."""
     proto = store.get_online_features(features, entities, full_feature_names=True).proto
     columns: dict[str, Any] = {}
     for name, vector in zip(proto.metadata.feature_names.val, proto.results, strict=True):
         kinds = [value.WhichOneof("val") for value in vector.values]
-        values = [kind and getattr(value, kind) for kind, value in zip(kinds, vector.values, strict=True)]
-        kind = next((kind for kind in kinds if kind), "double_val")
-        columns[name] = pa.array(values, _TYPES.get(kind))
+        columns[name] = [kind and getattr(value, kind) for kind, value in zip(kinds, vector.values, strict=True)]
         if name not in entities:
             stamps = [stamp.seconds * 10**6 + stamp.nanos // 1000 for stamp in vector.event_timestamps]
             columns[f"{name}__timestamp"] = pa.array(stamps, pa.int64()).cast(UTC_MICROSECONDS)
             columns[f"{name}__status"] = pa.array(list(vector.statuses), pa.int32())
-    return write_log(folder, features, columns, online_store_of(store).now(), **{"project": store.project, **facts})
-
-
-_TYPES = {"double_val": pa.float64(), "int64_val": pa.int64(), "int32_val": pa.int32(), "bytes_val": pa.binary()}
+    write_log(folder, features, columns, online_store_of(store).now(), project=store.project)
 
 
 def write_log(
@@ -56,8 +64,6 @@ def write_log(
     rows, service = pa.table(columns), features.name if isinstance(features, FeatureService) else None
     metadata = {"service": service, "references": [] if service else list(features), **facts}
     log = HourlyParts(folder / folder_of(service or "references"), rows.schema, metadata)
-    if metadata.pop("lost", 0):
-        log.drop(facts["lost"])
     log.append(rows)
     log.close()
     return rows

@@ -29,9 +29,11 @@ from parity.edge.command import argument_parser, file_named, instant, shown
 from parity.edge.errors import UserError
 from parity.edge.files import location
 from parity.offline.side import origin_of
+from parity.proof.found import counted
 from parity.report.certificate import watched
 from parity.repository import opened
 from parity.served.log import Part, parts
+from parity.served.options import folder_of_log
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "feature_repo"
 TODAY, THEN = "today", "then"
@@ -79,8 +81,6 @@ def arguments() -> argparse.Namespace:
 
 def _log_of(store: FeatureStore) -> Path:
     """The folder of the log; `UserError` if there is none."""
-    from parity.served.options import folder_of_log
-
     folder = folder_of_log(store.config)
     if folder is None:
         raise UserError(
@@ -100,9 +100,16 @@ def _parts(found: Audit, folder: Path, project: str, service: str | None) -> lis
     found.parts, found.dropped = len(own), sum(part.dropped for part in own)
     if not own:
         of = f" of the service {service}" if service else ""
-        but = f" but {sum(found.others.values()):,} parts of {', '.join(sorted(found.others))}" if found.others else ""
-        raise UserError(f"{found.folder}: there is nothing{of} of the project {project} in that time{but}. {_SERVE}")
+        others = ", ".join(sorted(found.others))
+        but = f", but {counted(sum(found.others.values()), 'part')} of {others}" if found.others else ""
+        raise UserError(
+            f"{found.folder}: there is nothing{of} of the project {project}{_in_time(found)}{but}. {_SERVE}"
+        )
     return own
+
+
+def _in_time(found: Audit) -> str:
+    return " in that time" if found.since or found.until else ""
 
 
 _SERVE = "Serve something, wait until it is written, or name another time."
@@ -119,7 +126,7 @@ def _asked(views: Mapping[str, View], names: list[str] | None) -> list[str]:
 def _require_audited(found: Audit, fail_on: str) -> None:
     """Raise a `UserError` if nothing was audited, or if it is not known what the exit status is to say."""
     if not found.rows:
-        raise UserError(f"{found.folder}: nothing was served in that time. {_SERVE}")
+        raise UserError(f"{found.folder}: nothing was served{_in_time(found)}. {_SERVE}")
     if not found.views:
         why = (
             ", ".join(f"{view}: {why}" for view, why in sorted(found.unseen))
