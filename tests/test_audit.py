@@ -285,7 +285,8 @@ class TestWhatIsAskedFor:
         world.store.apply([service])
         one, other = world.fresh(), world.users[0]
         world.put(one, TOTAL, Value(int64_val=77))
-        serve(world.store, logged.folder, service, {"buyer_id": [one, other], "seller_id": [other, one]}, full_feature_names=True)
+        asked = {"buyer_id": [one, other], "seller_id": [other, one]}
+        serve(world.store, logged.folder, service, asked, full_feature_names=True)
         found = logged.audit()
         [view] = found.views
         assert (view.rows, view.values, view.differing) == (4, 6, 2)
