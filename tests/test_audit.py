@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast import FeatureService, FeatureView, Field, FileSource
+from feast.on_demand_feature_view import on_demand_feature_view
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Float64
 
@@ -27,7 +28,7 @@ from parity.audit.causes import (
     PAST_HORIZON,
 )
 from parity.audit.found import share
-from parity.audit.logged import NO_SUCH_FEATURE, NOT_DECLARED, OTHER_KEYS, Requests
+from parity.audit.logged import NO_SUCH_FEATURE, NOT_DECLARED, ON_DEMAND, OTHER_KEYS, Requests
 from parity.audit.terminal import summary
 from parity.proof.found import EXTRA, MATCH, MISSING, WRONG
 from tests.audits import Logged, causes, serve, write_log
@@ -339,6 +340,21 @@ class TestWhatIsAskedFor:
         assert (scores.name, scores.values, scores.counts[MISSING]) == ("scores", 3, 1)
         assert zoo.differing == 0
         assert "no oracle: the view has no aggregations" in summary(found)
+
+    def test_what_is_worked_out_on_demand_is_counted_and_not_audited(self, logged):
+        world = logged.world
+
+        @on_demand_feature_view(sources=[world.view], schema=[Field(name="doubled", dtype=Float64)], mode="python")
+        def doubling(inputs: dict) -> dict:
+            return {"doubled": [2.0 * (value or 0) for value in inputs["purchases"]]}
+
+        service = FeatureService(name="both", features=[world.view, doubling])
+        world.store.apply([doubling, service])
+        serve(world.store, logged.folder, service, {"user_id": [world.fresh(), 999]})
+        found = logged.audit()
+        [view] = found.views
+        assert (view.values, view.differing) == (4, 0)
+        assert found.unseen == {("doubling", ON_DEMAND): 2}
 
     def test_an_instant_that_has_not_come_is_said_to_be_one(self, logged):
         logged.world.now += DAY

@@ -45,8 +45,8 @@ MEANING = {
     CORRECTION: "a transaction that was changed after the value was served",
     DELETED: "a transaction that the features were computed of as the value was served, and that is gone since",
     DEFINITION: "the features were computed by another definition as the value was served",
-    BEHIND: "the offline store had it as the value was served, and the online store did not have it yet; "
-    "materialize more often",
+    BEHIND: "the offline store had it as the value was served, and the online store did not serve it yet, or not any "
+    "more; materialize more often",
     EARLIER: "the event that was served is earlier than the one that training gets today: a late row, or it was not "
     "online yet; what was known then is not known here",
     CHANGED: "another value of the same event: corrected since, or altered; what was known then is not known here",
