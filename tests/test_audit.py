@@ -12,6 +12,7 @@ from feast.types import Float64
 
 from parity.audit import audit as auditing
 from parity.audit import causes as meaning
+from parity.audit.audit import Question
 from parity.audit.causes import (
     AHEAD,
     ALTERED,
@@ -27,10 +28,22 @@ from parity.audit.causes import (
     OFFLINE_WRONG,
     PAST_HORIZON,
 )
-from parity.audit.found import share
-from parity.audit.logged import NO_SUCH_FEATURE, NOT_DECLARED, ON_DEMAND, OTHER_KEYS, Requests
+from parity.audit.found import Audit, share
+from parity.audit.logged import (
+    NO_SUCH_FEATURE,
+    NOT_DECLARED,
+    ON_DEMAND,
+    OTHER_KEYS,
+    Requests,
+    View,
+    targets_of,
+    views_of,
+)
 from parity.audit.terminal import summary
+from parity.definition.instants import utc_now
 from parity.proof.found import EXTRA, MATCH, MISSING, WRONG
+from parity.served.hourly import HourlyParts
+from parity.served.log import parts, read
 from tests.audits import Logged, causes, serve, write_log
 from tests.world import AVERAGE, DAY, OURS, STOCK, TOTAL, TTL, world
 
@@ -340,6 +353,33 @@ class TestWhatIsAskedFor:
         assert (scores.name, scores.values, scores.counts[MISSING]) == ("scores", 3, 1)
         assert zoo.differing == 0
         assert "no oracle: the view has no aggregations" in summary(found)
+
+    def test_names_with_two_underscores_are_those_of_the_features_that_there_are(self, logged):
+        store = logged.world.store
+        keys = pa.schema([("user_id", pa.int64())])
+        views = {"a": View("a", keys, {"b__c": pa.int64()}), "a__b": View("a__b", keys, {"d": pa.int64()})}
+        names = ["user_id", *(f"a__b__{end}{more}" for end in "cd" for more in ("", "__status"))]
+        targets, unseen = targets_of(store, None, pa.schema([(name, pa.int64()) for name in names]), views)
+        assert [(target.view.name, target.features) for target in targets] == [("a", ("b__c",)), ("a__b", ("d",))]
+        assert not unseen
+
+    def test_parts_that_are_merged_after_they_were_listed_are_read_once(self, logged):
+        world, now = logged.world, utc_now()
+        kind = {"project": world.store.project, "service": world.table.service.name, "references": []}
+        logged.ask(world.fresh())
+        [part] = parts(logged.folder)
+        rows = read(part)
+        log = HourlyParts(part.path.parent.parent, rows.schema.remove_metadata(), kind)
+        log.append(rows)
+        log.append(rows)
+        listed = parts(logged.folder)
+        log.close()
+        assert len(parts(logged.folder)) < len(listed) == 3
+        found = Audit("", [], Requests())
+        views = views_of(world.store, [world.table])
+        question = Question(listed, views, [], {"zoo": world.table.transactions}, None, None, now)
+        auditing.audit(world.store, question, found)
+        assert (found.rows, found.requests.count, found.differing) == (3, 1, 0)
 
     def test_what_is_worked_out_on_demand_is_counted_and_not_audited(self, logged):
         world = logged.world

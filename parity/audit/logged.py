@@ -5,7 +5,7 @@ reference: join keys, perhaps renamed, and `VIEW__FEATURE`, where VIEW may be an
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -219,8 +219,15 @@ def targets_of(
     """Find the views of ``views`` among the columns of a ``schema``; and count the columns that are not audited, by
     (view, why). Of views that are not ``asked`` for, if some are, nothing is given."""
     kinds = {view.name: type(view).__name__ for view in store.list_all_feature_views()}
-    named = {name: (name, {}) for name in [*kinds, *views]} | _projections(store, service)
-    of_prefix, unseen = _by_prefix(schema, named)
+    given = _projections(store, service)
+    named = {name: (name, {}) for name in [*kinds, *views]} | given
+
+    def fits(prefix: str, feature: str) -> tuple[bool, bool, int]:
+        """How well a column is read like this, as there may be __ in names: best as what the service gives."""
+        view = views.get(named[prefix][0])
+        return bool(view) and feature in view.features, prefix in given, len(prefix)
+
+    of_prefix, unseen = _by_prefix(schema, named, fits)
     targets = []
     for prefix, features in of_prefix.items():
         name, renamed = named[prefix]
@@ -244,16 +251,19 @@ def targets_of(
     return targets, unseen
 
 
-def _by_prefix(schema: pa.Schema, prefixes: Collection[str]) -> tuple[dict[str, list[str]], Counter]:
-    """The features in the columns of a ``schema``, by what stands before them; and what has none of the ``prefixes``,
-    as of `targets_of`."""
+def _by_prefix(
+    schema: pa.Schema, prefixes: Collection[str], fits: Callable[[str, str], tuple]
+) -> tuple[dict[str, list[str]], Counter]:
+    """The features in the columns of a ``schema``, by what stands before them: of the ``prefixes`` the one that fits
+    best; and what has none of them, as of `targets_of`."""
     found: dict[str, list[str]] = {}
     unseen: Counter = Counter()
     for column in schema.names:
         if f"{column}{STATUS}" in schema.names:
-            fitting = [prefix for prefix in prefixes if column.startswith(f"{prefix}__")]
-            if prefix := max(fitting, key=len, default=None):
-                found.setdefault(prefix, []).append(column[len(prefix) + 2 :])
+            fitting = [(prefix, column[len(prefix) + 2 :]) for prefix in prefixes if column.startswith(f"{prefix}__")]
+            if fitting:
+                prefix, feature = max(fitting, key=lambda one: fits(*one))
+                found.setdefault(prefix, []).append(feature)
             else:
                 unseen[column.rpartition("__")[0] or column, NOT_DECLARED] += 1
     return found, unseen
