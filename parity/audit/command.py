@@ -13,6 +13,7 @@ Exit status 0: nothing that was served differs. 1: something differs, each cause
 import argparse
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 from feast import FeatureStore
@@ -56,7 +57,7 @@ def main() -> int:
             audit(store, question, found)
             files.require_unchanged()
     _require_audited(found, args.fail_on)
-    print(json.dumps(as_json(found, now), indent=2, default=str) if args.json else summary(found))
+    print(json.dumps(as_json(found, now), indent=2, default=datetime.isoformat) if args.json else summary(found))
     if args.report:
         write_page(args.report, found, now)
     return 1 if (found.differing if args.fail_on == TODAY else found.then_differing) else 0
