@@ -13,6 +13,7 @@ from parity.edge.errors import UserError
 from parity.model.contract import Contract
 from tests.test_model import FEATURES
 
+pytestmark = pytest.mark.scale
 pytest.importorskip("skops")
 ensemble = pytest.importorskip("sklearn.ensemble")
 
