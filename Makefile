@@ -1,5 +1,5 @@
 # make demo   the whole pipeline, from nothing: environment, Redis, data, features, proof
-# make model  from real purchases to a model and back: train, prove, serve, audit; what that takes is installed too
+# make model  from real purchases to a model and back: train, prove, serve, audit, compare; installs what that takes
 # make test   the tests
 # make bench  how fast, side by side with what one would pick instead; a part, in two minutes: make bench SIZE=0.02
 # make test-scale   the tests of what takes Spark and other extras, which it installs
@@ -39,6 +39,8 @@ model: .venv/model-installed redis
 	$(BIN)/python $(CDNOW)/ask.py
 	$(BIN)/python -m parity audit -c $(CDNOW) --since $(SINCE) --report $(CDNOW)/data/audit.html
 	$(BIN)/python -m parity audit -c $(CDNOW) --since $(SINCE) --json > $(CDNOW)/data/audit.json
+	$(BIN)/python $(CDNOW)/train.py --service recency_and_frequency
+	$(BIN)/python $(CDNOW)/ab.py
 	$(BIN)/python $(CDNOW)/report.py
 
 test: .venv/tests-installed
