@@ -226,7 +226,8 @@ class TestOtherDefinitions:
             finally:
                 example.apply()
             assert client.until(200).content["status"] == "ok"
-        assert (example.folder / "serve.log").read_text().count("\n") == 2  # once each, and nothing else
+        said = (example.folder / "serve.log").read_text().splitlines()
+        assert (said[0].partition(":")[0], said[-1]) == ("not serving", "serving again"), said
 
     def test_that_something_was_computed_by_meanwhile_are_noticed(self, example):
         table = example.folder / "data" / "customer_purchases.parquet"

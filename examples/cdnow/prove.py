@@ -36,7 +36,7 @@ from parity.edge.errors import UserError
 from parity.edge.files import replacing
 from parity.model.applied import require_served
 from parity.offline.side import EVER, latest_events
-from parity.online.side import clock_of, shown, stored_events
+from parity.online.side import clock_of, shown, stored_events, unlogged
 from parity.proof.causes import same
 from parity.repository import opened
 
@@ -143,7 +143,7 @@ def served(
     store: FeatureStore, scorer: Scorer, customers: Sequence[str], at: datetime
 ) -> Iterator[tuple[str, str, dict[str, Any], float | None]]:
     """Each customer as the server has them at ``at``: what becomes of them, their features, and their score."""
-    with clock_of(store, at):
+    with clock_of(store, at), unlogged(store):
         for begin in range(0, len(customers), CUSTOMERS_AT_ONCE):
             some = customers[begin : begin + CUSTOMERS_AT_ONCE]
             try:
