@@ -115,6 +115,11 @@ def prove(store: FeatureStore, scorer: Scorer, tables: Sequence[FeatureTable], a
         features = {name: pair for name, pair in features.items() if not same(*pair)}
         if features or not same(expected[place], score):
             differences.append(Difference(customer, (expected[place], score), features))
+    if not scored and not differences:
+        raise UserError(
+            f"none of {len(customers):,} customers has a score as of {at.isoformat()}, so nothing is proven. Name another "
+            "--present, such as the end of the last materialization."
+        )
     return Proven(statuses, scored, tuple(differences))
 
 
