@@ -117,8 +117,8 @@ def prove(store: FeatureStore, scorer: Scorer, tables: Sequence[FeatureTable], a
             differences.append(Difference(customer, (expected[place], score), features))
     if not scored and not differences:
         raise UserError(
-            f"none of {len(customers):,} customers has a score as of {at.isoformat()}, so nothing is proven. Name another "
-            "--present, such as the end of the last materialization."
+            f"none of {len(customers):,} customers has a score as of {at.isoformat()}, so nothing is proven. Name "
+            "another --present, such as the end of the last materialization."
         )
     return Proven(statuses, scored, tuple(differences))
 
