@@ -136,6 +136,10 @@ class TestWithoutGrowthBook:
             with pytest.raises(UserError, match="can't be a user_id, which is of type int64"):
                 by_number.text_of(strange)
 
+    def test_one_id_is_not_several(self, tmp_path):
+        with pytest.raises(TypeError, match="'0042' is one unit"):
+            experiment(tmp_path).arms_of("0042")
+
     def test_an_id_is_its_text_as_it_is(self, tmp_path):
         by_text, by_number = experiment(tmp_path), experiment(tmp_path, "user_id")
         assert by_text.text_of("0042") == "0042"

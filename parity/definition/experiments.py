@@ -91,6 +91,8 @@ class Experiment:
     def arms_of(self, units: Iterable[Any]) -> np.ndarray:
         """As `arm_of`, of many: an array of objects, in the order of ``units``, which may be an Arrow array, a column
         of a frame, or any other sequence of ids."""
+        if isinstance(units, str | bytes):
+            raise TypeError(f"{units!r} is one unit, and arms_of takes several; arm_of takes one")
         arrow = isinstance(units, pa.Array | pa.ChunkedArray)
         some = units.to_pylist() if arrow else units.tolist() if hasattr(units, "tolist") else list(units)
         known = {unit: self.arm_of(unit) for unit in set(some)} if _are_plain(some) else None
