@@ -446,3 +446,14 @@ class TestRequests:
         numbers = requests.number(pa.array([f"t-{number // 3}" for number in range(200_000)]))
         requests.mark(numbers[:5], 1)
         assert (requests.marked(1), requests.count) == (2, 66_667)
+
+
+def test_what_the_log_has_dropped_is_said(logged):
+    world = logged.world
+    logged.ask(world.users[0])
+    [part] = parts(logged.folder)
+    log = HourlyParts(part.path.parent.parent, read(part).schema.remove_metadata(), {"project": world.store.project})
+    log.drop(12)
+    log.close()
+    assert logged.audit().dropped == 12
+    assert "dropped: the log says that 12 rows could not be written, and are not here" in summary(logged.audit())

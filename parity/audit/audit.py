@@ -79,6 +79,7 @@ class Question(NamedTuple):
 def audit(store: FeatureStore, question: Question, found: Audit) -> None:
     """Go through the log, and note in ``found`` what comes of it."""
     rows = sum(part.rows for part in question.parts)
+    found.dropped += sum(part.dropped for part in question.parts)
     with ExitStack() as stack:
         audits: dict[str, OneView] = {}
         with progress("audit", rows, "row") as bar:
@@ -411,7 +412,7 @@ class _Compared:
             purchases,
             self.ttl if self.table else None,
             self.slides if self.table else (),
-            bool(self.one.fresh.landed) if self.table else False,
+            self.table is not None and bool(self.one.fresh.landed or self.table.event_id),
         )
 
     def _were_there(self, feature: str, places: np.ndarray, differed: np.ndarray, served: pa.Array) -> np.ndarray:

@@ -17,7 +17,6 @@ from parity.proof.causes import (
     AHEAD,
     COERCION,
     DEFINITION,
-    DOUBLED,
     EXPIRED,
     FUTURE,
     LATE_ROW,
@@ -45,14 +44,13 @@ MEANING = {
     CORRECTION: "a transaction that was changed after the value was served",
     DELETED: "a transaction that the features were computed of as the value was served, and that is gone since",
     DEFINITION: "the features were computed by another definition as the value was served",
-    BEHIND: "the offline store had it as the value was served, and the online store did not serve it yet, or not any "
-    "more; materialize more often",
+    BEHIND: "the offline store had it as the value was served, and the online store did not serve it: it was not "
+    "materialized yet, was lost, or was hidden by a row from the future; materialize more often",
     EARLIER: "the event that was served is earlier than the one that training gets today: a late row, or it was not "
     "online yet; what was known then is not known here",
     CHANGED: "another value of the same event: corrected since, or altered; what was known then is not known here",
     AHEAD: "the online store had it from a stream before the features were computed of it",
     NOT_LANDED: "an event that a stream has brought online, and that is not among the transactions yet, or no longer",
-    DOUBLED: "an event that the row online had more often than the transactions",
     EXPIRED: "one side took the event for older than the ttl, and the other did not",
     PAST_HORIZON: "the row online knew its future no further than this, and so was not served, as is the rule of "
     "continuous views; training is right: materialize more often, or let the horizon be longer",

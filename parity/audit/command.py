@@ -98,7 +98,6 @@ def _parts(found: Audit, folder: Path, project: str, service: str | None) -> lis
     there = parts(folder, service, found.since, found.until)
     own = [part for part in there if part.project == project]
     found.others.update(part.project for part in there if part.project != project)
-    found.parts, found.dropped = len(own), sum(part.dropped for part in own)
     if not own:
         of = f" of the service {service}" if service else ""
         others = ", ".join(sorted(found.others))

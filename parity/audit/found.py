@@ -98,7 +98,6 @@ class Audit:
     views: list[Audited]
     requests: Requests
     rows: int = 0
-    parts: int = 0
     dropped: int = 0
     """Rows that the log says were dropped."""
     first: datetime | None = None
