@@ -398,6 +398,16 @@ def test_a_late_row_a_correction_and_a_deletion_are_told_apart(shop):
     assert_right(shop)
 
 
+def test_a_late_row_that_no_window_reaches_is_not_what_has_changed_a_value(shop):
+    for age, beside in ((3 * DAY + 2 * MICROSECOND, None), (3 * DAY, ADDED)):
+        shop.rows[1] = (*shop.rows[1][:2], f"{age / DAY}", 1, "B")  # corrected
+        shop.rows.append((1, T + DAY - age, "5.0", 1, "late"))
+        shop.compute()
+        found = answers(shop)[-2]
+        assert (found[SUPERSEDED_HOW], found[SUPERSEDED_WITH]) == (CHANGED, beside)
+    assert_right(shop)
+
+
 def test_a_run_that_changes_nothing_leaves_nothing(shop):
     for _ in range(3):
         shop.compute()
