@@ -29,7 +29,7 @@ from parity.definition.table import COMPUTED_BY
 from parity.edge.errors import UserError
 from parity.edge.files import write_table
 from parity.offline import versions
-from parity.offline.versions import (
+from parity.offline.known_then import (
     ADDED,
     AS_OF,
     CHANGED,
@@ -41,10 +41,8 @@ from parity.offline.versions import (
     SUPERSEDED_HOW,
     SUPERSEDED_WITH,
     THEN_EVENT,
-    Versions,
-    are_kept,
-    superseding,
 )
+from parity.offline.versions import Versions, are_kept, superseding
 from tests.definition import aggregation, table
 from tests.world import EVERY, KINDS
 
@@ -310,7 +308,12 @@ def killed(shop: Shop, after: int) -> bool:
     return status != 0
 
 
-WATCHED = ("parity/offline/versions.py", "parity/compute/days.py", "parity/edge/files.py")
+WATCHED = (
+    "parity/offline/versions.py",
+    "parity/offline/known_then.py",
+    "parity/compute/days.py",
+    "parity/edge/files.py",
+)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from parity.audit.logged import NO_EVENT
 from parity.audit.sides import alike, one_array
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import EPOCH, MICROSECOND, UTC_MICROSECONDS
-from parity.offline.versions import (
+from parity.offline.known_then import (
     ADDED,
     AS_OF,
     CHANGED,
@@ -22,8 +22,8 @@ from parity.offline.versions import (
     SUPERSEDED_HOW,
     SUPERSEDED_WITH,
     THEN_EVENT,
-    Versions,
 )
+from parity.offline.versions import Versions
 from parity.proof.causes import DEFINITION, LATE_ROW
 
 VERSIONS_SEARCHED = 20
