@@ -16,9 +16,17 @@ from tests.test_model import FEATURES
 pytestmark = pytest.mark.scale
 pytest.importorskip("skops")
 ensemble = pytest.importorskip("sklearn.ensemble")
+threadpoolctl = pytest.importorskip("threadpoolctl")
 
 from parity.definition.checks import declared  # noqa: E402
 from parity.model.file import MAGIC, load, read_contract, save  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Threads of scikit-learn that wait for each other on a busy machine spin, for minutes."""
+    with threadpoolctl.threadpool_limits(1, user_api="openmp"):
+        yield
 
 
 @pytest.fixture(scope="module")
