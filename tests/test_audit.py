@@ -27,6 +27,7 @@ from parity.audit.causes import (
     LATE_ROW,
     OFFLINE_WRONG,
     PAST_HORIZON,
+    REPAIRED,
 )
 from parity.audit.found import Audit, share
 from parity.audit.logged import (
@@ -41,6 +42,7 @@ from parity.audit.logged import (
 )
 from parity.audit.terminal import summary
 from parity.definition.instants import utc_now
+from parity.offline.versions import superseding
 from parity.proof.found import EXTRA, MATCH, MISSING, WRONG
 from parity.served.hourly import HourlyParts
 from parity.served.log import parts, read
@@ -171,6 +173,16 @@ class TestCauses:
         logged.recompute()
         found = logged.view()
         assert causes(found) == ({}, {AHEAD: 2})
+        assert found.differing == 0
+
+    def test_a_table_that_was_wrong_and_is_put_right_is_no_stream(self, logged):
+        user, world = logged.world.fresh(), logged.world
+        with superseding(world.table, world.features):
+            world.change_history(user, world.last(user), **{AVERAGE: 123.25})
+        logged.ask(user)
+        logged.recompute()
+        found = logged.view()
+        assert causes(found) == ({}, {REPAIRED: 1})
         assert found.differing == 0
 
     def test_what_nothing_explains_was_altered(self, logged):

@@ -48,8 +48,8 @@ def test_a_healthy_log_gives_no_alarm(redis_port):
 
 
 @pytest.mark.scale
-def test_a_hundred_healthy_logs_give_no_alarm(redis_port):
-    for seed in range(1, 101):
+def test_healthy_logs_give_no_alarm(redis_port):
+    for seed in range(1, 26):
         found = try_healthy(redis_port, seed)
         assert found.found == found.right == {"today": {}, "then": {}}, seed
 

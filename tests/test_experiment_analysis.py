@@ -217,6 +217,20 @@ class TestOutcomes:
         assert said in str(refused.value)
         assert "\n" not in str(refused.value)
 
+    def test_a_column_of_another_kind_is_named(self, tmp_path):
+        path = tmp_path / "o.parquet"
+        pq.write_table(pa.table({"unit": ["1"], "outcome": [[1.0]]}), path)
+        with pytest.raises(UserError, match=r"o\.parquet: a column of type list<.*> can't be an outcome"):
+            read_outcomes(path, experiment(tmp_path))
+
+    @pytest.mark.parametrize("large", [1e308, 1e200])
+    def test_outcomes_beyond_what_can_be_compared_get_no_verdict(self, tmp_path, large):
+        checkout, outcomes = experiment(tmp_path), table({unit: large * (n % 3) for n, unit in enumerate(units(400))})
+        analysis = analyse(checkout, exposed_by_hash(outcomes, checkout), outcomes)
+        assert not analysis.effects
+        assert "are so large that a float64 does not hold how they vary" in " ".join(analysis.reasons)
+        assert json.loads(json.dumps(as_json(analysis), allow_nan=False))["effects"] == []
+
     @pytest.mark.parametrize("name", ["o.csv", "o.parquet", "o.json"])
     def test_a_file_that_is_not_there_or_damaged(self, tmp_path, name):
         with pytest.raises(UserError, match=r"there is no such file|a \.csv or a \.parquet"):

@@ -274,9 +274,9 @@ def test_what_was_known_then_is_what_copies_of_the_table_have(tmp_path, seed):
 
 @pytest.mark.scale
 def test_what_was_known_then_is_what_copies_have_in_many_more_shops(tmp_path, record_property):
-    found = [live(tmp_path / str(seed), seed, runs=12) for seed in range(100, 250)]
+    found = [live(tmp_path / str(seed), seed, runs=12) for seed in range(100, 130)]
     record_property("counts", f"versions: {len(found)} shops, {sum(found):,} answers that have changed, all right")
-    assert sum(found) > 1000
+    assert sum(found) > 300
 
 
 def killed(shop: Shop, after: int) -> bool:
@@ -355,7 +355,7 @@ def test_what_a_run_that_was_killed_has_replaced_is_known(tmp_path, by_day):
 @pytest.mark.scale
 def test_whenever_a_run_is_killed_what_it_has_replaced_is_known(tmp_path):
     draw = random.Random(7)
-    for number in range(40):
+    for number in range(12):
         points = [draw.randrange(1200) for _ in range(12)]
         survive(tmp_path / str(number), number, points, by_day=number % 2 > 0)
 

@@ -36,6 +36,7 @@ CORRECTION, DELETED = "correction", "deleted row"
 BEHIND = "behind"
 EARLIER = "late row, or behind"
 CHANGED = "changed since, or altered"
+REPAIRED = "offline was wrong"
 OFFLINE_WRONG = "offline wrong"
 ALTERED = "altered"
 
@@ -49,6 +50,8 @@ MEANING = {
     EARLIER: "the event that was served is earlier than the one that training gets today: a late row, or it was not "
     "online yet; what was known then is not known here",
     CHANGED: "another value of the same event: corrected since, or altered; what was known then is not known here",
+    REPAIRED: "the online store was right, and the offline store, as it was then, was not: it was altered, or an "
+    "earlier one was put back, and it has been computed anew since",
     AHEAD: "the online store had it from a stream before the features were computed of it",
     NOT_LANDED: "an event that a stream has brought online, and that is not among the transactions yet, or no longer",
     EXPIRED: "one side took the event for older than the ttl, and the other did not",
@@ -111,15 +114,17 @@ def cause_of(case: Case, known: Explained) -> str:
     if case.served is not None and case.event > case.as_of:
         return FUTURE
     if case.is_known and same(case.served, case.truth):
-        return _ahead(case)
+        return _ahead(case, known)
     if case.is_known and same(case.served, case.then):
         return case.since or CHANGED
     return _of_then(case, known) if case.is_known else _of_today(case, known)
 
 
-def _ahead(case: Case) -> str:
+def _ahead(case: Case, known: Explained) -> str:
     """Of a value that is what is known today, and was not what was known then."""
-    return AHEAD if case.since in (None, LATE_ROW, CORRECTION, CHANGED) else case.since
+    if case.since not in (None, LATE_ROW, CORRECTION, CHANGED):
+        return case.since
+    return AHEAD if known.is_streamed else REPAIRED
 
 
 def _of_then(case: Case, known: Explained) -> str:
@@ -129,7 +134,7 @@ def _of_then(case: Case, known: Explained) -> str:
     if _is_of_history(case, known) or case.was_there:
         if _is_too_old(case, known) and case.then_event in (NO_EVENT, case.event):
             return EXPIRED
-        return BEHIND if case.was_there or case.event <= case.then_event else AHEAD
+        return BEHIND if case.was_there or case.event <= case.then_event else _ahead(case, known)
     if known.is_streamed and case.at_event is NOT_THERE and case.event > case.then_event:
         return NOT_LANDED
     return _mistake(case, known) or ALTERED

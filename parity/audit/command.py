@@ -30,6 +30,7 @@ from parity.edge.command import argument_parser, file_named, instant, shown
 from parity.edge.errors import UserError
 from parity.edge.files import location
 from parity.offline.side import origin_of
+from parity.offline.versions import Versions
 from parity.proof.found import counted
 from parity.report.certificate import watched
 from parity.repository import opened
@@ -52,6 +53,8 @@ def main() -> int:
         tables = [view.table for view in views.values() if view.table and (not asked or view.name in asked)]
         transactions = {table.name: origin_of(table) for table in tables}
         question = Question(chosen, views, asked, transactions, args.since, args.until, now)
+        for table in tables:
+            Versions.of(table)  # what a killed run owes is made ahead, as it touches the table
         data = [*transactions.values(), *(location(table.source.path) for table in tables)]
         with watched(data, hashed=False) as files:
             audit(store, question, found)

@@ -20,6 +20,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import UTC_MICROSECONDS
+from parity.edge.errors import UserError
 from parity.served.log import Part, read
 
 LOG_TIMESTAMP, REQUEST_ID, AS_OF = "__log_timestamp", "__request_id", "__as_of"
@@ -194,6 +195,9 @@ def _batches(part: Part) -> Iterator[pa.Table]:
     """The rows of a part, some at a time, where it still is where it was listed; and else at once."""
     try:
         file = pq.ParquetFile(part.path)
+        missing = [name for name in (LOG_TIMESTAMP, REQUEST_ID, AS_OF) if name not in file.schema_arrow.names]
+        if missing:
+            raise UserError(f"{part.path}: it has no column {missing[0]}, so it is no part of a log. Move it away.")
     except FileNotFoundError:
         yield read(part)
         return

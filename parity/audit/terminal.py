@@ -1,6 +1,7 @@
 """What an audit looks like on a terminal, and as JSON."""
 
 import math
+from collections import Counter
 from datetime import datetime
 from typing import Any
 
@@ -128,10 +129,11 @@ def verdict(found: Audit) -> str:
     if not found.differing and not found.then_differing:
         oracle = " equals the oracle" if all(view.view.table for view in found.views) else ""
         return f"What was served equals training{oracle}: each of {counted(values, 'value')} at its own instant."
-    causes: dict[str, int] = {}
+    causes: Counter[str] = Counter()
     for view in found.views:
         for cause, one in view.causes.items():
-            causes[cause] = causes.get(cause, 0) + one.values
+            if count := one.today if found.differing else one.values:
+                causes[cause] += count
     named = ", ".join(f"{cause} {count:,}" for cause, count in sorted(causes.items(), key=lambda one: -one[1]))
     if found.differing:
         return f"DIFFERS: {found.differing:,} of {counted(values, 'value')} that were served. Causes: {named}."

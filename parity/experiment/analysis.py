@@ -12,6 +12,8 @@ A verdict is refused where a ratio is off, where a unit was in two arms or in an
 there is too little to say anything.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,8 +178,8 @@ def analyse(
             expected=sum(units.values()) * experiment.shares[arm],
             with_outcome=int((has_one & (exposed.arms == arm)).sum()),
             counted=len(of_arm[arm]),
-            mean=float(of_arm[arm].mean()) if len(of_arm[arm]) else None,
-            deviation=float(of_arm[arm].std(ddof=1)) if len(of_arm[arm]) > 1 else None,
+            mean=_finite(np.mean, of_arm[arm], 1),
+            deviation=_finite(_deviation, of_arm[arm], 2),
         )
         for arm, service in experiment.arms.items()
     ]
@@ -224,10 +226,10 @@ def _reasons(exposed: Exposed, arms: list[Arm], p: float | None, below: float) -
     reasons = []
     if exposed.in_two_arms:
         some = _some(exposed.in_two_arms)
-        reasons.append(f"{len(exposed.in_two_arms):,} units were in two arms ({some})")
+        reasons.append(f"{_units(exposed.in_two_arms)} in two arms ({some})")
     if exposed.in_another_arm:
         some = _some(exposed.in_another_arm)
-        reasons.append(f"{len(exposed.in_another_arm):,} units were in another arm than the hash gives ({some})")
+        reasons.append(f"{_units(exposed.in_another_arm)} in another arm than the hash gives ({some})")
     if p is None:
         least = min(arm.expected for arm in arms)
         reasons.append(
@@ -246,7 +248,8 @@ def _too_little(outcomes: dict[str, np.ndarray], proportions: bool) -> list[str]
     """Why nothing can be said of the outcomes."""
     few = [arm for arm, some in outcomes.items() if len(some) < 2]
     if few:
-        return [f"{' and '.join(few)} has fewer than two units with an outcome"]
+        have = "has" if len(few) == 1 else "have"
+        return [f"{' and '.join(few)} {have} fewer than two units with an outcome"]
     if proportions:
         for arm, some in outcomes.items():
             ones = int(some.sum())
@@ -254,11 +257,29 @@ def _too_little(outcomes: dict[str, np.ndarray], proportions: bool) -> list[str]
                 return [
                     f"{arm} has {ones:,} ones among {len(some):,} units, and {LEAST_EXPECTED} ones and zeros are needed"
                 ]
+    for arm, some in outcomes.items():
+        if _finite(_deviation, some, 2) is None:
+            return [f"the outcomes of {arm} are so large that a float64 does not hold how they vary"]
     first, *others = outcomes
     for arm in others:
         if np.ptp(outcomes[arm]) == np.ptp(outcomes[first]) == 0:
             return [f"all outcomes of {first}, and all of {arm}, are the same, so nothing is known of how they vary"]
     return []
+
+
+def _deviation(some: np.ndarray) -> float:
+    return some.std(ddof=1)
+
+
+def _finite(function: Callable[[np.ndarray], float], some: np.ndarray, least: int) -> float | None:
+    """What a function gives of some numbers, ``least`` at least; None if they are fewer, or if it is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = float(function(some)) if len(some) >= least else math.nan
+    return found if math.isfinite(found) else None
+
+
+def _units(units: list[str]) -> str:
+    return "1 unit was" if len(units) == 1 else f"{len(units):,} units were"
 
 
 def _some(units: list[str]) -> str:

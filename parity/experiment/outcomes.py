@@ -77,7 +77,10 @@ def _column(path: Path, found: pa.Table, names: tuple[str, ...]) -> str:
 def _each(path: Path, column: pa.ChunkedArray, read: Callable[[Any], Any], what: str) -> list:
     """Read every value of a column, equal ones once; a `UserError` names the first row that can't be read."""
     encoded = column.combine_chunks()
-    encoded = encoded if isinstance(encoded, pa.DictionaryArray) else encoded.dictionary_encode()
+    try:
+        encoded = encoded if isinstance(encoded, pa.DictionaryArray) else encoded.dictionary_encode()
+    except pa.ArrowNotImplementedError:
+        raise UserError(f"{shown(path)}: a column of type {column.type} can't be {what}.") from None
     values: list[Any] = []
     for place, value in enumerate(encoded.dictionary.to_pylist()):
         try:

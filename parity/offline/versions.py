@@ -85,8 +85,10 @@ def superseding(table: FeatureTable, output: Location, now: Callable[[], datetim
     with kept.alone(SECONDS_TO_WAIT):
         kept.finish(now)
         kept.begin(now)
-        yield
-        kept.finish(now)
+        try:
+            yield
+        finally:  # a run that fails leaves nothing to be done by whoever comes next
+            kept.finish(now)
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,8 @@ def facts_of(schema: pa.Schema) -> dict[str, Any] | None:
         facts = json.loads((schema.metadata or {})[METADATA])
     except (KeyError, ValueError):
         return None
-    return facts if isinstance(facts, dict) and facts.get("format") == FORMAT else None
+    whole = isinstance(facts, dict) and facts.get("format") == FORMAT and isinstance(facts.get("dropped"), int)
+    return facts if whole and isinstance(facts.get("merged", []), list) else None
 
 
 def merge(paths: list[Path], merged: Path, schema: pa.Schema, metadata: Mapping[str, Any]) -> None:
