@@ -255,7 +255,9 @@ def test_runs_are_kept_beside_the_example_and_compared(shop, twice):
         tags = dict(database.execute("select key, value from tags").fetchall())
     assert len(importance) == 2 * 13
     assert tags["feast.feature_service"] == "buys_again"
-    assert tags["parity.contract"] == json.loads((shop.folder / "data" / "buys_again.json").read_text())["contract"]
+    assert (
+        tags["parity.contract"] == json.loads((shop.folder / "data" / "buys_again.model.json").read_text())["contract"]
+    )
     assert not (shop.folder / "mlflow.db").exists()
     assert not (shop.folder / "mlruns").exists()
     kept = [file.name for file in (shop.folder / "data" / "mlflow").rglob("*") if file.is_file()]
@@ -263,7 +265,7 @@ def test_runs_are_kept_beside_the_example_and_compared(shop, twice):
 
 
 def test_the_model_beats_what_anyone_knows_where_it_says_so(shop, twice):
-    found = json.loads((shop.folder / "data" / "buys_again.json").read_text())
+    found = json.loads((shop.folder / "data" / "buys_again.model.json").read_text())
     measures = found["measures"]
     assert measures["model"]["roc_auc"] > 0.81
     assert measures["model"]["log_loss"] < measures["recency_and_frequency"]["log_loss"]
@@ -302,6 +304,37 @@ def test_a_store_of_mlflow_that_is_not_there_is_one_line(shop, uri, said):
     found = shop.refused("train.py", MLFLOW_TRACKING_URI=uri)
     assert said in found
     assert "--untracked" in found
+
+
+@pytest.mark.parametrize(
+    ("uri", "secret"),
+    [
+        ("http://me:sEcret@127.0.0.1:1", "sEcret"),
+        ("http://me:s%40Ecret@127.0.0.1:1", "Ecret"),
+        ("http://127.0.0.1:1/?token=sEcret", "sEcret"),
+        ("postgresql://me:sEcret@127.0.0.1:1/x", "sEcret"),
+        ("nothing://me:sEcret@here", "sEcret"),
+    ],
+)
+def test_no_secret_of_mlflow_is_printed(shop, uri, secret):
+    said = shop.refused("train.py", MLFLOW_TRACKING_URI=uri)
+    assert secret not in said
+    assert "MLflow's store" in said
+    assert "not installed" not in said
+
+
+def test_a_folder_of_models_that_cant_be_written_is_refused_before_the_training(shop, tmp_path):
+    folder = shop.folder / "data" / "mlflow"
+    kept = folder.rename(tmp_path / "kept") if folder.exists() else None
+    folder.write_text("a file")
+    try:
+        said = shop.refused("train.py", "--model", str(tmp_path / "t.model"))
+    finally:
+        folder.unlink()
+        if kept:
+            kept.rename(folder)
+    assert "MLflow's folder of models" in said
+    assert not (tmp_path / "t.model").exists()
 
 
 def test_a_store_of_mlflow_that_is_no_database_is_one_line(shop, tmp_path):

@@ -20,13 +20,14 @@ import csv
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import model as the_model  # first, as it says how many threads scikit-learn may have
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from cdnow import DATA, PRESENT, REPOSITORY
+from cdnow import PRESENT, REPOSITORY, model_of
 from feast import FeatureStore
 
 from parity.definition.checks import Declared, FeatureTable, declared
@@ -53,7 +54,6 @@ from parity.transactions.read import read_transactions
 EXPERIMENT = "scoring"
 AT = datetime(1998, 4, 1, tzinfo=UTC)
 """90 days before the present, so that what follows is known; the models were trained on what was known in 1997."""
-EXPOSURES, OUTCOMES = DATA / "exposures", DATA / "outcomes.csv"
 CUSTOMERS_AT_ONCE = 1000
 
 
@@ -66,9 +66,10 @@ class Arm(NamedTuple):
 
 def main() -> int:
     args, now = arguments(), utc_now()
+    exposures, outcomes = (args.repository / "data" / name for name in ("exposures", "outcomes.csv"))
     everything = declared(args.repository)
     experiment = everything.experiment(EXPERIMENT)
-    arms = {arm: trained(everything, service.name) for arm, service in experiment.arms.items()}
+    arms = {arm: trained(everything, args.repository, service.name) for arm, service in experiment.arms.items()}
     chosen = everything.through([service.name for service in experiment.arms.values()])
     tables = list(chosen)
     transactions = origins_of(tables, None)
@@ -82,15 +83,15 @@ def main() -> int:
         found = [one.found for one in look_through(proofs, drawn, files)]
         print(report.every_view(found, unseen_views(store, tables, chosen.others)))
         bought = purchases_after(tables[0], args.at)
-        scores = serve(proofs[0].store, experiment, arms, bought.customers, args.at)
-    write_outcomes(bought, offers(scores, args.share))
-    exposed = exposed_by_log(EXPOSURES, experiment)
-    analysis = analyse(experiment, exposed, read_outcomes(OUTCOMES, experiment))
+        scores = serve(proofs[0].store, experiment, arms, bought.customers, args.at, exposures)
+    write_outcomes(outcomes, bought, offers(scores, args.share))
+    exposed = exposed_by_log(exposures, experiment)
+    analysis = analyse(experiment, exposed, read_outcomes(outcomes, experiment))
     print(f"An offer goes to the {args.share:.0%} of each arm with the highest scores; who then buys is a hit")
     print(shown_analysis(analysis))
     print(
         f"The same again: python -m parity experiment {EXPERIMENT} -c {shown(args.repository)} "
-        f"--exposures {shown(EXPOSURES)} --outcomes {shown(OUTCOMES)}"
+        f"--exposures {shown(exposures)} --outcomes {shown(outcomes)}"
     )
     if any(one.differences for one in found):
         return 1
@@ -99,9 +100,9 @@ def main() -> int:
     return 0
 
 
-def trained(everything: Declared, service: str) -> Arm:
+def trained(everything: Declared, repository: Path, service: str) -> Arm:
     """The model of a service, as train.py has left it."""
-    path = DATA / f"{service}.model"
+    path = model_of(repository, service)
     if not path.is_file():
         raise UserError(f"{shown(path)}: there is no model. Run: python examples/cdnow/train.py --service {service}")
     return Arm(*load(path, everything, service))
@@ -127,12 +128,17 @@ def purchases_after(table: FeatureTable, at: datetime) -> Bought:
 
 
 def serve(
-    store: FeatureStore, experiment: Experiment, arms: Mapping[str, Arm], customers: Sequence[str], at: datetime
+    store: FeatureStore,
+    experiment: Experiment,
+    arms: Mapping[str, Arm],
+    customers: Sequence[str],
+    at: datetime,
+    folder: Path,
 ) -> dict[str, dict[str, float]]:
     """Serve every customer by the arm that is theirs, and log it: the scores by customer, of each arm."""
-    shutil.rmtree(folder_of_exposures(EXPOSURES, experiment), ignore_errors=True)  # those of an earlier run
+    shutil.rmtree(folder_of_exposures(folder, experiment), ignore_errors=True)  # those of an earlier run
     scores: dict[str, dict[str, float]] = {arm: {} for arm in arms}
-    with Exposures(EXPOSURES, experiment) as exposures, clock_of(store, at):
+    with Exposures(folder, experiment) as exposures, clock_of(store, at):
         for start in range(0, len(customers), CUSTOMERS_AT_ONCE):
             some = customers[start : start + CUSTOMERS_AT_ONCE]
             of_arm: dict[str | None, list[str]] = {}
@@ -145,7 +151,7 @@ def serve(
                     scored = the_model.scores(arms[arm].model, inputs).tolist()
                     scores[arm] |= dict(zip(theirs, scored, strict=True))
     if exposures.dropped:
-        raise UserError(f"{shown(EXPOSURES)}: {exposures.dropped:,} exposures could not be written. Make room there.")
+        raise UserError(f"{shown(folder)}: {exposures.dropped:,} exposures could not be written. Make room there.")
     return scores
 
 
@@ -160,9 +166,9 @@ def offers(scores: Mapping[str, Mapping[str, float]], share: float) -> set[str]:
     return chosen
 
 
-def write_outcomes(bought: Bought, offered: set[str]) -> None:
+def write_outcomes(path: Path, bought: Bought, offered: set[str]) -> None:
     """Write the hits; whoever is not among them has none, and counts as 0."""
-    with replacing(OUTCOMES) as temporary, open(temporary, "w", newline="") as file:
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["customer_id", "outcome", "timestamp"])
         for customer in sorted(offered & bought.next.keys()):

@@ -27,7 +27,6 @@ from parity.edge.files import replacing
 REPOSITORY = Path(__file__).resolve().parent
 DATA = REPOSITORY / "data"
 PURCHASES, SAMPLE = DATA / "CDNOW_master.txt", DATA / "CDNOW_sample.txt"
-MODEL = DATA / "buys_again.model"
 PACKAGE = "lifetimes==0.11.3"
 HASHES = {
     PURCHASES: "eff6889ed364c5199d6eacbbeb7a6d559971df4406ac876f322c373f00a072ef",
@@ -48,6 +47,16 @@ def main() -> None:
     took = take()
     for path in HASHES:
         print(f"{'Took' if took else 'There already:'} {shown(path)}, {len(path.read_bytes().splitlines()):,} lines")
+
+
+def model_of(repository: Path, service: str) -> Path:
+    """Where the model of a ``service`` is kept, if nothing else is said."""
+    return repository / "data" / f"{service}.model"
+
+
+def beside(model: Path) -> Path:
+    """Where the measures of a ``model`` are written: its whole name and .json, so that no other file has it."""
+    return model.with_name(f"{model.name}.json")
 
 
 def take() -> bool:

@@ -1,6 +1,6 @@
 """Write what was found of the model as a page: its measures, what it looks at, its calibration, the proof, the audit.
 
-    python examples/cdnow/report.py [--training FILE] [--proof FILE] [--audit FILE] [--page FILE.html]
+    python examples/cdnow/report.py [-c REPO] [--training FILE] [--proof FILE] [--audit FILE] [--page FILE.html]
 
 The page is static: no script, nothing loaded from elsewhere, light and dark, wide and narrow. What train.py, prove.py
 (--json) and `python -m parity audit` (--json) wrote down is read from data/; what is not there is said to be missing.
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from cdnow import DATA, MODEL
+from cdnow import REPOSITORY, beside, model_of
+from model import SERVICE
 
 from parity.edge.command import argument_parser, file_named, run, shown
 from parity.edge.errors import UserError
@@ -44,12 +45,19 @@ MEASURES = {
 
 def main() -> None:
     json_file = file_named(".json")
-    parser = argument_parser(__doc__)
-    parser.add_argument("--training", type=json_file, default=MODEL.with_suffix(".json"), metavar="FILE.json")
-    parser.add_argument("--proof", type=json_file, default=DATA / "proof.json", metavar="FILE.json")
-    parser.add_argument("--audit", type=json_file, default=DATA / "audit.json", metavar="FILE.json")
-    parser.add_argument("--page", type=file_named(".html"), default=DATA / "report.html", metavar="FILE.html")
+    parser = argument_parser(__doc__, REPOSITORY)
+    of = "(default: REPO/data/{})"
+    parser.add_argument(
+        "--training", type=json_file, metavar="FILE.json", help=of.format(beside(Path(f"{SERVICE}.model")))
+    )
+    parser.add_argument("--proof", type=json_file, metavar="FILE.json", help=of.format("proof.json"))
+    parser.add_argument("--audit", type=json_file, metavar="FILE.json", help=of.format("audit.json"))
+    parser.add_argument("--page", type=file_named(".html"), metavar="FILE.html", help=of.format("report.html"))
     args = parser.parse_args()
+    data = args.repository / "data"
+    args.training = args.training or beside(model_of(args.repository, SERVICE))
+    args.proof, args.audit = args.proof or data / "proof.json", args.audit or data / "audit.json"
+    args.page = args.page or data / "report.html"
     training = _read(args.training)
     if training is None:
         raise UserError(f"{shown(args.training)}: there is no such file. Run: python examples/cdnow/train.py")

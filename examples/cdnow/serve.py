@@ -37,7 +37,7 @@ import parity.edge.quick_feast  # noqa: F401
 # isort: split
 
 import uvicorn
-from cdnow import DATA, PRESENT, REPOSITORY
+from cdnow import PRESENT, REPOSITORY, model_of
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from feast import FeatureService, FeatureStore, Field
@@ -49,7 +49,7 @@ from redis import RedisError
 from starlette.requests import ClientDisconnect
 
 from parity.definition.checks import Declared, FeatureTable, declared
-from parity.edge.command import argument_parser, instant, run, shown, whole_number
+from parity.edge.command import argument_parser, instant, run, whole_number
 from parity.edge.errors import UserError
 from parity.edge.signals import ending_by
 from parity.model.applied import require_served
@@ -98,13 +98,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """What serving and its proof are both asked by."""
     service = f"the FeatureService that the model was trained on (default: {SERVICE})"
     parser.add_argument("--service", default=SERVICE, metavar="NAME", help=service)
-    parser.add_argument("--model", type=Path, metavar="FILE", help=f"(default: {shown(DATA)}/SERVICE.model)")
+    parser.add_argument("--model", type=Path, metavar="FILE", help="(default: REPO/data/SERVICE.model)")
     present = f"what to take for the present, ISO 8601 (default: {PRESENT.isoformat()}, after the last purchase)"
     parser.add_argument("--present", type=instant, default=PRESENT, metavar="INSTANT", help=present)
 
 
 def with_model(args: argparse.Namespace) -> argparse.Namespace:
-    args.model = args.model or DATA / f"{args.service}.model"
+    args.model = args.model or model_of(args.repository, args.service)
     return args
 
 

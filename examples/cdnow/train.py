@@ -27,7 +27,7 @@ import pandas as pd
 import pyarrow as pa
 import tracking
 from baselines import BetaGeometric, Histories, histories
-from cdnow import BEGIN, CALIBRATION, DATA, MODEL, PRESENT, REPOSITORY
+from cdnow import BEGIN, CALIBRATION, PRESENT, REPOSITORY, beside, model_of
 from feast import FeatureStore
 from model import HORIZON, SERVICE, inputs_of, matrix, scores
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -96,10 +96,13 @@ def main() -> None:
             examples = examples_of(store, contract, purchases, months())
             training, held_out = split(examples)
             model = trained(training.inputs, training.buys, args.seed)
-            save(model, contract, args.model)
             compared = compare(store, contract, purchases, training, held_out, model, args.seed)
             importance = importance_of(model, held_out, inputs, args.repeats, args.seed)
-            earlier = tracking.earlier_importance(client, store.project, args.service) if client else {}
+            earlier = {}
+            if client:
+                with tracking.named(tracking.uri_of(client)):
+                    earlier = tracking.earlier_importance(client, store.project, args.service)
+            save(model, contract, args.model)  # with its measures beside it, whatever becomes of the tracking
             found = {
                 "service": args.service,
                 "contract": contract.fingerprint,
@@ -112,10 +115,11 @@ def main() -> None:
                 "importance": importance,
                 "ranks_changed": ranks_changed(earlier, importance),
             }
+            with replacing(beside(args.model)) as temporary:
+                temporary.write_text(json.dumps(found, indent=1) + "\n")
             if client:
-                track(client, model, contract, found)
-    with replacing(args.model.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(found, indent=1) + "\n")
+                with tracking.named(tracking.uri_of(client)):
+                    track(client, model, contract, found)
     print("\n".join(lines(found, bool(earlier), args.model)))
 
 
@@ -124,12 +128,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--service", default=SERVICE, metavar="NAME", help=f"train on this service (default: {SERVICE})"
     )
-    parser.add_argument("--model", type=Path, metavar="FILE", help=f"(default: {shown(MODEL.parent)}/SERVICE.model)")
+    parser.add_argument("--model", type=Path, metavar="FILE", help="(default: REPO/data/SERVICE.model)")
     parser.add_argument("--repeats", type=whole_number(2, 1000), default=10, help="of each permutation (default: 10)")
     parser.add_argument("--seed", type=whole_number(0, 2**31), default=0, help="of all that is drawn (default: 0)")
     parser.add_argument("--untracked", action="store_true", help="keep no run in MLflow")
     args = parser.parse_args()
-    args.model = args.model or DATA / f"{args.service}.model"
+    args.model = args.model or model_of(args.repository, args.service)
     return args
 
 
