@@ -101,6 +101,17 @@ class TestWhatIsAnswered:
         assert answer["as_of"].startswith("1998-07-08T12:00:")
         assert answer["features"]["purchases_7d"] == 0  # of the last one a week has passed
 
+    def test_one_who_is_past_the_horizon_is_no_expired_one(self, example):
+        with example.served("--present", "1998-09-15") as later:
+            answer = later.predict("00003")
+            several = later.predict("00001", "00003").content["predictions"]
+        assert (answer.status, answer.content["status"], answer.content["score"]) == (200, "outdated", None)
+        assert "materialize_to_online.py" in answer.content["detail"]
+        assert [one["status"] for one in several] == ["expired", "outdated"]
+        done = example.script("prove.py", "--present", "1998-09-15")
+        assert done.returncode == 1, done
+        assert " are past the horizon of their row online: " in done.stdout
+
     def test_health_names_the_model(self, client):
         answer = client.ask("/health")
         assert (answer.status, answer.content["status"], answer.content["service"]) == (200, "ok", "buys_again")
@@ -216,7 +227,9 @@ class TestOtherDefinitions:
                 assert client.predict("00003").status == 200
                 with example.edited('"30d": timedelta(days=30)', '"30d": timedelta(days=31)'):
                     example.apply()
-                answer = client.until(503)
+                client.until(503, "/health")  # a request may fail before, of what is half applied
+                answer = client.predict("00003")
+                assert answer.status == 503
                 assert "customer_purchases:purchases_30d is made in another way" in answer.content["detail"]
                 assert "customer_purchases:dollars_30d" in answer.content["detail"]
                 assert "purchases_7d" not in answer.content["detail"]
@@ -227,7 +240,7 @@ class TestOtherDefinitions:
                 example.apply()
             assert client.until(200).content["status"] == "ok"
         said = (example.folder / "serve.log").read_text().splitlines()
-        assert (said[0].partition(":")[0], said[-1]) == ("not serving", "serving again"), said
+        assert [line.partition(":")[0] for line in said] == ["not serving", "serving again"], said
 
     def test_that_something_was_computed_by_meanwhile_are_noticed(self, example):
         table = example.folder / "data" / "customer_purchases.parquet"

@@ -28,7 +28,20 @@ import pandas as pd
 import pyarrow as pa
 from cdnow import REPOSITORY
 from feast import FeatureStore
-from serve import EXPIRED, KEY, OK, UNKNOWN, Another, Scorer, Served, add_model_arguments, trained, with_model
+from serve import (
+    EXPIRED,
+    KEY,
+    OK,
+    OUTDATED,
+    UNKNOWN,
+    Another,
+    Scorer,
+    Served,
+    add_model_arguments,
+    renewal,
+    trained,
+    with_model,
+)
 
 from parity.definition.checks import FeatureTable, declared
 from parity.edge.command import argument_parser, file_named, run
@@ -107,7 +120,7 @@ def prove(store: FeatureStore, scorer: Scorer, tables: Sequence[FeatureTable], a
         raise UserError(f"there is no customer by {at.isoformat()}, so there is nothing to prove.")
     offline = offline_values(store, scorer, customers, at)
     expected = scorer.scores(offline, [at] * len(customers))
-    statuses, differences, scored = dict.fromkeys((OK, EXPIRED, UNKNOWN), 0), [], 0
+    statuses, differences, scored = dict.fromkeys((OK, EXPIRED, OUTDATED, UNKNOWN), 0), [], 0
     for place, (customer, status, values, score) in enumerate(served(store, scorer, customers, at)):
         statuses[status] += 1
         scored += score is not None or expected[place] is not None
@@ -152,7 +165,7 @@ def served(
         for begin in range(0, len(customers), CUSTOMERS_AT_ONCE):
             some = customers[begin : begin + CUSTOMERS_AT_ONCE]
             try:
-                answer = Served.of(store.get_online_features(scorer.service, {KEY: list(some)}), scorer.fields)
+                answer = Served.of(store.get_online_features(scorer.service, {KEY: list(some)}), scorer, at)
             except Another as error:
                 raise UserError(f"{error}. Run: python materialize_to_online.py") from None
             for place, customer in enumerate(some):
@@ -164,6 +177,8 @@ def served(
 def lines(proven: Proven, scorer: Scorer, at: datetime) -> Iterator[str]:
     of = ", ".join(f"{count:,} {status}" for status, count in proven.statuses.items() if count)
     yield f"Model {scorer.id} of {scorer.service.name}, {proven.customers:,} customers as of {at.isoformat()}: {of}"
+    if outdated := proven.statuses.get(OUTDATED):
+        yield f"  {outdated:,} are past the horizon of their row online: {renewal(at)}"
     if not proven.differences:
         yield f"  every feature and each of the {proven.scored:,} scores is the same, to the bit, offline and online"
         return

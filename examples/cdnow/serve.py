@@ -49,7 +49,7 @@ from redis import RedisError
 from starlette.requests import ClientDisconnect
 
 from parity.definition.checks import Declared, FeatureTable, declared
-from parity.edge.command import argument_parser, instant, run, whole_number
+from parity.edge.command import argument_parser, instant, of_chosen, run, whole_number
 from parity.edge.errors import UserError
 from parity.edge.signals import ending_by
 from parity.model.applied import require_served
@@ -67,9 +67,9 @@ LOOK_SECONDS = 2
 """How often the server looks whether the definitions are still those of the model."""
 SECONDS_TO_FINISH = 5
 
-OK, UNKNOWN, EXPIRED = "ok", "unknown", "expired"
-"""What becomes of a customer: there are features; there are none; they are older than the ttl. Of the last two there is
-no score."""
+OK, UNKNOWN, EXPIRED, OUTDATED = "ok", "unknown", "expired", "outdated"
+"""What becomes of a customer: there are features; there are none; they are older than the ttl; or the row online is
+past its horizon, so that nobody knows what holds until it is materialized again. Only the first has a score."""
 
 _as_of: ContextVar[datetime] = ContextVar("as_of")
 """The instant of the request that is being answered, at which features are read and derived alike."""
@@ -120,6 +120,8 @@ class Scorer:
     service: FeatureService
     fields: Mapping[str, Sequence[Field]]
     """The features of each view of the service."""
+    ttls: Mapping[str, timedelta | None]
+    """That of each view."""
     id: str
     """The beginning of the SHA-256 of the model's file."""
 
@@ -135,8 +137,16 @@ def trained(path: Path, service: str, declarations: Declared) -> tuple[Scorer, t
     contract.require_inputs(inputs_of(feature.name for feature in contract.features))
     [found] = [one for one in declarations.services if one.name == service]
     fields = {projection.name: projection.features for projection in found.feature_view_projections}
-    scorer = Scorer(model, contract, found, fields, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
-    return scorer, declarations.of(service=service).tables
+    tables = declarations.of(service=service).tables
+    ttls = {table.name: table.view.ttl or None for table in tables}
+    scorer = Scorer(model, contract, found, fields, ttls, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
+    return scorer, tables
+
+
+def renewal(at: datetime) -> str:
+    """What to do about customers who are outdated at an instant."""
+    end = at.isoformat(timespec="seconds")
+    return of_chosen(f"what is online is not known as far as {end}. Run: python materialize_to_online.py --end {end}")
 
 
 # What is answered
@@ -154,31 +164,35 @@ class Served:
     statuses: Sequence[str]
 
     @classmethod
-    def of(cls, response: OnlineResponse, fields: Mapping[str, Sequence[Field]]) -> "Served":
-        """Raises `Another` for a value of another type than its feature's."""
+    def of(cls, response: OnlineResponse, scorer: Scorer, at: datetime) -> "Served":
+        """What was answered ``at`` an instant. Raises `Another` for a value of another type than its feature's."""
         proto = response.proto
         vectors = dict(zip(proto.metadata.feature_names.val, proto.results, strict=True))
         values = {}
-        for view, of_view in fields.items():
+        for view, of_view in scorer.fields.items():
             for field in of_view:
                 values[field.name] = python_values(field, vectors[field.name].values)
                 for value in values[field.name]:
                     if isinstance(value, Coerced):
                         raise Another(f"{view}:{field.name} is {value.kind} online, and {field.dtype} in the model")
-        by_view = [[vectors[field.name] for field in of_view] for of_view in fields.values()]
-        return cls(values, [_status(by_view, place) for place in range(len(proto.results[0].statuses))])
+        by_view = [
+            ([vectors[field.name] for field in of_view], scorer.ttls[view]) for view, of_view in scorer.fields.items()
+        ]
+        return cls(values, [_status(by_view, place, at) for place in range(len(proto.results[0].statuses))])
 
 
-def _status(by_view: Sequence[Sequence], place: int) -> str:
-    """What becomes of the customer at a ``place``, by the feature vectors of each view."""
+def _status(by_view: Sequence[tuple[Sequence, timedelta | None]], place: int, at: datetime) -> str:
+    """What becomes of the customer at a ``place``, by the feature vectors of each view and its ttl. A row that is not
+    served though it is no older than the ttl is past its horizon."""
     found = set()
-    for vectors in by_view:
+    for vectors, ttl in by_view:
         statuses = {vector.statuses[place] for vector in vectors}
         if FieldStatus.OUTSIDE_MAX_AGE in statuses:
-            found.add(EXPIRED)
+            event = vectors[0].event_timestamps[place].ToDatetime(at.tzinfo)
+            found.add(EXPIRED if ttl and at - event > ttl else OUTDATED)
         elif statuses == {FieldStatus.NOT_FOUND}:
             found.add(UNKNOWN)
-    return EXPIRED if EXPIRED in found else UNKNOWN if UNKNOWN in found else OK
+    return next((status for status in (OUTDATED, EXPIRED, UNKNOWN) if status in found), OK)
 
 
 class Server:
@@ -190,6 +204,10 @@ class Server:
         self._store, self._scorer, self._tables, self._clock = store, scorer, tables, clock
         self._refusal: str | None = None
         """Why nothing is answered at the moment."""
+        self._seen: str | None = None
+        """What was seen at the last look: a refusal, or none."""
+        self._outdated = False
+        """Whether somebody was asked for who is past the horizon, which is said once."""
         self._unseen: str | None = None
         """Why it can't be seen at the moment whether the definitions have changed."""
         online_store_of(store).now = lambda: _as_of.get(None) or clock()
@@ -233,14 +251,21 @@ class Server:
             raise HTTPException(503, self._refusal)
         as_of, scorer = self._clock(), self._scorer
         _as_of.set(as_of)
-        served = Served.of(await self._store.get_online_features_async(scorer.service, {KEY: ids}), scorer.fields)
+        response = await self._store.get_online_features_async(scorer.service, {KEY: ids})
+        served = Served.of(response, scorer, as_of)
         scored = scorer.scores(served.values, [as_of] * len(ids))
         rows = zip(ids, served.statuses, scored, zip(*served.values.values(), strict=True), strict=True)
         predictions = [
             {KEY: id, "status": status, "score": score, "features": dict(zip(served.values, row, strict=True))}
             for id, status, score, row in rows
         ]
-        return predictions, {"service": scorer.service.name, "model": scorer.id, "as_of": as_of.isoformat()}
+        about = {"service": scorer.service.name, "model": scorer.id, "as_of": as_of.isoformat()}
+        if OUTDATED in served.statuses:
+            about["detail"] = renewal(as_of)
+            if not self._outdated:
+                logger.warning("customers are outdated: %s", about["detail"])
+        self._outdated = self._outdated or OUTDATED in served.statuses
+        return predictions, about
 
     def health(self) -> Response:
         """Whether requests would be answered: 200, or 503 and why not."""
@@ -261,15 +286,19 @@ class Server:
 
     def _look(self) -> None:
         """Hold what is applied and computed now against what the model was trained on; where that can't be seen, as of
-        a registry that is out of reach for a while, what was seen last still holds."""
-        before, unseen = self._refusal, None
+        a registry that is out of reach for a while, what was seen last still holds.
+
+        What is seen counts once it was seen twice, as `feast apply` writes one definition after another."""
+        before, last, unseen = self._refusal, self._seen, None
         try:
             require_served(self._store, self._scorer.contract, self._tables)
-            self._refusal = None
+            self._seen = None
         except UserError as error:
-            self._refusal = str(error)
+            self._seen = of_chosen(str(error))
         except Exception as error:  # of as many kinds as there are registries
             unseen = f"{type(error).__name__}: {error!s:.200}"
+        if self._seen == last:
+            self._refusal = self._seen
         if self._refusal != before:
             logger.warning("not serving: %s", self._refusal) if self._refusal else logger.warning("serving again")
         if unseen != self._unseen and unseen:

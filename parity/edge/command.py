@@ -101,7 +101,7 @@ class _Chosen(argparse.Action):
         setattr(namespace, self.dest, value.resolve())
 
 
-def _of_chosen(message: str) -> str:
+def of_chosen(message: str) -> str:
     """What a ``message`` says to run, for the repository that was chosen."""
     if not _Chosen.named:
         return message
@@ -113,7 +113,7 @@ def fail(error: BaseException) -> int:
     """Print one line about ``error`` on stderr, after its traceback if that is asked for, and return exit status 2."""
     asked = TRACEBACK_OPTION in sys.argv[1:] or os.environ.get(TRACEBACK_VARIABLE)
     whole = "".join(traceback.format_exception(error)) if asked else ""
-    _complain(f"{whole}error: {printable(' '.join(_of_chosen(_explained(error)).split()))}\n")
+    _complain(f"{whole}error: {printable(' '.join(of_chosen(_explained(error)).split()))}\n")
     return 2
 
 
