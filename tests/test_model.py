@@ -166,7 +166,7 @@ def test_what_is_not_aggregated_has_no_contract(declare):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda content: content | {"format": 2},
+        lambda content: content | {"format": 1},
         lambda content: content | {"service": "another"},
         lambda content: content | {"surprise": 1},
         lambda content: {name: value for name, value in content.items() if name != "features"},

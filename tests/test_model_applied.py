@@ -58,6 +58,16 @@ def test_a_change_that_is_applied_is_named(served, change, named):
     assert served() is None
 
 
+def test_a_model_of_another_project_is_refused(declare, tmp_path, redis_port):  # noqa: F811
+    now = declare()
+    store = opened(tmp_path, redis_port, now.tables)
+    store.apply([*applied(now.tables), *now.services])
+    for project in ("", store.project):
+        require_served(store, Contract.of(now, "churn", project=project), now.of(service="churn").tables)
+    with pytest.raises(UserError, match="was trained in the project 'another', not in"):
+        require_served(store, Contract.of(now, "churn", project="another"), now.of(service="churn").tables)
+
+
 def test_another_order_of_the_service_is_named(served):
     other = (
         "features=[customer_orders])\nwithout",

@@ -81,6 +81,8 @@ def main() -> int:
     ):
         drawn = [proof.chosen(args.sample, seed=0) for proof in proofs]
         found = [one.found for one in look_through(proofs, drawn, files)]
+        for arm in arms.values():
+            arm.contract.require_applied(store)
         print(report.every_view(found, unseen_views(store, tables, chosen.others)))
         bought = purchases_after(tables[0], args.at)
         scores = serve(proofs[0].store, experiment, arms, bought.customers, args.at, exposures)

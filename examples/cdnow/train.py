@@ -86,9 +86,9 @@ def main() -> None:
     everything = declared(args.repository)
     contract = Contract.of(everything, args.service)
     inputs = inputs_of(feature.name for feature in contract.features)
-    contract = Contract.of(everything, args.service, inputs)
     tables = everything.of(service=args.service).tables
     with opened(args.repository, tables) as store:
+        contract = Contract.of(everything, args.service, inputs, store.project)
         contract.require_applied(store)
         client = None if args.untracked else tracking.tracker(store)
         with tracking.run(client, args.service) if client else nullcontext() as run_id:

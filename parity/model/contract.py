@@ -27,6 +27,8 @@ PACKAGES = ("scikit-learn", "numpy", "scipy", "skops")
 """Those whose version can change what a model answers, or whether it can be read."""
 TRAIN = "Train it again"
 CHANGES_NAMED = 5
+FORMAT = 2
+"""Of the JSON of a contract; 1 had no project."""
 CONDITION = "condition"
 """What a definition has beside the text of its condition: a hash of what that says."""
 
@@ -62,9 +64,11 @@ class Contract:
     """What the model is given, in order: the names of the features, or of what is derived of them."""
     versions: Mapping[str, str]
     """Of `PACKAGES`, those that are installed."""
+    project: str = ""
+    """The Feast project of the store that it was trained from; empty if that was not said, which is any."""
 
     @classmethod
-    def of(cls, declared: Declared, service: str, inputs: Sequence[str] = ()) -> "Contract":
+    def of(cls, declared: Declared, service: str, inputs: Sequence[str] = (), project: str = "") -> "Contract":
         """The contract of a model that is trained on this ``service`` now.
 
         ``inputs`` are what the model is given, by default the features themselves. Raises `UserError` if there is no
@@ -73,24 +77,25 @@ class Contract:
         features = tuple(_features(declared, _service(declared, service)))
         names = {feature.view for feature in features}
         views = {table.name: table.definition.fingerprint for table in declared if table.name in names}
-        return cls(service, features, views, tuple(inputs) or tuple(one.name for one in features), _versions())
+        given = tuple(inputs) or tuple(one.name for one in features)
+        return cls(service, features, views, given, _versions(), project)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the service, the features and their definitions, and the inputs: equal if the contract is."""
-        of = [self.service, [(str(one), one.fingerprint) for one in self.features], list(self.inputs)]
+        """SHA-256 of project, service, features, their definitions, and inputs: equal if the contract is."""
+        of = [self.project, self.service, [(str(one), one.fingerprint) for one in self.features], list(self.inputs)]
         return _sha256(of)
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps({"format": 1, "fingerprint": self.fingerprint, **asdict(self)}, sort_keys=True)
+        return json.dumps({"format": FORMAT, "fingerprint": self.fingerprint, **asdict(self)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Contract":
         """Read what `to_json` wrote. Raises `ValueError`."""
         try:
             content = json.loads(text)
-            if content.pop("format") != 1:
+            if content.pop("format") != FORMAT:
                 raise ValueError("it is of another format")
             fingerprint = content.pop("fingerprint")
             features = tuple(Feature(**feature) for feature in content.pop("features"))
@@ -123,7 +128,13 @@ class Contract:
             )
 
     def require_applied(self, store: FeatureStore) -> None:
-        """Raise `UserError` if the ``store``, by what was applied to it, gives other features, or in another order."""
+        """Raise `UserError` if the ``store``, by what was applied to it, gives other features, or in another order;
+        or if it is of another project."""
+        if self.project and self.project != store.project:
+            raise UserError(
+                f"the model of {self.service} was trained in the project {cut(self.project)!r}, not in "
+                f"{store.project!r}. Name another model, or train one here."
+            )
         try:
             service = store.get_feature_service(self.service)
         except FeatureServiceNotFoundException:
