@@ -104,6 +104,28 @@ def test_what_is_no_model_is_refused(tmp_path, definitions):
     assert "this is a folder" in refused(tmp_path, definitions)
     (tmp_path / "pickle").write_bytes(b"\x80\x04\x95")
     assert "not a file that a model was saved to" in refused(tmp_path / "pickle", definitions)
+    assert "it can't be read: Not a directory" in refused(tmp_path / "pickle" / "x", definitions)
+    assert "it can't be read: File name too long" in refused(tmp_path / ("x" * 300), definitions)
+    with pytest.raises(UserError, match="no file can have this name"):
+        load("a\0b", definitions, "churn")
+
+
+def test_a_path_may_be_a_text(tmp_path, model, definitions):
+    save(model, Contract.of(definitions, "churn"), str(tmp_path / "m"))
+    assert load(str(tmp_path / "m"), definitions, "churn")[1] == read_contract(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b"3", b'"x"', b"[]", b"{}", b"\xff", b"null"])
+def test_a_forged_contract_is_one_line(file, definitions, line):
+    file.write_bytes(resealed(line + b"\n"))
+    assert "its contract can't be read" in refused(file, definitions)
+
+
+@pytest.mark.parametrize("name", ["versions", "views"])
+def test_a_contract_without_versions_or_views_is_one_line(file, definitions, model, name):
+    contract = dataclasses.replace(Contract.of(definitions, "churn"), **{name: None})
+    file.write_bytes(resealed(contract.to_json().encode() + b"\n"))
+    assert "versions or views" in refused(file, definitions)
 
 
 def test_a_model_of_another_service_is_refused(file, definitions):
@@ -122,7 +144,7 @@ def test_a_model_of_another_scikit_learn_is_refused(file, model, definitions):
     save(model, dataclasses.replace(contract, versions={"scikit-learn": "1.2.3"}), file)
     assert "trained by scikit-learn 1.2.3, and" in refused(file, definitions)
     save(model, dataclasses.replace(contract, versions={}), file)
-    assert "trained by scikit-learn an unknown version" in refused(file, definitions)
+    assert "does not say by which scikit-learn" in refused(file, definitions)
 
 
 def test_types_that_nobody_vouched_for_are_not_read(file, definitions, model):

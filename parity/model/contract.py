@@ -95,6 +95,10 @@ class Contract:
         """Read what `to_json` wrote. Raises `ValueError`."""
         try:
             content = json.loads(text)
+            if not isinstance(content, dict):
+                raise ValueError("it is no contract: it has no names")
+            if not all(isinstance(content[name], dict) for name in ("versions", "views")):
+                raise ValueError("it is no contract: its versions or views have no names")
             if content.pop("format") != FORMAT:
                 raise ValueError("it is of another format")
             fingerprint = content.pop("fingerprint")
@@ -103,6 +107,8 @@ class Contract:
             altered = found.fingerprint != fingerprint or any(
                 feature.fingerprint != _fingerprint(feature.type, feature.definition) for feature in features
             )
+        except RecursionError:
+            raise ValueError("it is no contract: it is nested too deeply") from None
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it is no contract: {error}") from None
         if altered:

@@ -32,11 +32,12 @@ EARLIEST = (1980, 1, 1, 0, 0, 0)
 """The time that entries of an archive have, so that they have one."""
 
 
-def save(model: Any, contract: Contract, path: Path) -> None:
+def save(model: Any, contract: Contract, path: Path | str) -> None:
     """Write a ``model`` of scikit-learn and its ``contract`` to ``path``, replacing an earlier file atomically.
 
     Raises `UserError` if the model could not be read again.
     """
+    path = Path(path)
     packed = _settled(_skops().dumps(model))
     if untrusted := _untrusted(packed, TRUSTED):
         raise UserError(f"{path}: the model has {untrusted}, which could not be read again. Train one without it.")
@@ -45,13 +46,14 @@ def save(model: Any, contract: Contract, path: Path) -> None:
         temporary.write_bytes(MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
 
 
-def load(path: Path, declared: Declared, service: str) -> tuple[Any, Contract]:
+def load(path: Path | str, declared: Declared, service: str) -> tuple[Any, Contract]:
     """Read a model that is to be served with this ``service``, and its contract.
 
     Raises `UserError` if the file is not there or not whole, of another service, of other definitions than are
     ``declared``, or of another scikit-learn; and if it has types in it that are not trusted.
     """
     _skops()
+    path = Path(path)
     contract, packed = _read(path)
     contract.require_of(service)
     _require_library(path, contract)
@@ -59,9 +61,9 @@ def load(path: Path, declared: Declared, service: str) -> tuple[Any, Contract]:
     return _unpacked(path, packed, TRUSTED), contract
 
 
-def read_contract(path: Path) -> Contract:
+def read_contract(path: Path | str) -> Contract:
     """The contract in a file, of which no more is asked than that it is whole. Raises `UserError`."""
-    return _read(path)[0]
+    return _read(Path(path))[0]
 
 
 def _read(path: Path) -> tuple[Contract, bytes]:
@@ -73,6 +75,10 @@ def _read(path: Path) -> tuple[Contract, bytes]:
         raise UserError(f"{path}: there is no model. {TRAIN.replace(' again', '')} first.") from None
     except IsADirectoryError:
         raise UserError(f"{path}: this is a folder, not a model. Name the file.") from None
+    except OSError as error:
+        raise UserError(f"{path}: it can't be read: {error.strerror or error}. Name another file.") from None
+    except ValueError as error:
+        raise UserError(f"{str(path)!r:.300}: no file can have this name: {error}. Name another.") from None
     if not MAGIC.startswith(head[: len(MAGIC)]) or (not head and not content):
         raise UserError(f"{path}: this is not a file that a model was saved to with its contract. {TRAIN}.")
     if head[len(MAGIC) :] != hashlib.sha256(content).hexdigest().encode() + b"\n":
@@ -85,7 +91,9 @@ def _read(path: Path) -> tuple[Contract, bytes]:
 
 
 def _require_library(path: Path, contract: Contract) -> None:
-    trained, here = contract.versions.get(LIBRARY, "an unknown version"), version(LIBRARY)
+    trained, here = contract.versions.get(LIBRARY), version(LIBRARY)
+    if trained is None:
+        raise UserError(f"{path}: it does not say by which {LIBRARY} it was trained. {TRAIN}.")
     if trained != here:
         raise UserError(
             f"{path}: it was trained by {LIBRARY} {trained}, and {here} is installed here. {TRAIN}, or run: "
