@@ -16,6 +16,8 @@ from tests.test_model import FEATURES
 pytestmark = pytest.mark.scale
 pytest.importorskip("skops")
 ensemble = pytest.importorskip("sklearn.ensemble")
+impute = pytest.importorskip("sklearn.impute")
+pipeline = pytest.importorskip("sklearn.pipeline")
 threadpoolctl = pytest.importorskip("threadpoolctl")
 
 from parity.definition.checks import declared  # noqa: E402
@@ -78,6 +80,15 @@ def test_other_trees_are_read_back_too(tmp_path, definitions, matrix, kind):
     save(trees, Contract.of(definitions, "churn"), tmp_path / "m")
     again, _ = load(tmp_path / "m", definitions, "churn")
     assert again.predict(matrix).tobytes() == trees.predict(matrix).tobytes()
+
+
+def test_a_pipeline_that_fills_in_what_is_missing_is_read_back_too(tmp_path, definitions, matrix):
+    trees = ensemble.RandomForestClassifier(n_estimators=3, random_state=0)
+    steps = pipeline.make_pipeline(impute.SimpleImputer(), trees)
+    steps.fit(matrix, matrix[:, 0] > 0)
+    save(steps, Contract.of(definitions, "churn"), tmp_path / "m")
+    again, _ = load(tmp_path / "m", definitions, "churn")
+    assert again.predict_proba(matrix).tobytes() == steps.predict_proba(matrix).tobytes()
 
 
 def test_a_model_that_is_read_back_is_saved_as_the_same_bytes(file, definitions, tmp_path):

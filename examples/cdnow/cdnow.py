@@ -36,6 +36,7 @@ HASHES = {
 
 BEGIN = datetime(1997, 1, 1, tzinfo=UTC)
 """The day of the first purchase."""
+KEY = "customer_id"
 PRESENT = datetime(1998, 7, 1, tzinfo=UTC)
 """The instant that the example takes for now: the midnight after the last purchase."""
 CALIBRATION = timedelta(weeks=39)

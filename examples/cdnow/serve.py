@@ -37,7 +37,7 @@ import parity.edge.quick_feast  # noqa: F401
 # isort: split
 
 import uvicorn
-from cdnow import PRESENT, REPOSITORY, model_of
+from cdnow import KEY, PRESENT, REPOSITORY, model_of
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from feast import FeatureService, FeatureStore, Field
@@ -60,7 +60,6 @@ from parity.repository import opened
 
 logger = logging.getLogger("cdnow.serve")
 
-KEY = "customer_id"
 MOST_IDS, LONGEST_ID, LARGEST_BODY = 1000, 100, 1 << 20
 """Customers of one request, during which all others wait; characters of an id; bytes of a body."""
 LOOK_SECONDS = 2

@@ -27,7 +27,7 @@ import pandas as pd
 import pyarrow as pa
 import tracking
 from baselines import BetaGeometric, Histories, histories
-from cdnow import BEGIN, CALIBRATION, PRESENT, REPOSITORY, beside, model_of
+from cdnow import BEGIN, CALIBRATION, KEY, PRESENT, REPOSITORY, beside, model_of
 from feast import FeatureStore
 from model import HORIZON, SERVICE, inputs_of, matrix, scores
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -36,6 +36,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, log_loss,
 
 from parity.definition.checks import declared
 from parity.edge.command import argument_parser, run, shown, whole_number
+from parity.edge.errors import UserError
 from parity.edge.files import replacing
 from parity.model.contract import Contract
 from parity.model.file import save
@@ -87,6 +88,9 @@ def main() -> None:
     contract = Contract.of(everything, args.service)
     inputs = inputs_of(feature.name for feature in contract.features)
     tables = everything.of(service=args.service).tables
+    if len(tables) > 1 or tables[0].definition.keys.names != [KEY]:
+        keys = "; ".join(f"{table.name} by {', '.join(table.definition.keys.names)}" for table in tables)
+        raise UserError(f"{args.service} has {keys}, and this trains on one view by {KEY}. Name another: --service")
     with opened(args.repository, tables) as store:
         contract = Contract.of(everything, args.service, inputs, store.project)
         contract.require_applied(store)
@@ -180,16 +184,16 @@ def examples_of(
         known = purchases.times[first] <= at
         following = (purchases.times > at) & (purchases.times <= at + np.timedelta64(horizon))
         buys = np.isin(customers[known], purchases.customers[following])
-        parts.append(pd.DataFrame({"customer_id": customers[known], "at": at, "buys": buys}))
+        parts.append(pd.DataFrame({KEY: customers[known], "at": at, "buys": buys}))
     asked = pd.concat(parts, ignore_index=True)
     asked["event_timestamp"] = (asked["at"] + features_after).dt.tz_localize(UTC)
     rows = store.get_historical_features(asked, store.get_feature_service(contract.service)).to_df()
-    rows = rows.sort_values(["at", "customer_id"], ignore_index=True)  # as they come in any order
+    rows = rows.sort_values(["at", KEY], ignore_index=True)  # as they come in any order
     at = rows["at"].dt.tz_localize(None).to_numpy().astype("datetime64[us]")
     features = {feature.name: rows[feature.name].to_numpy(np.float64, na_value=np.nan) for feature in contract.features}
     inputs = matrix(features, at + np.timedelta64(features_after), contract.inputs)
     there = ~np.isnan(inputs).any(axis=1)
-    return Examples(rows["customer_id"].to_numpy(), at, inputs, rows["buys"].to_numpy()).where(there)
+    return Examples(rows[KEY].to_numpy(), at, inputs, rows["buys"].to_numpy()).where(there)
 
 
 def shape(examples: Examples) -> dict[str, Any]:

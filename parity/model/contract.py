@@ -258,7 +258,11 @@ def _differences(before: Feature, now: Feature) -> Iterator[str]:
     one, other = ({"type": feature.type, **feature.definition} for feature in (before, now))
     for name in dict.fromkeys([*one, *other]):
         compared = CONDITION if name == "where" else name
-        if name != CONDITION and one.get(compared) != other.get(compared):
+        if name == CONDITION or one.get(compared) == other.get(compared):
+            continue
+        if one.get(name) == other.get(name):  # a column that the condition looks at is read as another type
+            yield f"{name}, {cut(str(one.get(name)))}, compares values of other types now"
+        else:
             yield f"{name} was {cut(str(one.get(name, 'none')))} and is {cut(str(other.get(name, 'none')))}"
 
 

@@ -24,8 +24,12 @@ from parity.edge.files import replacing
 from parity.model.contract import TRAIN, Contract
 
 MAGIC = b"parity-model 1 "
-TRUSTED = ("sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.tree._tree.Tree")
-"""Types of scikit-learn that are taken from a file beside those that skops takes by itself: what trees are made of."""
+TRUSTED = (
+    "numpy.dtype",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+)
+"""Types that are taken from a file beside those that skops takes by itself: what trees and imputers are made of."""
 LIBRARY = "scikit-learn"
 """The package whose version has to be that of the training: it promises to read its own models only."""
 EARLIEST = (1980, 1, 1, 0, 0, 0)
