@@ -88,7 +88,10 @@ def test_a_fault_of_an_import_is_no_skew(project, script):
 
 
 class TestClosedStreams:
-    @pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&-", "<&- >&- 2>&-"])
+    @pytest.mark.parametrize(
+        "closed",
+        ["<&- >&- 2>&-", *(pytest.param(one, marks=pytest.mark.scale) for one in ("2>&-", ">&-", ">&- 2>&-", "<&-"))],
+    )
     def test_they_change_no_verdict_and_no_file(self, project, closed):
         project.succeed("generate_synthetic_data.py")
         project.succeed("compute_features.py")
@@ -189,7 +192,7 @@ class TestSignals:
             pytest.param(["generate_synthetic_data.py", "--rows", 1_000_000], marks=pytest.mark.scale),
             ["compute_features.py"],
             ["materialize_to_online.py"],
-            ["demo_fixed.py"],
+            pytest.param(["demo_fixed.py"], marks=pytest.mark.scale),
             pytest.param(["demo_fixed.py", "--at", "now"], marks=pytest.mark.scale),
         ],
         ids=lambda command: " ".join(map(str, command[:2])),

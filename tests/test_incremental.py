@@ -155,6 +155,7 @@ class Killer:
         self.left = -1 if after is None else after
 
 
+@pytest.mark.scale
 @settings(max_examples=100, deadline=None)
 @given(
     steps,
