@@ -5,7 +5,6 @@ The log is gone through once. What training says is asked for as it is read, and
 disk; then the oracle works out the history of some keys at a time. So memory does not grow with the log.
 """
 
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -35,6 +34,7 @@ from parity.definition.instants import EPOCH, MICROSECOND
 from parity.definition.keys import KeyBook
 from parity.edge.errors import UserError
 from parity.edge.files import Location, location, modified, progress
+from parity.edge.spool import Spool
 from parity.offline.side import EVENT, NUMBER, ROW_DROPPED, history_by_part, marks_of
 from parity.proof import causes
 from parity.proof.causes import (
@@ -162,15 +162,17 @@ class OneView:
         rows = pa.table(columns)
         kind = target.features, tuple(map(str, rows.schema.types))
         if kind not in self._spools:
-            self._spools[kind] = self._stack.enter_context(Spool(self.parts, rows.schema))
+            self._spools[kind] = self._stack.enter_context(Spool(self.parts, "The audit sorts the log"))
         self._spools[kind].append(rows, numbers % self.parts)
 
     def compare(self, found: Audit) -> None:
         """Compare all that was taken up."""
         keys = np.zeros(len(self.book), bool)
+        for spool in self._spools.values():
+            spool.close()
         for part in range(self.parts):
             for (features, _), spool in self._spools.items():
-                for rows in spool.part(part):
+                for rows in _at_once(spool.batches(part)):
                     keys[rows["number"].to_numpy()] = True
                     _Compared(self, part, features, rows, found).all()
         self.found.keys = int(np.count_nonzero(keys))
@@ -204,52 +206,16 @@ def _freshness(table: FeatureTable, transactions: Location, redefined: bool) -> 
     return Freshness(modified(transactions), computed, None, redefined, high_water(transactions), marks_of(table))
 
 
-class Spool:
-    """Rows of a ``schema``, sorted away by part, on disk."""
-
-    def __init__(self, parts: int, schema: pa.Schema):
-        self._places: list[list[int]] = [[] for _ in range(parts)]
-        self._schema, self._written = schema, 0
-
-    def __enter__(self) -> "Spool":
-        self._file = tempfile.TemporaryFile()
-        self._writer: pa.RecordBatchFileWriter | None = pa.ipc.new_file(self._file, self._schema)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-
-    def append(self, rows: pa.Table, part: np.ndarray) -> None:
-        rows = rows.take(pa.array(np.argsort(part, kind="stable")))
-        ends = np.cumsum(np.bincount(part, minlength=len(self._places)))
-        try:
-            for places, start, end in zip(self._places, [0, *ends[:-1]], ends, strict=True):
-                for some in rows.slice(start, end - start).combine_chunks().to_batches() if end > start else []:
-                    self._writer.write_batch(some)
-                    places.append(self._written)
-                    self._written += 1
-        except OSError as error:
-            raise UserError(
-                f"{tempfile.gettempdir()}: {error.strerror}. The audit sorts the log there: make room, or name another "
-                "folder in TMPDIR."
-            ) from None
-
-    def part(self, part: int) -> Iterator[pa.Table]:
-        """The rows of a part, at most about `ROWS_AT_ONCE` at a time."""
-        if not self._places[part]:
-            return
-        if self._writer:
-            self._writer.close()
-            self._writer = None
-        with pa.ipc.open_file(self._file) as reader:
-            some: list[pa.RecordBatch] = []
-            for place in self._places[part]:
-                some.append(reader.get_batch(place))
-                if sum(batch.num_rows for batch in some) >= ROWS_AT_ONCE:
-                    yield pa.Table.from_batches(some)
-                    some = []
-            if some:
-                yield pa.Table.from_batches(some)
+def _at_once(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The same rows, at most about `ROWS_AT_ONCE` at a time."""
+    some: list[pa.RecordBatch] = []
+    for batch in batches:
+        some.append(batch)
+        if sum(batch.num_rows for batch in some) >= ROWS_AT_ONCE:
+            yield pa.Table.from_batches(some)
+            some = []
+    if some:
+        yield pa.Table.from_batches(some)
 
 
 class _Compared:

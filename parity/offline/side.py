@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from parity.definition.instants import UTC_MICROSECONDS
 from parity.definition.keys import KeyBook
 from parity.edge.errors import UserError
 from parity.edge.files import Location, absolute, location, read_bytes, remove, replacing
+from parity.edge.spool import Spool
 
 EVER = datetime(1, 1, 1, tzinfo=UTC)
 ROW_DROPPED = "no row"
@@ -236,29 +236,17 @@ def history_by_part(
         batches = job.table.to_pyarrow_batches(chunk_size=ROWS_AT_ONCE)
     else:
         batches = job.to_arrow().to_batches(max_chunksize=ROWS_AT_ONCE)
-    with tempfile.TemporaryFile() as file:
-        places: list[list[int]] = [[] for _ in range(parts)]
-        writer, written = None, 0
+    with Spool(parts, "The history is sorted") as spool:
         for batch in batches:
             read = pa.table(batch)
             events = read[event].cast(UTC_MICROSECONDS).cast(pa.int64())
             columns = [pa.array(number(read)), events, *(read[name] for name in names)]
             rows = pa.table(columns, [NUMBER, EVENT, *names]).filter(pc.field(NUMBER) >= 0)
-            writer = writer or pa.ipc.new_file(file, rows.schema)
-            part = part_of(rows[NUMBER].to_numpy())
-            ends = np.cumsum(np.bincount(part, minlength=parts))
-            rows = rows.take(pa.array(np.argsort(part, kind="stable"))).combine_chunks()
-            for place, start, end in zip(places, [0, *ends[:-1]], ends, strict=True):
-                for some in rows.slice(start, end - start).to_batches() if end > start else []:
-                    writer.write_batch(some)
-                    place.append(written)
-                    written += 1
-        if writer:
-            writer.close()
+            spool.append(rows, part_of(rows[NUMBER].to_numpy()))
+        spool.close()
 
         def rows_of(part: int) -> pa.Table:
-            with pa.ipc.open_file(file) as reader:
-                rows = pa.Table.from_batches([reader.get_batch(place) for place in places[part]], reader.schema)
+            rows = pa.Table.from_batches(spool.batches(part), spool.schema)
             return rows.sort_by([(NUMBER, "ascending"), (EVENT, "ascending")])
 
         yield rows_of
