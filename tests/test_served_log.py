@@ -436,10 +436,10 @@ def test_an_answer_that_can_not_be_decoded_is_dropped_alone(shop, caplog, monkey
     monkeypatch.setattr(recorder, "POLL_SECONDS", 3600)
     store.get_online_features(made.service, [{"user_id": 1}])
     with recorder_of(store)._lock:
-        kind, request, content, *rest = recorder_of(store)._answers.pop()
+        kind, request, content, *rest = recorder_of(store)._waiting.pop()
         recorder_of(store)._held += 2
         for broken in (content[:2], [content[0], *(b"\x12\x02\xff\xff" for _ in content[1:])], content):
-            recorder_of(store)._answers.append((kind, request, broken, *rest))
+            recorder_of(store)._waiting.append((kind, request, broken, *rest))
     assert [row["user_id"] for row in logged(store)] == [1]
     assert sum(part.dropped for part in parts(folder_of_log(store.config))) == 2
     assert caplog.text.count("an answer to purchases_service can't be logged") == 2

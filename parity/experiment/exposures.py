@@ -7,13 +7,10 @@ They lie in FOLDER/experiment=NAME/service=SERVICE/hour=.../, in parts as those 
 """
 
 import logging
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +18,7 @@ import pyarrow as pa
 
 from parity.definition.experiments import Experiment
 from parity.definition.instants import UTC_MICROSECONDS, utc_now
+from parity.served.background import Background
 from parity.served.hourly import LOG_TIMESTAMP, HourlyParts, warn
 from parity.served.log import Part, folder_of, parts
 
@@ -48,13 +46,15 @@ class Exposure(NamedTuple):
     as_of: datetime
 
 
-class Exposures:
+class Exposures(Background):
     """What serving notes of an ``experiment``, in a ``folder``. No failure of the disk stops serving.
 
     Noting waits for nothing: a thread writes what was noted every ``flush_seconds``, and at the end of the process.
     What does not fit among ``buffer_rows`` that wait, or can't be written, is dropped and counted, and a part that is
     written later says so. A process that was forked begins with nothing noted, and a thread of its own.
     """
+
+    name, noun = "exposures", "exposures"
 
     def __init__(
         self,
@@ -64,19 +64,13 @@ class Exposures:
         flush_seconds: float = 5,
         now: Callable[[], datetime] = utc_now,
     ):
-        self.experiment = experiment
-        self._place, self._buffer_rows, self._flush_seconds, self._now = folder, buffer_rows, flush_seconds, now
-        self._begin()
-        _all.add(self)
+        self.experiment, self._now = experiment, now
+        super().__init__(folder, buffer_rows, flush_seconds)
 
-    def _begin(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: deque[Exposure] = deque()
-        self._held, self._refused = 0, 0  # rows that are not written yet, and rows that did not fit
-        self._lost = 0
-        self._thread: threading.Thread | None = None
-        self._at_exit: Finalize | None = None
-        self._ending = threading.Event()
+    def begin(self) -> None:
+        super().begin()
+        self._refused = self._lost = 0
+        """Rows that did not fit, and rows that could not be written."""
 
     @property
     def dropped(self) -> int:
@@ -99,7 +93,7 @@ class Exposures:
         served, service = self._now(), self.experiment.service_called(arm).name
         exposure = Exposure(self.experiment.text_of(unit), arm, service, served, as_of or served)
         with self._lock:
-            if self._held >= self._buffer_rows:
+            if self._held >= self.limit:
                 self._refused += 1
                 full = True
             else:
@@ -109,19 +103,7 @@ class Exposures:
             if self._thread is None:
                 self._start()
         if full:
-            warn(f"{self._place}: exposures were dropped, as {self._buffer_rows:,} were waiting to be written")
-
-    def close(self) -> None:
-        """Write what was noted. It may be gone on with."""
-        with self._lock:
-            thread, at_exit, self._thread, self._at_exit = self._thread, self._at_exit, None, None
-            self._ending.set()
-        if at_exit:
-            at_exit.cancel()
-        if thread:
-            thread.join(SECONDS_TO_END)
-            if thread.is_alive():
-                warn(f"{self._place}: the disk does not answer; {self._held:,} exposures are not written", always=True)
+            warn(f"{self.folder}: exposures were dropped, as {self.limit:,} were waiting to be written")
 
     def __enter__(self) -> "Exposures":
         return self
@@ -129,27 +111,20 @@ class Exposures:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self) -> None:
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._write, args=[self._ending], name="exposures", daemon=True)
-        self._thread.start()
-        self._at_exit = Finalize(None, self.close, exitpriority=100)
-
     def _write(self, ending: threading.Event) -> None:
         files: dict[str, HourlyParts] = {}
         reported = 0
         while True:
-            ended = ending.wait(self._flush_seconds)
+            ended = ending.wait(self.flush_seconds)
             with self._lock:
                 some, self._waiting = list(self._waiting), deque()
                 refused, reported = self._refused - reported, self._refused
             try:
                 self._append(files, some, refused)
             except Exception:  # whatever it is, it is no reason to stop serving
-                logging.getLogger("parity.served").exception("%s: exposures can't be written", self._place)
+                logging.getLogger("parity.served").exception("%s: exposures can't be written", self.folder)
                 self._lost += len(some)
-            with self._lock:
-                self._held -= len(some)
+            self.done(len(some))
             if ended:
                 break
         for parts_of_service in files.values():
@@ -172,19 +147,7 @@ class Exposures:
 
     def _parts(self, service: str) -> HourlyParts:
         facts = {"project": "", "service": service, "references": [], "experiment": self.experiment.name}
-        return HourlyParts(folder_of_exposures(self._place, self.experiment) / folder_of(service), SCHEMA, facts)
-
-
-_all: "weakref.WeakSet[Exposures]" = weakref.WeakSet()
-
-
-def _begin_anew() -> None:
-    """In a fork: what its parent noted is its parent's to write, and no lock is held."""
-    for exposures in list(_all):
-        exposures._begin()
-
-
-os.register_at_fork(after_in_child=_begin_anew)
+        return HourlyParts(folder_of_exposures(self.folder, self.experiment) / folder_of(service), SCHEMA, facts)
 
 
 def folder_of_exposures(folder: Path, experiment: Experiment) -> Path:

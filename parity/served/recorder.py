@@ -11,11 +11,10 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from multiprocessing.util import Finalize
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,6 +34,7 @@ from parity.served.answers import (
     as_served,
     vectors_of,
 )
+from parity.served.background import Background
 from parity.served.hourly import HourlyParts, warn
 from parity.served.log import folder_of
 from parity.served.options import folder_of_log, options_of
@@ -46,30 +46,18 @@ ROWS_PER_BATCH = 1000
 ROWS_AT_ONCE = 200
 KINDS_AT_MOST = 256
 """Of how many kinds of requests files are kept open for more rows."""
-SECONDS_TO_END = 20
-"""How long the end of a process may wait for a disk."""
 
 Key = tuple[Kind, tuple[Column, ...]]
 """Of a kind of request, the columns of its answer."""
 logger = logging.getLogger("parity.served")
 
 
-class Recorder:
-    """What notes answers, for a folder. Of one process; a fork begins with an empty one, and a thread of its own."""
-
-    def __init__(self, folder: Path, buffer_rows: int, flush_seconds: float):
-        self.folder, self.limit, self.flush_seconds = folder, buffer_rows, flush_seconds
-        self.begin()
+class Recorder(Background):
+    """What notes answers, for a folder."""
 
     def begin(self) -> None:
-        """Be as new, with nothing noted."""
-        self._lock = threading.Lock()
-        self._answers: deque[tuple] = deque()
-        self._held = 0  # rows that are not written yet
+        super().begin()
         self._refused: Counter[Kind] = Counter()
-        self._thread: threading.Thread | None = None
-        self._ending = threading.Event()
-        self._at_exit: Finalize | None = None
 
     def note(self, answer: tuple[Kind, Request, Content, int, int, int]) -> None:
         """Note what is to be an `Answer`."""
@@ -80,39 +68,9 @@ class Recorder:
                 self._refused[answer[0]] += rows
             else:
                 self._held = held
-                self._answers.append(answer)
+                self._waiting.append(answer)
             if self._thread is None:
                 self._start()
-
-    def _start(self) -> None:
-        ending = threading.Event()
-        thread = threading.Thread(target=_Writer(self, ending).run, name="parity-served", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:  # the process is ending, or has too many threads; the read goes on
-            warn(f"{self.folder}: nothing is written to this log: {error}")
-            return
-        self._thread, self._ending = thread, ending
-        self._at_exit = Finalize(None, self.close, exitpriority=100)
-        _end_in_order()
-
-    def close(self) -> None:
-        """Write what was noted. It may be gone on with."""
-        with self._lock:
-            thread, at_exit, self._thread, self._at_exit = self._thread, self._at_exit, None, None
-            self._ending.set()
-        if at_exit:
-            at_exit.cancel()
-        if thread:
-            thread.join(SECONDS_TO_END)
-            if thread.is_alive():
-                warn(f"{self.folder}: the disk does not answer; {self._held:,} rows are not written", always=True)
-
-    def taken(self) -> deque[tuple]:
-        """Take what was noted out of the buffer."""
-        with self._lock:
-            answers, self._answers = self._answers, deque()
-        return answers
 
     def refused(self) -> Counter[Kind]:
         """Take the numbers of rows that did not fit into the buffer."""
@@ -120,10 +78,13 @@ class Recorder:
             refused, self._refused = self._refused, Counter()
         return refused
 
-    def done(self, rows: int) -> None:
-        """Note that so many rows wait no longer."""
-        with self._lock:
-            self._held -= rows
+    def _start(self) -> None:
+        super()._start()
+        if self._thread:
+            _end_in_order()
+
+    def _write(self, ending: threading.Event) -> None:
+        _Writer(self, ending).run()
 
 
 class _Writer:
@@ -307,11 +268,9 @@ def recorder_of(config: RepoConfig) -> Recorder | None:
 
 
 def _begin_anew() -> None:
-    """In a fork: what its parent noted is its parent's to write, and no lock is held."""
+    """In a fork no lock is held."""
     global _making
     _making = threading.Lock()
-    for recorder in list(_recorders.values()):
-        recorder.begin()
 
 
 os.register_at_fork(after_in_child=_begin_anew)
