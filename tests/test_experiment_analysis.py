@@ -141,7 +141,7 @@ class TestWhoWasExposed:
         exposed = exposed_by_log(tmp_path, checkout)
         assert exposed.in_two_arms == ["00007"]
         analysis = analyse(checkout, exposed, table(dict.fromkeys(units(400)[::2], 1.0)))
-        assert any("1 units were in two arms (00007)" in reason for reason in analysis.reasons)
+        assert any("1 unit was in two arms (00007)" in reason for reason in analysis.reasons)
         assert analysis.effects == []
 
     def test_units_in_another_arm_than_the_hash_gives_refuse_the_verdict(self, tmp_path):
