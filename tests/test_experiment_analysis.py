@@ -90,6 +90,15 @@ class TestExposures:
         exposed = exposed_by_log(tmp_path, checkout)
         assert (len(exposed.units), exposed.dropped) == (30, 70)
 
+    def test_what_was_dropped_is_said_once_however_often_it_is_closed(self, tmp_path):
+        checkout = experiment(tmp_path)
+        exposures = Exposures(tmp_path, checkout, buffer_rows=30, flush_seconds=60)
+        for some in (units(100), units(20)):
+            for unit in some:
+                exposures.arm_of(unit)
+            exposures.close()
+        assert (exposures.dropped, exposed_by_log(tmp_path, checkout).dropped) == (70, 70)
+
     def test_it_may_be_closed_and_gone_on_with(self, tmp_path):
         checkout = experiment(tmp_path)
         exposures = Exposures(tmp_path, checkout)

@@ -8,7 +8,6 @@ They lie in FOLDER/experiment=NAME/service=SERVICE/hour=.../, in parts as those 
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -69,8 +68,8 @@ class Exposures(Background):
 
     def begin(self) -> None:
         super().begin()
-        self._refused = self._lost = 0
-        """Rows that did not fit, and rows that could not be written."""
+        self._refused = self._lost = self._said = 0
+        """Rows that did not fit, rows that could not be written, and those that did not fit and are in a part."""
 
     @property
     def dropped(self) -> int:
@@ -113,12 +112,11 @@ class Exposures(Background):
 
     def _write(self, ending: threading.Event) -> None:
         files: dict[str, HourlyParts] = {}
-        reported = 0
         while True:
             ended = ending.wait(self.flush_seconds)
+            some = list(self.taken())
             with self._lock:
-                some, self._waiting = list(self._waiting), deque()
-                refused, reported = self._refused - reported, self._refused
+                refused, self._said = self._refused - self._said, self._refused
             try:
                 self._append(files, some, refused)
             except Exception:  # whatever it is, it is no reason to stop serving
