@@ -52,6 +52,7 @@ from parity.proof.held import nearest_instant
 from parity.proof.oracle import expected, slides_of
 from parity.proof.raw import Purchase, raw_transactions
 from parity.repository import computed_by
+from parity.served.hourly import LOG_TIMESTAMP
 from parity.served.log import Part
 from parity.transactions.landed import high_water
 
@@ -104,7 +105,7 @@ def audit(store: FeatureStore, question: Question, found: Audit) -> None:
 
 def _span(found: Audit, rows: pa.Table) -> None:
     """Note when these rows were served."""
-    ends = pc.min_max(rows["__log_timestamp"]).as_py()
+    ends = pc.min_max(rows[LOG_TIMESTAMP]).as_py()
     found.rows += rows.num_rows
     found.first = min([ends["min"], *([found.first] if found.first else [])])
     found.last = max([ends["max"], *([found.last] if found.last else [])])

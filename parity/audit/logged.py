@@ -16,14 +16,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import FeatureStore
 from feast.errors import FeastObjectNotFoundException
+from feast.feature_logging import REQUEST_ID_FIELD
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import UTC_MICROSECONDS
 from parity.edge.errors import UserError
+from parity.served.hourly import AS_OF, LOG_TIMESTAMP
 from parity.served.log import Part, read
 
-LOG_TIMESTAMP, REQUEST_ID, AS_OF = "__log_timestamp", "__request_id", "__as_of"
 STATUS, TIMESTAMP = "__status", "__timestamp"
 ROWS_AT_ONCE = 200_000
 NOT_DECLARED, ON_DEMAND, OTHER_KIND, NO_SUCH_FEATURE, OTHER_KEYS = (
@@ -179,7 +180,7 @@ def chunks(
                 kind = part.service, tuple(part.references), rows.schema.remove_metadata()
                 some, numbers = waiting.setdefault(_hashable(kind), ([], []))
                 some.append(rows.replace_schema_metadata())
-                numbers.append(requests.number(pa.concat_arrays(rows[REQUEST_ID].chunks)))
+                numbers.append(requests.number(pa.concat_arrays(rows[REQUEST_ID_FIELD].chunks)))
                 if sum(table.num_rows for table in some) >= ROWS_AT_ONCE:
                     yield chunk(part.service, waiting.pop(_hashable(kind)))
     for (service, *_), some in waiting.items():
@@ -195,7 +196,7 @@ def _batches(part: Part) -> Iterator[pa.Table]:
     """The rows of a part, some at a time, where it still is where it was listed; and else at once."""
     try:
         file = pq.ParquetFile(part.path)
-        missing = [name for name in (LOG_TIMESTAMP, REQUEST_ID, AS_OF) if name not in file.schema_arrow.names]
+        missing = [name for name in (LOG_TIMESTAMP, REQUEST_ID_FIELD, AS_OF) if name not in file.schema_arrow.names]
         if missing:
             raise UserError(f"{part.path}: it has no column {missing[0]}, so it is no part of a log. Move it away.")
     except FileNotFoundError:

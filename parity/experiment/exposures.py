@@ -18,10 +18,9 @@ import pyarrow as pa
 from parity.definition.experiments import Experiment
 from parity.definition.instants import UTC_MICROSECONDS, utc_now
 from parity.served.background import Background
-from parity.served.hourly import LOG_TIMESTAMP, HourlyParts, warn
+from parity.served.hourly import AS_OF, LOG_TIMESTAMP, HourlyParts, warn
 from parity.served.log import Part, folder_of, parts
 
-AS_OF = "__as_of"
 SCHEMA = pa.schema(
     [
         pa.field("unit", pa.string(), nullable=False),

@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 from feast import ValueType
-from feast.feature_logging import LOG_DATE_FIELD, LOG_TIMESTAMP_FIELD, REQUEST_ID_FIELD
+from feast.feature_logging import LOG_DATE_FIELD, REQUEST_ID_FIELD
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import PROTO_VALUE_TO_VALUE_TYPE_MAP, python_values_to_proto_values
 
 from parity.definition.instants import MICROSECONDS_PER_DAY, UTC_MICROSECONDS
 from parity.edge.feast_internals import Request
+from parity.served.hourly import AS_OF, LOG_TIMESTAMP
 
-AS_OF = "__as_of"
-"""The column of the instant that was asked about."""
 VALUES_PER_STEP = 250
 """How many values are decoded in one step, which takes about 0.1 ms."""
 FeatureVector = GetOnlineFeaturesResponse.FeatureVector
@@ -282,7 +281,7 @@ def _schema(columns: Iterable[Column]) -> pa.Schema:
         if column.view is not None:
             add(f"{column.name}__timestamp", UTC_MICROSECONDS)
             add(f"{column.name}__status", pa.int32())
-    add(LOG_TIMESTAMP_FIELD, UTC_MICROSECONDS)
+    add(LOG_TIMESTAMP, UTC_MICROSECONDS)
     add(LOG_DATE_FIELD, pa.date32())
     add(REQUEST_ID_FIELD, pa.string())
     add(AS_OF, UTC_MICROSECONDS)

@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from feast.feature_logging import LOG_TIMESTAMP_FIELD
 
 from parity.definition.instants import utc_now
 from parity.edge.errors import UserError
@@ -32,7 +33,8 @@ METADATA = b"parity.served"
 """The key of a part's metadata: a JSON object."""
 FORMAT = 1
 HOUR = "%Y-%m-%dT%H"
-LOG_TIMESTAMP = "__log_timestamp"
+LOG_TIMESTAMP, AS_OF = LOG_TIMESTAMP_FIELD, "__as_of"
+"""Columns of every log: when a row was served, and the instant that was asked about."""
 GRACE = timedelta(minutes=1)
 """For so long after its end, rows of an hour may come: none of its parts is merged yet."""
 ROWS_PER_GROUP = 100_000
