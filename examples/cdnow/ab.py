@@ -33,7 +33,7 @@ from feast import FeatureStore
 from parity.definition.checks import Declared, FeatureTable, declared
 from parity.definition.experiments import Experiment
 from parity.definition.instants import utc_now
-from parity.edge.command import argument_parser, instant, run, shown, whole_number
+from parity.edge.command import argument_parser, instant, run, share, shown, whole_number
 from parity.edge.errors import UserError
 from parity.edge.files import location, replacing
 from parity.experiment.analysis import analyse, exposed_by_log
@@ -181,22 +181,12 @@ def arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__, REPOSITORY)
     at = f"when customers are served, ISO 8601, at least 90 days before the present (default: {AT.isoformat()})"
     parser.add_argument("--at", type=instant, default=AT, metavar="INSTANT", help=at)
-    parser.add_argument("--share", type=_share, default=0.1, help="of each arm, who gets an offer (default: 0.1)")
+    parser.add_argument("--share", type=share, default=0.1, help="of each arm, who gets an offer (default: 0.1)")
     parser.add_argument("--sample", type=whole_number(1), metavar="N", help="prove so many customers (default: all)")
     args = parser.parse_args()
     if args.at > PRESENT - the_model.HORIZON:
         parser.error(f"what follows --at is known until {(PRESENT - the_model.HORIZON).isoformat()}")
     return args
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-_share.__name__ = "share"  # argparse names it in its error
 
 
 if __name__ == "__main__":

@@ -200,6 +200,14 @@ def whole_number(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
     return read
 
 
+def share(text: str) -> float:
+    """Read a share, more than nothing and less than all, for argparse."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
 def file_named(suffix: str) -> Callable[[str], Path]:
     """Make a reader of file names with this suffix for argparse: an output can't fall on a file of another kind."""
 

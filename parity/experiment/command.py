@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from parity.definition.checks import declared
-from parity.edge.command import argument_parser
+from parity.edge.command import argument_parser, share
 from parity.edge.errors import UserError
 from parity.experiment.analysis import (
     CONFIDENCE,
@@ -111,20 +111,10 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--mismatch",
-        type=_share,
+        type=share,
         default=MISMATCH_BELOW,
         metavar="P",
         help="the p-value below which the sample ratio is off (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-_share.__name__ = "share"  # argparse names it in its error
