@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from parity.definition.experiments import Experiment
+from parity.definition.experiments import OUTSIDE, Experiment
 from parity.edge.errors import UserError
 from parity.experiment.exposures import AS_OF, exposure_parts
 from parity.experiment.outcomes import OUTCOME, TIMESTAMP, UNIT
@@ -137,7 +137,7 @@ def exposed_by_hash(outcomes: pa.Table, experiment: Experiment) -> Exposed:
     """Take every unit that has a row among the ``outcomes`` as exposed, in the arm that the hash gives."""
     units = outcomes[UNIT].combine_chunks().unique()
     arms = experiment.arms_of(units)
-    inside = arms != None  # noqa: E711, which is of each
+    inside = np.array([arm is not OUTSIDE for arm in arms], bool)
     return Exposed(units.filter(pa.array(inside)), arms[inside], None)
 
 
