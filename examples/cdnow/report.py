@@ -12,7 +12,6 @@ if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends the
     start()
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from model import SERVICE
 from parity.edge.command import argument_parser, file_named, run, shown
 from parity.edge.errors import UserError
 from parity.edge.files import replacing
-from parity.report import page
+from parity.report.html import STYLE
 
 TEMPLATE = Path(__file__).with_name("report.html")
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 420, 330, 46, 44, 12, 14
@@ -78,10 +77,9 @@ def rendered(training: Mapping[str, Any], proof: Mapping[str, Any] | None, audit
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["count"] = lambda number: f"{number:,}"
-    style = re.search(r"<style>(.*?)</style>", page.TEMPLATE.read_text(), re.DOTALL)
     most = max(one["importance"] + one["spread"] for one in training["importance"])
     return environment.from_string(TEMPLATE.read_text()).render(
-        style=style[1],
+        style=STYLE,
         training=training,
         proof=proof if proof is None or proof["contract"] == training["contract"] else None,
         audit=audit,

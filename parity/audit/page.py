@@ -1,24 +1,22 @@
-"""The report of an audit as one self-contained page: no script, nothing loaded from elsewhere, light and dark."""
+"""The report of an audit as one page."""
 
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from parity.audit.causes import MEANING
 from parity.audit.found import Audit, Audited, by_size, share
 from parity.audit.terminal import about_log, not_audited, notes, span, tally, verdict
-from parity.edge.files import replacing
-from parity.online.side import cut
+from parity.report.html import write_html
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
 def write_page(path: Path, found: Audit, now: datetime) -> None:
     """Write the page to ``path``, replacing an earlier one. No secret of the configuration is in it."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(TEMPLATE.read_text()).render(
+    write_html(
+        path,
+        TEMPLATE,
         found=found,
         now=now.isoformat(),
         verdict=verdict(found),
@@ -26,10 +24,7 @@ def write_page(path: Path, found: Audit, now: datetime) -> None:
         then=_share(found.wrong_then, found.known_then),
         aside=[*not_audited(found), *about_log(found)],
         views=list(map(_view, found.views)),
-        shown=lambda value: "null" if value is None else cut(str(value)),
     )
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
 
 
 def _share(part: int, whole: int) -> dict[str, Any]:

@@ -6,18 +6,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from parity.definition.functions import NUMBERS
 from parity.definition.instants import MICROSECOND
 from parity.definition.table import Rule
-from parity.edge.files import replacing
-from parity.online.side import cut
 from parity.proof.causes import MEANING, same
 from parity.proof.found import Comparison, duration
 from parity.proof.oracle import evaluate_each, expected, slides_of
 from parity.report import charts
+from parity.report.html import write_html
 from parity.report.seen import Gallery, Seen
 from parity.report.shortcuts import IMPLEMENTATIONS
 from parity.report.terminal import PROMISED_MILLISECONDS, looked_at, not_looked_at
@@ -40,27 +38,23 @@ def write_page(
 
     ``milliseconds`` are those of online reads, of each view.
     """
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     comparisons = [one.found for one in seen]
-    with replacing(path) as temporary:
-        temporary.write_text(
-            environment.from_string(TEMPLATE.read_text()).render(
-                skew=any(found.differences for found in comparisons),
-                differing=sum(found.differing for found in comparisons),
-                keys_skewed=sum(found.keys_skewed for found in comparisons),
-                keys=sum(found.keys for found in comparisons),
-                values=sum(found.values for found in comparisons),
-                names=", ".join(found.title for found in comparisons),
-                nouns=comparisons[0].table.noun() if len(seen) == 1 else "keys",
-                not_looked_at=not_looked_at(unseen) if unseen else "",
-                certificate=certificate,
-                meaning=MEANING,
-                shown=lambda value: "null" if value is None else cut(str(value)),
-                views=list(map(_view, seen, milliseconds, certificate["views"])),
-                promise=PROMISED_MILLISECONDS,
-            ),
-            encoding="utf-8",
-        )
+    write_html(
+        path,
+        TEMPLATE,
+        skew=any(found.differences for found in comparisons),
+        differing=sum(found.differing for found in comparisons),
+        keys_skewed=sum(found.keys_skewed for found in comparisons),
+        keys=sum(found.keys for found in comparisons),
+        values=sum(found.values for found in comparisons),
+        names=", ".join(found.title for found in comparisons),
+        nouns=comparisons[0].table.noun() if len(seen) == 1 else "keys",
+        not_looked_at=not_looked_at(unseen) if unseen else "",
+        certificate=certificate,
+        meaning=MEANING,
+        views=list(map(_view, seen, milliseconds, certificate["views"])),
+        promise=PROMISED_MILLISECONDS,
+    )
 
 
 def _view(seen: Seen, milliseconds: np.ndarray, proven: dict[str, Any]) -> dict[str, Any]:
