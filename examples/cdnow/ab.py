@@ -43,7 +43,7 @@ from parity.experiment.outcomes import read_outcomes
 from parity.model.contract import Contract
 from parity.model.file import load
 from parity.offline.side import origins_of
-from parity.online.side import clock_of
+from parity.online.side import clock_of, unlogged
 from parity.proof.proof import proving, unseen_views
 from parity.report import terminal as report
 from parity.report.certificate import watched
@@ -140,7 +140,7 @@ def serve(
     """Serve every customer by the arm that is theirs, and log it: the scores by customer, of each arm."""
     shutil.rmtree(folder_of_exposures(folder, experiment), ignore_errors=True)  # those of an earlier run
     scores: dict[str, dict[str, float]] = {arm: {} for arm in arms}
-    with Exposures(folder, experiment) as exposures, clock_of(store, at):
+    with Exposures(folder, experiment) as exposures, clock_of(store, at), unlogged(store):
         for start in range(0, len(customers), CUSTOMERS_AT_ONCE):
             some = customers[start : start + CUSTOMERS_AT_ONCE]
             of_arm: dict[str | None, list[str]] = {}
