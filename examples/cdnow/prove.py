@@ -38,20 +38,18 @@ from serve import (
     Scorer,
     Served,
     add_model_arguments,
+    opened_as_trained,
     renewal,
-    trained,
     with_model,
 )
 
-from parity.definition.checks import FeatureTable, declared
+from parity.definition.checks import FeatureTable
 from parity.edge.command import argument_parser, file_named, run
 from parity.edge.errors import UserError
 from parity.edge.files import replacing
-from parity.model.applied import require_served
 from parity.offline.side import EVER, latest_events
 from parity.online.side import clock_of, shown, stored_events, unlogged
 from parity.proof.causes import same
-from parity.repository import opened
 
 CUSTOMERS_AT_ONCE = 500
 DIFFERENCES_SHOWN = 10
@@ -95,10 +93,7 @@ class Proven:
 
 def main() -> int:
     args = arguments()
-    scorer, tables = trained(args.model, args.service, declared(args.repository))
-    with opened(args.repository, []) as store:
-        require_served(store, scorer.contract, tables)
-    with opened(args.repository, tables) as store:
+    with opened_as_trained(args) as (store, scorer, tables):
         proven = prove(store, scorer, tables, args.present)
     print("\n".join(lines(proven, scorer, args.present)))
     if args.json:

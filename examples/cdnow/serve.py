@@ -76,12 +76,21 @@ _as_of: ContextVar[datetime] = ContextVar("as_of")
 
 def main() -> None:
     args = arguments()
-    scorer, tables = trained(args.model, args.service, declared(args.repository))
-    with opened(args.repository, []) as store:
-        require_served(store, scorer.contract, tables)  # which names the feature
-    with opened(args.repository, tables) as store, listening(args.host, args.port) as listener:
+    with opened_as_trained(args) as (store, scorer, tables), listening(args.host, args.port) as listener:
         server = Server(store, scorer, tables, ticking(args.present))
         serve(server.application(f"http://{args.host}:{listener.getsockname()[1]}"), listener)
+
+
+@contextmanager
+def opened_as_trained(
+    args: argparse.Namespace,
+) -> Iterator[tuple[FeatureStore, "Scorer", tuple[FeatureTable, ...]]]:
+    """Open the repository with the model and its tables. Raises `UserError` where they are not those of training."""
+    scorer, tables = trained(args.model, args.service, declared(args.repository))
+    with opened(args.repository, []) as store:
+        require_served(store, scorer.contract, tables)  # ahead of what `opened` says, as it names the feature
+    with opened(args.repository, tables) as store:
+        yield store, scorer, tables
 
 
 def arguments() -> argparse.Namespace:
