@@ -18,13 +18,15 @@ from parity.experiment.command import main, shown
 from parity.experiment.exposures import AS_OF, Exposures, exposure_parts
 from parity.experiment.outcomes import read_outcomes
 from parity.served.log import read
-from tests import experiments
 from tests.conftest import ROOT
 from tests.test_definition import changed
 from tests.test_experiment import SERVICES, declaration, experiment
 
 pytest.importorskip("growthbook")
 stats = pytest.importorskip("scipy.stats")
+
+from tests import experiments  # noqa: E402
+
 pytestmark = pytest.mark.scale
 
 NOW = datetime(2026, 3, 1, 10, 30, tzinfo=UTC)
