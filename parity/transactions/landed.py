@@ -237,7 +237,8 @@ class Landing:
             filesystem, name = filesystem_of(path)
             _, last = _covered(filesystem, name)
         metadata = {_PARTITION: partition.encode(), _LAST: str(last).encode()}
-        with replacing(path) as temporary:
+        of_partition = path.name.rpartition("-")[0]  # so that what is left of a full file is found as well
+        with replacing(path, of_partition) as temporary:
             pq.write_table(rows.replace_schema_metadata(metadata), temporary)
 
     # Repeated and corrected rows
