@@ -127,16 +127,17 @@ class Example:
 
     @contextlib.contextmanager
     def served(self, *arguments: object) -> Iterator["Client"]:
-        """A server of the model, ended by SIGTERM."""
+        """A server of the model, with a log of its own beside those of others, ended by SIGTERM."""
+        place = self.folder / f"serve-{uuid.uuid4().hex}.log"
         command = [sys.executable, str(self.folder / "serve.py"), "--port", "0", *map(str, arguments)]
-        with open(self.folder / "serve.log", "w") as log:
+        with open(place, "w") as log:
             streams = {"stdout": subprocess.PIPE, "stderr": log, "text": True}
             process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **streams)
         try:
             said = process.stdout.readline()
             found = re.search(r"at http://127\.0\.0\.1:([0-9]+), as of ", said)
-            assert found, (said, (self.folder / "serve.log").read_text())
-            yield Client(int(found[1]), process.pid)
+            assert found, (said, place.read_text())
+            yield Client(int(found[1]), process.pid, place)
             process.terminate()
             assert process.wait(SECONDS) == 0
         finally:
@@ -149,6 +150,7 @@ class Example:
 class Client:
     port: int
     process: int
+    log: Path
 
     def ask(self, path: str, body: object = None) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
