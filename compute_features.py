@@ -6,7 +6,7 @@
 
 What is computed, and of which files, is declared in feature_repo/features.py, or in that of another REPO. Incrementally
 or with Spark, the output is a folder of Parquet files, one a day. Incrementally, only what can have changed since the
-last such run is computed.
+last such run is computed. With --require-quality nothing is replaced unless transactions and features are as expected.
 """
 
 if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends them in order too
@@ -21,6 +21,7 @@ from pathlib import Path
 import parity.edge.quick_feast  # noqa: F401
 from parity.compute.history import compute_here, compute_on_spark, require_apart, require_one, update_here
 from parity.definition.checks import declared
+from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, run, shown
 from parity.edge.files import location
 from parity.offline.side import note_marks, note_origin
@@ -30,20 +31,28 @@ from parity.transactions.landed import high_water
 REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
 
 
-def main() -> None:
+def main() -> int:
     args = arguments()
     tables = declared(args.repository).of(args.view).tables
     require_one(tables, args.input, args.output)
     is_logged = are_kept(args.repository)
     compute = compute_on_spark if args.engine == "spark" else update_here if args.incremental else compute_here
-    for table in tables:
-        source, output = args.input or table.transactions, args.output or location(table.source.path)
+    sources = [args.input or table.transactions for table in tables]
+    outputs = [args.output or location(table.source.path) for table in tables]
+    for source, output in zip(sources, outputs, strict=True):
         require_apart(source, output)
+    if args.require_quality:
+        from parity.quality.gate import passes  # an extra, and slow to import
+
+        if not passes(tables, sources, args.repository, utc_now(), args.incremental):
+            return 1
+    for table, source, output in zip(tables, sources, outputs, strict=True):
         marks = high_water(source)
         with superseding(table, output) if is_logged else nullcontext():
             print(f"{compute(table, source, output)} -> {shown(output)}")
         note_origin(table, output, source)
         note_marks(table, output, marks)
+    return 0
 
 
 def arguments() -> argparse.Namespace:
@@ -55,9 +64,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=location, help="where the features go (default: where they are declared)")
     parser.add_argument("--engine", choices=["local", "spark"], default="local", help="what computes (default: local)")
     parser.add_argument("--incremental", action="store_true", help="only what can have changed since the last time")
+    quality = "replace nothing unless transactions and features are as features.py expects them"
+    parser.add_argument("--require-quality", action="store_true", help=quality)
     args = parser.parse_args()
     if args.incremental and args.engine == "spark":
         parser.error("--incremental computes on this machine; it does not go with --engine spark")
+    if args.require_quality and args.engine == "spark":
+        parser.error("--require-quality checks on this machine; it does not go with --engine spark")
     return args
 
 

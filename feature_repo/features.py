@@ -14,9 +14,9 @@ from pathlib import Path
 from feast import Entity, FeatureService, Field, FileSource, ValueType
 from feast.aggregation import Aggregation
 from feast.data_format import ParquetFormat
-from feast.types import Float64
+from feast.types import Float64, Int64
 
-from parity import AggregatedFeatureView, TransactionSource, check_definitions
+from parity import AggregatedFeatureView, Expectation, TransactionSource, ago, check_definitions, same_weekday, usually
 from parity.edge.files import absolute, location
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +34,30 @@ transactions = TransactionSource(
     name="user_transactions",
     path=str(ROOT / "user_transactions.csv"),
     timestamp_field="timestamp",
-    schema=[Field(name="purchase_amount", dtype=Float64, tags={"unit": "$"})],
+    schema=[
+        Field(name="purchase_amount", dtype=Float64, tags={"unit": "$"}),
+        Field(name="product_id", dtype=Int64),
+    ],
+    expectations=[  # of each day; keys and types are declared already
+        Expectation("expect_column_values_to_be_between", column="purchase_amount", min_value=-1000, max_value=1000),
+        Expectation("expect_column_values_to_be_between", column="purchase_amount", min_value=0, mostly=usually(0.98)),
+        Expectation(
+            "expect_column_values_to_not_be_in_set", column="purchase_amount", value_set=[0], mostly=usually(0.99)
+        ),
+        Expectation("expect_column_values_to_be_between", column="product_id", min_value=1),
+        Expectation(
+            "expect_compound_columns_to_be_unique", column_list=["user_id", "timestamp"], mostly=usually(0.999)
+        ),
+        Expectation("expect_column_values_to_be_between", column="timestamp", max_value=ago(minutes=-5)),
+        Expectation("expect_column_max_to_be_between", column="timestamp", min_value=ago(days=3), newest_day=True),
+        Expectation("expect_table_row_count_to_be_between", min_value=same_weekday(0.5), max_value=same_weekday(2)),
+        Expectation(
+            "expect_column_unique_value_count_to_be_between",
+            column="product_id",
+            min_value=same_weekday(0.5),
+            max_value=same_weekday(1.5),
+        ),
+    ],
 )
 
 user_purchase_features = AggregatedFeatureView(

@@ -14,6 +14,7 @@ Data flows one way, and each folder is one station of it:
     audit          what was really served, held against the sides, as known today and as known then
     model          what a model was trained on, kept with it, and held against what it is served with
     experiment     services served side by side: who was exposed to which, and what came of it
+    quality        whether transactions and features are as expected, day by day, by Great Expectations
 
 `materialization` goes from offline to online. `repository` opens the Feast repository that ties all together, and
 `registry_store` keeps its registry. `edge` is where the outside begins: the command line, files, configuration, Redis
@@ -23,13 +24,26 @@ servers, and what is not public of Feast.
 from importlib import import_module
 from typing import Any
 
-__all__ = ["AggregatedFeatureView", "Experiment", "TransactionSource", "check_definitions"]
+__all__ = [
+    "AggregatedFeatureView",
+    "Expectation",
+    "Experiment",
+    "TransactionSource",
+    "ago",
+    "check_definitions",
+    "same_weekday",
+    "usually",
+]
 
 _HOMES = {
     "AggregatedFeatureView": "parity.definition.declare",
+    "Expectation": "parity.definition.expectations",
     "Experiment": "parity.definition.experiments",
     "TransactionSource": "parity.definition.declare",
+    "ago": "parity.definition.expectations",
     "check_definitions": "parity.definition.checks",
+    "same_weekday": "parity.definition.expectations",
+    "usually": "parity.definition.expectations",
 }
 
 

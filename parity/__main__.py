@@ -3,6 +3,7 @@
 python -m parity redis start|stop    a Redis on this machine, for trying things out
 python -m parity serve [OPTIONS]     Feast's feature server, which lets reads through only
 python -m parity audit [OPTIONS]     what was really served, held against what training gets
+python -m parity quality [OPTIONS]   whether transactions and features are as expected, day by day
 python -m parity stream [OPTIONS]    events, brought online and landed among the transactions as they come
 python -m parity experiment NAME     the arms of an experiment held against each other, by their outcomes
 """
@@ -23,6 +24,7 @@ COMMANDS = {
     "audit": "parity.audit.command",
     "redis": "parity.edge.redis_server",
     "serve": "parity.online.server",
+    "quality": "parity.quality.command",
     "stream": "parity.stream.command",
     "experiment": "parity.experiment.command",
 }

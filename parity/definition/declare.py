@@ -34,6 +34,7 @@ from feast.aggregation import Aggregation
 from feast.types import Bool, FeastType, Float64, Int32, Int64, String, from_feast_to_pyarrow_type, from_value_type
 
 from parity.definition.conditions import Condition, parse_condition
+from parity.definition.expectations import Expectation, faults_of_expectations
 from parity.definition.functions import COLUMN_TYPES, FUNCTIONS
 from parity.definition.instants import MICROSECOND, UTC_MICROSECONDS
 from parity.definition.keys import KEY_TYPES, key_schema
@@ -84,7 +85,7 @@ class TransactionSource(FileSource):
     ``Field(name="total", dtype=Float64, tags={"unit": "$"})``. ``field_mapping`` renames columns of the file.
 
     ``event_id`` is the column that tells one transaction from another in a stream, where a producer may send one twice
-    or correct it.
+    or correct it. ``expectations`` are what `python -m parity quality` holds the transactions to, day by day.
 
     The other arguments are those of `parity.definition.reading.Reading`. Raises `DefinitionError`.
     """
@@ -98,6 +99,7 @@ class TransactionSource(FileSource):
         schema: Sequence[Field] = (),
         field_mapping: Mapping[str, str] | None = None,
         event_id: str | None = None,
+        expectations: Sequence[Expectation] = (),
         description: str = "",
         tags: Mapping[str, str] | None = None,
         owner: str = "",
@@ -117,6 +119,7 @@ class TransactionSource(FileSource):
         )
         self.schema = tuple(schema)
         self.event_id = event_id
+        self.expectations = expectations
         self.reading = reading_of(self, **reading)
         for fault in _faults_of_source(self):
             raise refuse(f"{self.name}: {fault}")
@@ -147,6 +150,7 @@ def _faults_of_source(source: TransactionSource) -> Iterator[str]:
             names = ", ".join(str(type) for type in FEAST_TYPES.values())
             yield f"the column {column.name} is declared {column.dtype}; a column of transactions is one of {names}."
     yield from source.reading.faults()
+    yield from faults_of_expectations(getattr(source, "expectations", ()), rows_can_go=True)
 
 
 def column_type(dtype: Any) -> pa.DataType | None:
@@ -167,6 +171,9 @@ class AggregatedFeatureView(FeatureView):
     is not served any later. The ``ttl`` counts from a row's own instant, that of a transaction or that at which one
     left a window, in training as in serving.
 
+    ``expectations`` are what `python -m parity quality` holds the features to, beside what follows from the
+    aggregations.
+
     ``source`` is where the features are kept for training, by default data/NAME.parquet beside the repository. A
     ``schema`` is not needed: it may describe features, with the types that follow. Other arguments are those of Feast.
     Raises `DefinitionError`.
@@ -183,6 +190,7 @@ class AggregatedFeatureView(FeatureView):
         where: str | None = None,
         continuous: bool = False,
         horizon: timedelta | None = None,
+        expectations: Sequence[Expectation] = (),
         schema: Sequence[Field] = (),
         ttl: timedelta | None = timedelta(0),
         tags: Mapping[str, str] | None = None,
@@ -212,7 +220,12 @@ class AggregatedFeatureView(FeatureView):
         )
         event = source.timestamp_field or "event_timestamp"
         self.definition = Definition(name, key_schema(keys), event, rules, reading, condition, continuous)
-        for fault in (*_faults_of_mapping(self.definition), *_faults_of_schema(schema, self.definition)):
+        self.expectations = expectations
+        for fault in (
+            *_faults_of_mapping(self.definition),
+            *_faults_of_schema(schema, self.definition),
+            *faults_of_expectations(expectations, self.definition.schema.names),
+        ):
             raise refuse(f"{name}: {fault}")
         described = {field.name: field for field in schema}
         units = {column.name: column.tags.get("unit") for column in getattr(transactions, "schema", ())}

@@ -29,6 +29,7 @@ from parity.transactions.refusals import (
     ROWS_SHOWN,
     Column,
     Failures,
+    RefusedError,
     brief,
     expected,
     footer_advice,
@@ -244,7 +245,7 @@ def _refuse(refused: _Refused, wanted: _Wanted, places: Callable[[list[int]], li
     texts = [value.as_py() for value in looked_at if value.is_valid and is_text(value.type)]
     if kind_of(wanted.path) == "text" and not any(looks_like_a_row(column, text) for text in texts):
         told += footer_advice(rows[: ROWS_LOOKED_AT + 1].tolist(), len(raw))
-    raise UserError(f"{wanted.path}, {told}") from None
+    raise RefusedError(f"{wanted.path}, {told}") from None
 
 
 # Text with columns

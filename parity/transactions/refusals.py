@@ -18,6 +18,7 @@ import pyarrow as pa
 from parity.definition.instants import UTC_MICROSECONDS
 from parity.definition.reading import WHITESPACE, Reading
 from parity.definition.table import Definition
+from parity.edge.errors import UserError
 from parity.transactions.texts import is_text, plain_texts
 from parity.transactions.times import to_instants
 from parity.transactions.values import INSTANTS
@@ -31,6 +32,10 @@ MOST_LINES_OF_A_FOOTER = 10
 BYTES_LOOKED_AT = 4096
 MOST_DIGITS_OF_A_PART = 18
 """Of a number of days and so on, behind the decimal point."""
+
+
+class RefusedError(UserError):
+    """Values of a file that are refused: the data is at fault, and not that it could not be looked at."""
 
 
 def quoted(text: str) -> str:

@@ -1,0 +1,276 @@
+"""The rows of transactions and of feature tables a day (UTC) at a time, with the place of each in its file.
+
+DuckDB sorts them by their instants, on disk where they don't fit, so memory grows with the largest day and not with the
+table. Transactions are read as they are for everything else, `parity.transactions.read`, a file at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from parity.compute.days import split_by_day
+from parity.definition.checks import FeatureTable
+from parity.definition.declare import column_type
+from parity.definition.expectations import Expectation
+from parity.definition.instants import UTC_MICROSECONDS, day_of
+from parity.definition.table import Definition
+from parity.edge.errors import UserError
+from parity.edge.files import Location, kind_of, location, on_disk, parquet_files
+from parity.quality.by_definition import ByDefinition, quoted
+from parity.stream.identity import with_columns
+from parity.transactions import text
+from parity.transactions.listing import partition_columns, transaction_files
+from parity.transactions.read import read_part
+
+FILE, ROW = ":file", ":row"
+"""Columns of a place: the number of the file, and that of the row in it, both from 0 on."""
+MEMORY = "512MB"
+"""What DuckDB may take before it goes to the disk."""
+ROWS_AT_ONCE = 1 << 16
+
+
+class Day(NamedTuple):
+    """The rows of a day."""
+
+    day: int
+    """Since 1970-01-01."""
+    rows: pa.Table
+    files: np.ndarray
+    """In which of the files each row is."""
+    places: np.ndarray
+    """Which row of the file it is, from 0 on."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the rows, wherever they lie."""
+        found = hashlib.sha256(repr(self.rows.schema.names).encode())
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.rows.schema) as writer:
+            writer.write_table(self.rows.combine_chunks())
+        found.update(sink.getvalue())
+        return found.hexdigest()
+
+
+Spooled = tuple[duckdb.DuckDBPyConnection, Path]
+"""A DuckDB of its own, and the folder that is its."""
+
+
+@dataclass
+class Spool:
+    """Rows that wait on disk to be asked for."""
+
+    spooled: Spooled
+    files: list[Location]
+    """Where they come from, in the order of their numbers."""
+    instant: str
+    """The column that has the instant of a row."""
+    keys: tuple[str, ...] = ()
+    """The columns that say whose a row is, to name it by."""
+    query: str = ""
+    missing: tuple[str, ...] = ()
+    """What is wrong with the files themselves, in words for people."""
+    absent: frozenset[str] = frozenset()
+    """The columns that some file does not have."""
+
+    @property
+    def derived(self) -> str:
+        """What decides, beside the expectations, what is held to them."""
+        return self.query if self.keys else ""
+
+    def days(self) -> Iterator[Day]:
+        """The days that have rows, in order."""
+        sql = f"SELECT * FROM ({self.query}) ORDER BY {quoted(self.instant)}, {quoted(FILE)}, {quoted(ROW)}"
+        with self.spooled[0].cursor() as cursor:
+            cursor.execute("SET TimeZone = 'UTC'")
+            held: list[pa.Table] = []
+            current = None
+            for batch in cursor.execute(sql).fetch_record_batch(ROWS_AT_ONCE):
+                rows = pa.Table.from_batches([batch])
+                for day, some in split_by_day(rows, _days(rows, self.instant)):
+                    if day != current and held:
+                        yield _day(current, held)
+                        held = []
+                    current = day
+                    held.append(some)
+            if held:
+                yield _day(current, held)
+
+
+def _days(rows: pa.Table, instant: str) -> np.ndarray:
+    return day_of(rows[instant].cast(UTC_MICROSECONDS).cast(pa.int64()).to_numpy())
+
+
+def _day(day: int, parts: Sequence[pa.Table]) -> Day:
+    rows = pa.concat_tables(parts).combine_chunks()
+    return Day(day, rows.drop_columns([FILE, ROW]), rows[FILE].to_numpy(), rows[ROW].to_numpy())
+
+
+@contextmanager
+def spooling() -> Iterator[Spooled]:
+    """A DuckDB of its own, in a folder that goes with it."""
+    with TemporaryDirectory() as folder, duckdb.connect(str(Path(folder) / "rows.duckdb")) as connection:
+        connection.execute(f"SET memory_limit = '{MEMORY}'; SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+        yield connection, Path(folder)
+
+
+# Transactions
+
+
+def columns_of(tables: Sequence[FeatureTable], expectations: Sequence[Expectation]) -> dict[str, pa.DataType]:
+    """The columns of the transactions of ``tables``, which share a source, and those that ``expectations`` look at."""
+    first = tables[0]
+    declared = {field.name: column_type(field.dtype) for field in getattr(first.view.transactions, "schema", ())}
+    instant = first.definition.reading.timestamp
+    types = {field.name: field.type for table in tables for field in table.definition.raw if field.name != instant}
+    named = {column: pa.float64() for one in expectations for column in one.columns if column != instant}
+    return {name: types.get(name) or declared.get(name) or type for name, type in (named | types).items()}
+
+
+def spool_transactions(
+    spooled: Spooled,
+    place: Location,
+    tables: Sequence[FeatureTable],
+    expectations: Sequence[Expectation],
+) -> Spool:
+    """Read the transactions of ``tables``, which share a source, all rows of them.
+
+    Raises `UserError` for what can't be read as it is declared.
+    """
+    _, folder = spooled
+    columns = columns_of(tables, expectations)
+    first = tables[0].definition
+    bare = replace(first, keys=pa.schema([]), rules=(), condition=None, continuous=False)
+    definition = with_columns(bare, [(name, pa.field(name, type)) for name, type in columns.items()])
+    files, missing, absent, total = [], [], set(), 0
+    (folder / "transactions").mkdir()
+    for file in transaction_files(place):
+        with on_disk(location(file)) as path:
+            rows = read_part(path, definition)
+            gone = [name for name in columns if rows.num_rows and not _has(path, name, definition)]
+            missing += [f"{file}: it has no column {definition.reading.in_file(name)}" for name in gone]
+            absent.update(gone)
+        for table in tables:
+            if table.definition.condition is not None:
+                rows = rows.append_column(f":{table.name}", table.definition.condition.mask(rows))
+        rows = rows.append_column(FILE, pa.array(np.full(rows.num_rows, len(files), np.int32)))
+        rows = rows.append_column(ROW, pa.array(np.arange(rows.num_rows, dtype=np.int64)))
+        if rows.num_rows or not files:
+            pq.write_table(rows, folder / "transactions" / f"{len(files):06}.parquet")
+        files.append(location(file))
+        total += rows.num_rows
+    if not total:
+        raise UserError(f"{place}: it has no rows, so there is nothing to check.")
+    query = f"SELECT * FROM {_parquet([folder / 'transactions' / '*.parquet'])}"
+    return Spool(spooled, files, first.reading.timestamp, (), query, tuple(missing), frozenset(absent))
+
+
+def _has(path: Path, name: str, definition: Definition) -> bool:
+    """Whether a file has the column that is read as ``name``."""
+    name = definition.reading.in_file(name)
+    if name in partition_columns(path):
+        return True
+    match kind_of(path):
+        case "parquet":
+            return name in pq.read_schema(path).names
+        case "json":
+            return True  # where an object may leave out what it has nothing for
+    with text.readable(path, definition.reading) as file:
+        return name in file.names
+
+
+def _parquet(files: Sequence[Path | str], options: str = "") -> str:
+    listed = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+    return f"read_parquet([{listed}], hive_partitioning = false{options})"
+
+
+# Features
+
+
+def spool_features(
+    spooled: Spooled,
+    files: Sequence[Path],
+    definition: Definition,
+    derived: ByDefinition,
+    transactions: Spool | None,
+) -> Spool:
+    """Take up the features of ``definition`` in Parquet ``files``, with the columns of what is ``derived``.
+
+    ``transactions`` are those that they were computed of, to know the smallest and largest value of windows by.
+    Raises `UserError` for a file that does not have those features.
+    """
+    for file in files:
+        _require_features(file, definition)
+    keys = ", ".join(map(quoted, definition.keys.names))
+    event = quoted(definition.event)
+    names = [*definition.schema.names]
+    columns = [f"{sql} AS {quoted(name)}" for name, sql in derived.columns.items()]
+    numbered = f"{_parquet(files, ', filename = true, file_row_number = true')}"
+    listed = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+    places = [
+        f"(list_position([{listed}], filename) - 1)::INTEGER AS {quoted(FILE)}",
+        f"file_row_number AS {quoted(ROW)}",
+    ]
+    window = f"WINDOW by_key AS (PARTITION BY {keys} ORDER BY {event}, file_row_number)"
+    query = f"SELECT {', '.join([*map(quoted, names), *columns, *places])} FROM {numbered} {window}"
+    if derived.windows and transactions is not None:
+        windows = _windows(definition, derived, transactions)
+        query = f"SELECT * FROM ({query}) LEFT JOIN ({windows}) USING ({keys}, {event})"
+    return Spool(spooled, list(files), definition.event, tuple(definition.keys.names), query)
+
+
+def _windows(definition: Definition, derived: ByDefinition, transactions: Spool) -> str:
+    """SQL for the smallest and the largest value of windows, at each instant of each key that has a transaction."""
+    keys, instant = ", ".join(map(quoted, definition.keys.names)), quoted(transactions.instant)
+    bounds, windows = [], []
+    for number, ((column, span), (smallest, largest)) in enumerate(derived.windows.items()):
+        before = "UNBOUNDED" if span is None else f"INTERVAL '{span} microseconds'"
+        windows.append(
+            f"w{number} AS (PARTITION BY {keys} ORDER BY {instant} RANGE BETWEEN {before} PRECEDING AND CURRENT ROW)"
+        )
+        bounds.append(f"min({quoted(column)}) OVER w{number} AS {quoted(smallest)}")
+        bounds.append(f"max({quoted(column)}) OVER w{number} AS {quoted(largest)}")
+    where = f"WHERE {quoted(f':{definition.name}')}" if definition.condition is not None else ""
+    return (
+        f"SELECT DISTINCT {keys}, {instant} AS {quoted(definition.event)}, {', '.join(bounds)} "
+        f"FROM ({transactions.query}) {where} WINDOW {', '.join(windows)}"
+    )
+
+
+def feature_files(place: Location, stack: ExitStack) -> list[Path]:
+    """The Parquet files of a feature table, on this machine for as long as the ``stack`` lasts."""
+    path = stack.enter_context(on_disk(place))
+    return [Path(info.path) for info in parquet_files(path)[1]]
+
+
+def _require_features(file: Path, definition: Definition) -> None:
+    try:
+        found = pq.read_schema(file)
+    except (pa.ArrowInvalid, OSError):
+        raise UserError(
+            f"{file}: this is not a Parquet file that can be read. Run: python compute_features.py"
+        ) from None
+    for field in definition.schema:
+        if field.name not in found.names or found.field(field.name).type != field.type:
+            raise UserError(
+                f"{file}: it has no column {field.name} of type {field.type}. Run: python compute_features.py"
+            )
+
+
+def as_frame(rows: pa.Table) -> pd.DataFrame:
+    """The rows for pandas: whole numbers and booleans stay what they are beside nulls."""
+    nullable = {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    with_nulls = {column.type for column in rows.columns if column.null_count}
+    used = {type: dtype for type, dtype in nullable.items() if type in with_nulls}
+    return rows.to_pandas(types_mapper=used.get)

@@ -1,0 +1,203 @@
+"""The one door to Great Expectations: its suites, its stores and its Data Docs, in a folder.
+
+It is an extra, and slow to import (ten seconds), so it is imported here and when it is asked for. Nothing is sent to
+its makers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from parity.definition.expectations import OF_TABLE, Ago, Expectation, SameWeekday, Usually
+from parity.edge.errors import UserError
+
+NUMBER = "parity"
+"""What the meta of an expectation has its number by."""
+SILENT = {"GX_ANALYTICS_ENABLED": "false", "TQDM_DISABLE": "1"}
+
+
+class Seen(NamedTuple):
+    """What an expectation came to on a day."""
+
+    success: bool
+    judged: bool
+    """Whether there was anything to hold it to."""
+    observed: Any
+    """The number that was seen of a day, None of an expectation of each row."""
+    looked_at: int
+    """How many values, of an expectation of each row."""
+    unexpected: int
+    first: list[int]
+    """The first rows that are not as expected, by their place in the day: all of them of one with a quarantine."""
+    bounds: Mapping[str, Any]
+    """The arguments that depend on the day."""
+
+
+def great_expectations() -> ModuleType:
+    """The package. `UserError` if it is not installed."""
+    os.environ.update(SILENT)
+    try:
+        import great_expectations
+    except ModuleNotFoundError:
+        raise UserError("Great Expectations is not installed. Run: pip install -r requirements-quality.txt") from None
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    return great_expectations
+
+
+class Store:
+    """A folder of Great Expectations: suites, results by day, and Data Docs."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.gx = great_expectations()
+        try:
+            self.context = self.gx.get_context(mode="file", project_root_dir=str(folder))
+        except Exception as error:  # of many kinds, for a file of its configuration that can't be read
+            raise UserError(f"{folder}/gx: Great Expectations can't open it: {error!s:.300}. Remove it.") from None
+        self.context.variables.progress_bars = {"globally": False}
+        source = self.context.data_sources.add_or_update_pandas("parity")
+        self._source = source
+
+    def suite(self, name: str, expectations: Sequence[Expectation]) -> Suite:
+        """Keep ``expectations`` as a suite, in place of an earlier one of that ``name``."""
+        return Suite(self, name, expectations)
+
+    def build_docs(self) -> Path:
+        """Build Data Docs of all that is kept; the path of their first page."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            built = self.context.build_data_docs()
+        return Path(next(iter(built.values())).removeprefix("file://"))
+
+
+class Suite:
+    """Expectations, ready to be asked of days."""
+
+    def __init__(self, store: Store, name: str, expectations: Sequence[Expectation]):
+        self.store, self.name, self.expectations = store, name, list(expectations)
+        self._asset = store._source.add_dataframe_asset(name)
+        self._batch = self._asset.add_batch_definition_whole_dataframe("day")
+
+    @cached_property
+    def _whole(self) -> Any:
+        return self._kept(self.name, range(len(self.expectations)))
+
+    @cached_property
+    def _of_days_in_general(self) -> Any:
+        numbers = [number for number, one in enumerate(self.expectations) if not one.newest_day]
+        return self._kept(f"{self.name} but for the newest day", numbers) if numbers else None
+
+    @cached_property
+    def _of_empty_days(self) -> Any:
+        """What is asked of a day without rows: how many there are."""
+        numbers = [n for n, one in enumerate(self.expectations) if one.type.startswith(OF_TABLE)]
+        return self._kept(f"{self.name} on days without rows", numbers) if numbers else None
+
+    def _kept(self, name: str, numbers: Sequence[int]) -> Any:
+        gx, context = self.store.gx, self.store.context
+        suite = gx.ExpectationSuite(name=name, expectations=[self._made(number) for number in numbers])
+        suite = context.suites.add_or_update(suite)
+        return context.validation_definitions.add_or_update(
+            gx.ValidationDefinition(name=name, data=self._batch, suite=suite)
+        )
+
+    def _made(self, number: int) -> Any:
+        """The real expectation. `UserError` if Great Expectations has none such, or takes other arguments."""
+        one = self.expectations[number]
+        kwargs = {
+            name: {"$PARAMETER": parameter(number, name)} if depends(value) else value
+            for name, value in one.arguments.items()
+        }
+        implementation = _implementation(one)
+        try:
+            return implementation(**kwargs, severity=one.severity, meta={NUMBER: number})
+        except (ValueError, TypeError) as error:
+            reasons = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in getattr(error, "errors", list)()]
+            raise UserError(f"{one}: Great Expectations refuses it: {'; '.join(reasons) or error}.") from None
+
+    def validate(self, frame: pd.DataFrame, parameters: Mapping[str, Any], run: Run) -> dict[int, Seen]:
+        """Ask a day, by the number of each expectation that is asked of it, and keep what it came to."""
+        definition = self._of_empty_days if not len(frame) else self._whole if run.newest else self._of_days_in_general
+        if definition is None:
+            return {}
+        from great_expectations.core.run_identifier import RunIdentifier
+
+        whole = any(one.quarantine for one in self.expectations)
+        result = definition.run(
+            batch_parameters={"dataframe": frame},
+            expectation_parameters=dict(parameters),
+            result_format="COMPLETE" if whole else "SUMMARY",
+            run_id=RunIdentifier(run_name=run.name, run_time=run.at),
+        )
+        return {one.expectation_config.meta[NUMBER]: self._seen(one, parameters) for one in result.results}
+
+    def _seen(self, result: Any, parameters: Mapping[str, Any]) -> Seen:
+        number = result.expectation_config.meta[NUMBER]
+        one, found = self.expectations[number], result.result or {}
+        if reason := _exception(result.exception_info):
+            raise UserError(f"{self.name}: {one} can't be asked of this data: {reason:.300}")
+        bounds = {name: parameters[parameter(number, name)] for name, value in one.arguments.items() if depends(value)}
+        return Seen(
+            success=bool(result.success),
+            judged=not bounds or any(bound is not None for bound in bounds.values()) or _has_others(one),
+            observed=found.get("observed_value"),
+            looked_at=int(found.get("element_count") or 0) - int(found.get("missing_count") or 0),
+            unexpected=int(found.get("unexpected_count") or 0),
+            first=[
+                int(row)
+                for row in found.get("unexpected_index_list") or found.get("partial_unexpected_index_list") or []
+            ],
+            bounds=bounds,
+        )
+
+
+class Run(NamedTuple):
+    """A day of a run."""
+
+    name: str
+    at: datetime
+    newest: bool
+
+
+def depends(value: Any) -> bool:
+    """Whether an argument is another on another day."""
+    return isinstance(value, SameWeekday | Usually | Ago | datetime)
+
+
+def parameter(number: int, name: str) -> str:
+    """What Great Expectations calls an argument that depends on the day."""
+    return f"{name}_{number}"
+
+
+def _has_others(one: Expectation) -> bool:
+    return any(name in one.arguments and not depends(one.arguments[name]) for name in ("min_value", "max_value"))
+
+
+def _implementation(one: Expectation) -> Any:
+    from great_expectations.exceptions import ExpectationNotFoundError
+    from great_expectations.expectations.registry import get_expectation_impl
+
+    try:
+        return get_expectation_impl(one.type)
+    except ExpectationNotFoundError:
+        raise UserError(f"{one}: Great Expectations has no expectation of that name.") from None
+
+
+def _exception(info: Mapping[str, Any] | None) -> str | None:
+    """Why an expectation could not be asked; None if it was."""
+    info = info or {}
+    if info.get("raised_exception"):
+        return str(info.get("exception_message"))
+    raised = [one for one in info.values() if isinstance(one, Mapping) and one.get("raised_exception")]
+    return str(raised[0].get("exception_message")) if raised else None

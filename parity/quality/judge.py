@@ -1,0 +1,265 @@
+"""Days held to what is expected of them, one after the other, and what failed, in a line each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from parity.definition.expectations import Ago, Expectation, SameWeekday, Usually
+from parity.definition.instants import EPOCH
+from parity.edge.command import shown
+from parity.quality.days import Day, Spool, as_frame
+from parity.quality.gx import Run, Seen, Suite, depends, parameter
+
+EXAMPLES = 3
+WEEKS, LEAST_WEEKS = 8, 3
+"""How many of the same weekday are looked back on, and how many of them there have to be."""
+BY_CHANCE = 1e-4
+"""How rarely chance alone may give as many rows that are not as expected, by `usually`."""
+DEVIATIONS = 4
+"""By how many times its square root a count may deviate by chance."""
+COUNTS = ("expect_table_row_count_", "expect_column_unique_value_count_")
+
+
+@dataclass
+class Tally:
+    """What an expectation came to over days."""
+
+    expectation: Expectation
+    days: int = 0
+    failed: list[int] = field(default_factory=list)
+    looked_at: int = 0
+    """How many values there were on the days that failed."""
+    unexpected: int = 0
+    examples: list[str] = field(default_factory=list)
+    set_aside: dict[int, list[np.ndarray]] = field(default_factory=dict)
+    """Rows for the quarantine, by file."""
+
+    @property
+    def severity(self) -> str:
+        return self.expectation.severity
+
+    def line(self, name: str) -> str:
+        """One line: which, of what, how many and what share, since when, three examples."""
+        one, first = self.expectation, _date(self.failed[0])
+        examples = f": {'; '.join(self.examples[:EXAMPLES])}" if self.examples else ""
+        if one.is_row_wise:
+            count, of, what = self.unexpected, self.looked_at, "values" if len(one.columns) == 1 else "rows"
+            days = f"on {first}" if len(self.failed) == 1 else f"on {len(self.failed)} days, the first {first}"
+            return f"{name}: {_readable(one)}: {count:,} of {of:,} {what} ({_percent(count, of)}) {days}{examples}"
+        count, of = len(self.failed), self.days
+        return f"{name}: {_readable(one)}: {count:,} of {of:,} days ({_percent(count, of)}){examples}"
+
+
+class Judged(NamedTuple):
+    """What days came to."""
+
+    name: str
+    days: int
+    """How many were looked at."""
+    rows: int
+    tallies: list[Tally]
+    passed: dict[int, str]
+    """The digest of each day that failed nothing."""
+    trouble: tuple[str, ...] = ()
+    """What is wrong beside the expectations, a line each."""
+
+    @property
+    def failures(self) -> list[Tally]:
+        return [tally for tally in self.tallies if tally.failed and tally.severity == "critical"]
+
+    @property
+    def remarks(self) -> list[Tally]:
+        return [tally for tally in self.tallies if tally.failed and tally.severity != "critical"]
+
+    @property
+    def is_fine(self) -> bool:
+        return not self.failures and not self.trouble
+
+
+def judge(name: str, spool: Spool, suite: Suite, at: datetime, past: Past) -> Judged:
+    """Hold the days of a ``spool`` to a ``suite``, as of the instant ``at``: those that the ``past`` does not know.
+
+    What is observed of each is noted in the ``past``.
+    """
+    tallies = [Tally(one) for one in suite.expectations]
+    looked_at = rows = 0
+    passed: dict[int, str] = {}
+    for day, newest in _with_gaps(spool, suite, at):
+        digest = day.digest if len(day.files) else ""
+        rows += len(day.files)
+        if past.passed.get(day.day) == digest and not newest:
+            passed[day.day] = digest
+            continue
+        looked_at += 1
+        parameters = _parameters(suite, day, at, past)
+        seen = suite.validate(as_frame(day.rows), parameters, Run(_date(day.day), at, newest))
+        for number, found in seen.items():
+            past.note(day.day, suite.expectations[number], found.observed)
+            _count(tallies[number], day, found, spool)
+        if all(found.success for found in seen.values()):
+            passed[day.day] = digest
+    past.passed = passed
+    return Judged(name, looked_at, rows, tallies, passed, spool.missing)
+
+
+@dataclass
+class Past:
+    """What is known of days from before."""
+
+    passed: dict[int, str] = field(default_factory=dict)
+    """The digest of each day that failed nothing, to pass over it."""
+    observed: dict[str, dict[int, float]] = field(default_factory=dict)
+    """What was seen of each day, by the expectation."""
+
+    def note(self, day: int, one: Expectation, observed: Any) -> None:
+        if isinstance(observed, int | float | np.number) and math.isfinite(observed) and _looks_back(one):
+            self.observed.setdefault(str(one), {})[day] = float(observed)
+
+    def usual(self, day: int, one: Expectation) -> float | None:
+        """The median of the same weekday in the weeks before; None if there are too few."""
+        seen = self.observed.get(str(one), {})
+        weeks = [seen[day - 7 * week] for week in range(1, WEEKS + 1) if day - 7 * week in seen]
+        return median(weeks) if len(weeks) >= LEAST_WEEKS else None
+
+
+def _looks_back(one: Expectation) -> bool:
+    return any(isinstance(value, SameWeekday) for value in one.arguments.values())
+
+
+def _with_gaps(spool: Spool, suite: Suite, at: datetime) -> Iterator[tuple[Day, bool]]:
+    """The days, and those without rows between them and up to ``at`` that may be missed; which of them is the newest.
+
+    After a gap of as many weeks as are looked back on, no rows are what is usual.
+    """
+    today = (at - EPOCH) // timedelta(days=1)
+    looks_back = any(map(_looks_back, suite.expectations))
+    held: Day | None = None
+    for day in spool.days():
+        if held is not None:
+            yield held, False
+            if looks_back:
+                yield from (
+                    (_empty(n, day), False) for n in range(held.day + 1, min(day.day, held.day + 1 + 7 * WEEKS))
+                )
+        held = day
+    if held is not None:
+        yield held, True
+        if looks_back:
+            yield from ((_empty(n, held), False) for n in range(held.day + 1, min(today, held.day + 1 + 7 * WEEKS)))
+
+
+def _empty(day: int, like: Day) -> Day:
+    return Day(day, like.rows.slice(0, 0), like.files[:0], like.places[:0])
+
+
+def _parameters(suite: Suite, day: Day, at: datetime, past: Past) -> dict[str, Any]:
+    """What the arguments come to that depend on the day."""
+    is_over = day.day < (at - EPOCH) // timedelta(days=1)
+    found: dict[str, Any] = {}
+    for number, one in enumerate(suite.expectations):
+        for name, value in one.arguments.items():
+            if not depends(value):
+                continue
+            match value:
+                case SameWeekday(share):
+                    usual = past.usual(day.day, one)
+                    judged = usual is not None and (is_over or name != "min_value")
+                    found[parameter(number, name)] = _bound(share * usual, name, one) if judged else None
+                case Usually(share):
+                    found[parameter(number, name)] = _mostly(share, _present(day.rows, one.columns))
+                case Ago(time):
+                    found[parameter(number, name)] = at - time
+                case _:
+                    found[parameter(number, name)] = value
+    return found
+
+
+def _bound(usual: float, name: str, one: Expectation) -> float:
+    """A bound, further off for a count by what chance may do."""
+    if not one.type.startswith(COUNTS):
+        return usual
+    slack = DEVIATIONS * math.sqrt(max(usual, 1))
+    return math.floor(usual - slack) if name == "min_value" else math.ceil(usual + slack)
+
+
+def _present(rows: pa.Table, columns: Sequence[str]) -> int:
+    nulls = max((rows[name].null_count for name in columns if name in rows.column_names), default=0)
+    return rows.num_rows - nulls
+
+
+def _mostly(share: float, count: int) -> float:
+    """The ``mostly`` of so many values: see `usually`."""
+    from scipy.stats import binom  # comes with Great Expectations
+
+    if not count:
+        return 0.0
+    allowed = float(binom.isf(BY_CHANCE, count, 1 - share))
+    return max(0.0, (count - allowed) / count - 1e-9)
+
+
+def _count(tally: Tally, day: Day, found: Seen, spool: Spool) -> None:
+    one = tally.expectation
+    tally.days += found.judged
+    if found.success:
+        return
+    tally.failed.append(day.day)
+    tally.looked_at += found.looked_at
+    tally.unexpected += found.unexpected
+    if one.is_row_wise:
+        if len(tally.examples) < EXAMPLES:
+            tally.examples += [_example(one, day, row, spool) for row in found.first[:EXAMPLES]]
+        if one.quarantine:
+            rows = np.array(found.first, np.int64)
+            for file in np.unique(day.files[rows]):
+                tally.set_aside.setdefault(int(file), []).append(day.places[rows][day.files[rows] == file])
+    elif len(tally.examples) < EXAMPLES:
+        bounds = [f"{name} {_plain(value)}" for name, value in found.bounds.items() if value is not None]
+        limits = f" ({', '.join(bounds)})" if bounds else ""
+        tally.examples.append(f"{_plain(found.observed)} on {_date(day.day)}{limits}")
+
+
+def _example(one: Expectation, day: Day, row: int, spool: Spool) -> str:
+    values = {name: day.rows[name][row].as_py() for name in one.columns if name in day.rows.column_names}
+    told = _plain(next(iter(values.values()))) if len(values) == 1 else _named(values)
+    place = f"{shown(spool.files[day.files[row]])}, row {int(day.places[row]) + 1}"
+    if spool.keys:
+        keys = {name: day.rows[name][row].as_py() for name in (*spool.keys, spool.instant) if name not in values}
+        place = f"{_named(keys)}, {place}" if keys else place
+    return f"{told} ({place})"
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.removeprefix(':')} {_plain(value)}" for name, value in values.items())
+
+
+def _readable(one: Expectation) -> str:
+    return str(one).replace("':", "'")
+
+
+def _plain(value: Any) -> str:
+    """A value for people."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    if isinstance(value, str):
+        return repr(value[:80])
+    return "null" if value is None else f"{value}"[:200]
+
+
+def _percent(count: int, of: int) -> str:
+    return f"{100 * count / of:.3g} %" if of else "0 %"
+
+
+def _date(day: int) -> str:
+    return str(np.datetime64(day, "D"))
