@@ -50,12 +50,12 @@ transactions = TransactionSource(
         ),
         Expectation("expect_column_values_to_be_between", column="timestamp", max_value=ago(minutes=-5)),
         Expectation("expect_column_max_to_be_between", column="timestamp", min_value=ago(days=3), newest_day=True),
-        Expectation("expect_table_row_count_to_be_between", min_value=same_weekday(0.5), max_value=same_weekday(2)),
+        Expectation("expect_table_row_count_to_be_between", min_value=same_weekday(0.6), max_value=same_weekday(1.7)),
         Expectation(
             "expect_column_unique_value_count_to_be_between",
             column="product_id",
-            min_value=same_weekday(0.5),
-            max_value=same_weekday(1.5),
+            min_value=same_weekday(0.7),
+            max_value=same_weekday(1.3),
         ),
     ],
 )

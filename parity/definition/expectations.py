@@ -59,7 +59,7 @@ def same_weekday(share: float) -> SameWeekday:
 
     For an expectation of one number a day, such as a row count or a mean. Nothing is judged before there are three such
     weekdays, and the lower bound not before the day is over. A count may deviate further by chance: by four times the
-    square root of the bound.
+    square root of the bound, or by four times one more than those weekdays deviated if that is less.
     """
     return SameWeekday(share)
 
@@ -132,7 +132,7 @@ def _shown(value: Any) -> str:
         case Usually(share):
             return f"usually({share:g})"
         case Ago(time):
-            return f"now - {time}"
+            return f"now - {time}" if time >= timedelta(0) else f"now + {-time}"
         case datetime():
             return value.isoformat()
     return repr(value)

@@ -55,13 +55,11 @@ def arguments() -> argparse.Namespace:
 
 def report(judged: Judged) -> None:
     """Print what days came to."""
-    for reason in judged.trouble:
-        print(f"failed: {judged.name}: {reason}")
-    for tally in judged.failures:
-        print(f"failed: {tally.line(judged.name)}")
+    for line in judged.lines:
+        print(f"failed: {line}")
     for tally in judged.remarks:
         print(f"{tally.severity}: {tally.line(judged.name)}")
-    verdict = "as expected" if judged.is_fine else f"{len(judged.failures) + len(judged.trouble)} failed"
+    verdict = "as expected" if judged.is_fine else f"{len(judged.lines)} failed"
     expected = f"{len(judged.tallies)} expectations"
     print(f"{judged.name}: {judged.rows:,} rows, {judged.days:,} days looked at, {expected}: {verdict}")
 

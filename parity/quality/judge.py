@@ -79,6 +79,15 @@ class Judged(NamedTuple):
     def remarks(self) -> list[Tally]:
         return [tally for tally in self.tallies if tally.failed and tally.severity != "critical"]
 
+    def without_quarantine(self) -> Judged:
+        """The same, as far as it stays so when the rows for the quarantine are gone."""
+        return self._replace(tallies=[tally for tally in self.tallies if not tally.expectation.quarantine])
+
+    @property
+    def lines(self) -> list[str]:
+        """What failed, a line each."""
+        return [f"{self.name}: {reason}" for reason in self.trouble] + [one.line(self.name) for one in self.failures]
+
     @property
     def is_fine(self) -> bool:
         return not self.failures and not self.trouble
@@ -123,11 +132,10 @@ class Past:
         if isinstance(observed, int | float | np.number) and math.isfinite(observed) and _looks_back(one):
             self.observed.setdefault(str(one), {})[day] = float(observed)
 
-    def usual(self, day: int, one: Expectation) -> float | None:
-        """The median of the same weekday in the weeks before; None if there are too few."""
+    def weeks(self, day: int, one: Expectation) -> list[float]:
+        """What was seen of the same weekday in the weeks before."""
         seen = self.observed.get(str(one), {})
-        weeks = [seen[day - 7 * week] for week in range(1, WEEKS + 1) if day - 7 * week in seen]
-        return median(weeks) if len(weeks) >= LEAST_WEEKS else None
+        return [seen[day - 7 * week] for week in range(1, WEEKS + 1) if day - 7 * week in seen]
 
 
 def _looks_back(one: Expectation) -> bool:
@@ -170,9 +178,9 @@ def _parameters(suite: Suite, day: Day, at: datetime, past: Past) -> dict[str, A
                 continue
             match value:
                 case SameWeekday(share):
-                    usual = past.usual(day.day, one)
-                    judged = usual is not None and (is_over or name != "min_value")
-                    found[parameter(number, name)] = _bound(share * usual, name, one) if judged else None
+                    weeks = past.weeks(day.day, one)
+                    judged = len(weeks) >= LEAST_WEEKS and (is_over or name != "min_value")
+                    found[parameter(number, name)] = bound(share, weeks, name, one) if judged else None
                 case Usually(share):
                     found[parameter(number, name)] = _mostly(share, _present(day.rows, one.columns))
                 case Ago(time):
@@ -182,12 +190,15 @@ def _parameters(suite: Suite, day: Day, at: datetime, past: Past) -> dict[str, A
     return found
 
 
-def _bound(usual: float, name: str, one: Expectation) -> float:
-    """A bound, further off for a count by what chance may do."""
+def bound(share: float, weeks: Sequence[float], name: str, one: Expectation) -> float:
+    """A bound by `same_weekday`, further off for a count by what chance may do."""
+    usual = median(weeks)
+    limit = share * usual
     if not one.type.startswith(COUNTS):
-        return usual
-    slack = DEVIATIONS * math.sqrt(max(usual, 1))
-    return math.floor(usual - slack) if name == "min_value" else math.ceil(usual + slack)
+        return limit
+    deviated = max(abs(week - usual) for week in weeks)
+    slack = DEVIATIONS * min(math.sqrt(max(limit, 1)), deviated + 1)
+    return math.floor(limit - slack) if name == "min_value" else math.ceil(limit + slack)
 
 
 def _present(rows: pa.Table, columns: Sequence[str]) -> int:
@@ -216,7 +227,7 @@ def _count(tally: Tally, day: Day, found: Seen, spool: Spool) -> None:
     if one.is_row_wise:
         if len(tally.examples) < EXAMPLES:
             tally.examples += [_example(one, day, row, spool) for row in found.first[:EXAMPLES]]
-        if one.quarantine:
+        if one.quarantine and found.first:
             rows = np.array(found.first, np.int64)
             for file in np.unique(day.files[rows]):
                 tally.set_aside.setdefault(int(file), []).append(day.places[rows][day.files[rows] == file])

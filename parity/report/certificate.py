@@ -24,6 +24,7 @@ from parity.online.side import Coerced, cut, online_store_of, replies, shown
 from parity.proof.found import CONFIDENCE, Comparison, Sample, bound
 from parity.proof.proof import Proof
 from parity.repository import computed_by
+from parity.transactions.quarantine import quarantine_of
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTED = 1000
@@ -218,6 +219,7 @@ def _view(found: Comparison, proof: Proof) -> dict[str, Any]:
         "sliding": found.edges and _sliding(found, proof),
         "sample": found.sample and _bound(found.sample, found),
         "transactions": _from_root(proof.transactions),
+        "quarantine": quarantine_of(proof.transactions),
         "definition_sha256": definition_hash(table),
         "fingerprint": table.definition.fingerprint,
         "computed_by": sorted(computed_by(table)),
