@@ -11,7 +11,7 @@ from feast import Entity, FeatureService, Field, FileSource, ValueType
 from feast.aggregation import Aggregation
 from feast.types import FeastType, Float64, Int64, String
 
-from parity import AggregatedFeatureView, TransactionSource
+from parity import AggregatedFeatureView, Expectation, TransactionSource
 from parity.definition.checks import FeatureTable
 from parity.edge.files import location
 
@@ -47,6 +47,7 @@ def table(
     transactions: str = "transactions.csv",
     continuous: bool = False,
     horizon: timedelta | None = None,
+    expectations: Sequence[Expectation] = (),
     **reading,
 ) -> FeatureTable:
     """A feature table in ``folder``: its transactions, its features in a Parquet file, and a service of its own."""
@@ -54,6 +55,7 @@ def table(
         name=f"{name}_transactions",
         path=str(folder / transactions),
         schema=[Field(name=column, dtype=dtype) for column, dtype in (schema or {}).items()],
+        expectations=expectations,
         **reading,
     )
     view = AggregatedFeatureView(
