@@ -217,18 +217,18 @@ def whole_run(rows: int, users: int) -> None:
         _run([*draw])
         _run(["compute_features.py", *repository])
         for more in ([], ["--incremental"]):
-            seconds, memory = _run(["-m", "parity", "quality", *repository, *more])
-            print(
-                f"{rows:,} rows, {users:,} users{' --incremental' if more else ''}: {seconds:.0f} s, {memory:,.0f} MiB"
-            )
+            seconds, cpu, memory = _run(["-m", "parity", "quality", *repository, *more])
+            what = f"{rows:,} rows, {users:,} users{' --incremental' if more else ''}"
+            print(f"{what}: {seconds:.0f} s, {cpu:.0f} s of a core, {memory:,.0f} MiB")
 
 
-def _run(command: list) -> tuple[float, float]:
+def _run(command: list) -> tuple[float, float, float]:
+    """Seconds, seconds of a core, and MiB at the most."""
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT)
     _, status, usage = os.wait4(process.pid, 0)
     assert status == 0, command
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def main() -> None:

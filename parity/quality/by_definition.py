@@ -32,7 +32,7 @@ class ByDefinition:
 
     expectations: list[Expectation] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
-    """SQL by name."""
+    """SQL by name. Beside the rows of features may be others, in which all features are null."""
     windows: dict[tuple[str, int | None], tuple[str, str]] = field(default_factory=dict)
     """What the smallest and the largest value of a column of the transactions in a window (microseconds) are called."""
 
@@ -146,15 +146,15 @@ def _add_steps(found: ByDefinition, definition: Definition, ranges: Mapping) -> 
         if is_number and _rises(rule, ranges):
             step = f":rise of {rule.name} by row"
             least = 1 if rule.function == "count" and not definition.continuous else 0
-            found.columns[step] = f"{name} - lag({name}) OVER by_key"
+            found.columns[step] = f"{name} - lag({name} IGNORE NULLS) OVER by_key"
             found.expectations.append(Expectation(BETWEEN, column=step, min_value=least))
         elif is_number and rule.function in FALLING:
             step = f":fall of {rule.name} by row"
-            found.columns[step] = f"lag({name}) OVER by_key - {name}"
+            found.columns[step] = f"lag({name} IGNORE NULLS) OVER by_key - {name}"
             found.expectations.append(Expectation(BETWEEN, column=step, min_value=0))
         elif rule.function == "first":
             step = f":{rule.name} is as in the row before"
-            found.columns[step] = f"{name} IS NOT DISTINCT FROM coalesce(lag({name}) OVER by_key, {name})"
+            found.columns[step] = f"{name} IS NOT DISTINCT FROM coalesce(lag({name} IGNORE NULLS) OVER by_key, {name})"
             found.expectations.append(Expectation("expect_column_values_to_be_in_set", column=step, value_set=[True]))
 
 

@@ -13,14 +13,13 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from parity.definition.checks import FeatureTable
 from parity.definition.expectations import Expectation
 from parity.edge.files import Location, absolute, location, replacing
 from parity.quality.by_definition import NOT_NULL, ByDefinition, by_definition
 from parity.quality.days import Spool, feature_files, spool_features, spool_transactions, spooling
-from parity.quality.gx import Store
+from parity.quality.gx import Store, file_name
 from parity.quality.judge import Judged, Past, judge
 from parity.transactions.refusals import RefusedError
 
@@ -113,7 +112,7 @@ class Checker:
             temporary.write_text(json.dumps(noted))
 
     def _note(self, suite: str) -> Path:
-        return self.folder / "days" / f"{quote(suite, safe=' ')}.json"
+        return self.folder / "days" / f"{file_name(suite)}.json"
 
 
 def _digest(spool: Spool, expectations: Sequence[Expectation]) -> str:

@@ -35,7 +35,7 @@ def main() -> int:
                 if _is_computed(table):
                     checker.features(table, transactions)
                     report(checker.judged[-1])
-    print(f"Data Docs: {shown(checker.store.build_docs())}")
+    print(f"Data Docs: {shown(checker.store.build_docs(checker.at))}")
     return 0 if all(one.is_fine for one in checker.judged) else 1
 
 

@@ -7,7 +7,7 @@ table. Transactions are read as they are for everything else, `parity.transactio
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +39,10 @@ FILE, ROW = ":file", ":row"
 MEMORY = "512MB"
 """What DuckDB may take before it goes to the disk."""
 ROWS_AT_ONCE = 1 << 16
+ROWS_PER_PART = 1 << 20
+"""Of features, whose windows are looked into at once: the keys are parted so."""
+Windows = Mapping[tuple[str, int | None], tuple[str, str]]
+"""As `ByDefinition.windows`."""
 
 
 class Day(NamedTuple):
@@ -84,10 +88,8 @@ class Spool:
     absent: frozenset[str] = frozenset()
     """The columns that some file does not have."""
 
-    @property
-    def derived(self) -> str:
-        """What decides, beside the expectations, what is held to them."""
-        return self.query if self.keys else ""
+    derived: str = ""
+    """What decides, beside the expectations, what is held to them."""
 
     def days(self) -> Iterator[Day]:
         """The days that have rows, in order."""
@@ -122,6 +124,7 @@ def spooling() -> Iterator[Spooled]:
     """A DuckDB of its own, in a folder that goes with it."""
     with TemporaryDirectory() as folder, duckdb.connect(str(Path(folder) / "rows.duckdb")) as connection:
         connection.execute(f"SET memory_limit = '{MEMORY}'; SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+        connection.execute("SET preserve_insertion_order = false")
         yield connection, Path(folder)
 
 
@@ -191,8 +194,11 @@ def _has(path: Path, name: str, definition: Definition) -> bool:
 
 
 def _parquet(files: Sequence[Path | str], options: str = "") -> str:
-    listed = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
-    return f"read_parquet([{listed}], hive_partitioning = false{options})"
+    return f"read_parquet([{', '.join(map(_text, files))}], hive_partitioning = false{options})"
+
+
+def _text(value: Path | str) -> str:
+    return "'" + str(value).replace("'", "''") + "'"
 
 
 # Features
@@ -212,40 +218,68 @@ def spool_features(
     """
     for file in files:
         _require_features(file, definition)
-    keys = ", ".join(map(quoted, definition.keys.names))
+    connection, folder = spooled
+    numbered = _parquet(files, ", filename = true, file_row_number = true")
+    listed = ", ".join(map(_text, files))
+    names = ", ".join(map(quoted, definition.schema.names))
+    places = f"(list_position([{listed}], filename) - 1)::INTEGER AS {quoted(FILE)}, file_row_number AS {quoted(ROW)}"
+    query = f"SELECT {names}, {places} FROM {numbered}"
     event = quoted(definition.event)
-    names = [*definition.schema.names]
-    columns = [f"{sql} AS {quoted(name)}" for name, sql in derived.columns.items()]
-    numbered = f"{_parquet(files, ', filename = true, file_row_number = true')}"
-    listed = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
-    places = [
-        f"(list_position([{listed}], filename) - 1)::INTEGER AS {quoted(FILE)}",
-        f"file_row_number AS {quoted(ROW)}",
-    ]
-    window = f"WINDOW by_key AS (PARTITION BY {keys} ORDER BY {event}, file_row_number)"
-    query = f"SELECT {', '.join([*map(quoted, names), *columns, *places])} FROM {numbered} {window}"
-    if derived.windows and transactions is not None:
-        windows = _windows(definition, derived, transactions)
-        query = f"SELECT * FROM ({query}) LEFT JOIN ({windows}) USING ({keys}, {event})"
-    return Spool(spooled, list(files), definition.event, tuple(definition.keys.names), query)
-
-
-def _windows(definition: Definition, derived: ByDefinition, transactions: Spool) -> str:
-    """SQL for the smallest and the largest value of windows, at each instant of each key that has a transaction."""
-    keys, instant = ", ".join(map(quoted, definition.keys.names)), quoted(transactions.instant)
-    bounds, windows = [], []
-    for number, ((column, span), (smallest, largest)) in enumerate(derived.windows.items()):
-        before = "UNBOUNDED" if span is None else f"INTERVAL '{span} microseconds'"
-        windows.append(
-            f"w{number} AS (PARTITION BY {keys} ORDER BY {instant} RANGE BETWEEN {before} PRECEDING AND CURRENT ROW)"
+    rows, dated = connection.execute(f"SELECT count(*), count({event}) FROM ({query})").fetchone()
+    if dated < rows:
+        raise UserError(f"{files[0]}: the column {definition.event} has nulls. Run: python compute_features.py")
+    windows = derived.windows if transactions is not None else {}
+    if derived.columns or windows:
+        parts = folder / "features" / definition.name.encode().hex()
+        parts.mkdir(parents=True)
+        both = (
+            _beside(query, definition, windows, transactions)
+            if windows
+            else f"SELECT *, true AS {_IS_FEATURE} FROM ({query})"
         )
-        bounds.append(f"min({quoted(column)}) OVER w{number} AS {quoted(smallest)}")
-        bounds.append(f"max({quoted(column)}) OVER w{number} AS {quoted(largest)}")
+        count = 1 + rows // ROWS_PER_PART
+        keys = ", ".join(map(quoted, definition.keys.names))
+        for part in range(count):
+            of_part = f"SELECT * FROM ({both}) WHERE hash({keys}) % {count} = {part}"
+            selected = _with_columns(of_part, definition, derived.columns, windows)
+            connection.execute(f"COPY ({selected}) TO {_text(parts / f'{part:06}.parquet')} (FORMAT parquet)")
+        query = f"SELECT * FROM {_parquet([parts / '*.parquet'])}"
+    keys_of_rows = tuple(definition.keys.names)
+    told = repr((derived.columns, sorted(windows.items(), key=repr)))
+    return Spool(spooled, list(files), definition.event, keys_of_rows, query, derived=told)
+
+
+_IS_FEATURE = '":is a feature"'
+
+
+def _beside(query: str, definition: Definition, windows: Windows, transactions: Spool) -> str:
+    """SQL for the rows of features and, beside them, those of the transactions, with the columns of ``windows``."""
+    columns = dict.fromkeys(column for column, _ in windows)
+    values = [f"{quoted(column)} AS {quoted(f':value of {column}')}" for column in columns]
+    keys = [quoted(name) for name in definition.keys.names]
+    instant = f"{quoted(transactions.instant)} AS {quoted(definition.event)}"
     where = f"WHERE {quoted(f':{definition.name}')}" if definition.condition is not None else ""
     return (
-        f"SELECT DISTINCT {keys}, {instant} AS {quoted(definition.event)}, {', '.join(bounds)} "
-        f"FROM ({transactions.query}) {where} WINDOW {', '.join(windows)}"
+        f"SELECT *, true AS {_IS_FEATURE} FROM ({query}) UNION ALL BY NAME "
+        f"SELECT {', '.join([*keys, instant, *values])}, false AS {_IS_FEATURE} FROM ({transactions.query}) {where}"
     )
+
+
+def _with_columns(query: str, definition: Definition, columns: Mapping[str, str], windows: Windows) -> str:
+    """SQL for the rows of features with the ``columns``, and the smallest and largest transaction of ``windows``."""
+    keys, event = ", ".join(map(quoted, definition.keys.names)), quoted(definition.event)
+    names = [*definition.schema.names, FILE, ROW]
+    made = [f"{sql} AS {quoted(name)}" for name, sql in columns.items()]
+    named = [f"by_key AS (PARTITION BY {keys} ORDER BY {event}, {quoted(ROW)})"]
+    for number, ((column, span), (smallest, largest)) in enumerate(windows.items()):
+        before = "UNBOUNDED" if span is None else f"INTERVAL '{span} microseconds'"
+        between = f"RANGE BETWEEN {before} PRECEDING AND CURRENT ROW"
+        named.append(f"w{number} AS (PARTITION BY {keys} ORDER BY {event} {between})")
+        value = quoted(f":value of {column}")
+        made.append(f"min({value}) OVER w{number} AS {quoted(smallest)}")
+        made.append(f"max({value}) OVER w{number} AS {quoted(largest)}")
+    inner = f"SELECT {', '.join([*map(quoted, names), _IS_FEATURE, *made])} FROM ({query}) WINDOW {', '.join(named)}"
+    return f"SELECT * EXCLUDE ({_IS_FEATURE}) FROM ({inner}) WHERE {_IS_FEATURE}"
 
 
 def feature_files(place: Location, stack: ExitStack) -> list[Path]:
@@ -269,7 +303,12 @@ def _require_features(file: Path, definition: Definition) -> None:
 
 
 def as_frame(rows: pa.Table) -> pd.DataFrame:
-    """The rows for pandas: whole numbers and booleans stay what they are beside nulls."""
+    """The rows for pandas: whole numbers and booleans stay what they are beside nulls, and bytes become their digits,
+    as results are kept as JSON."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_binary(field.type):
+            digits = [None if value is None else value.hex() for value in rows[field.name].to_pylist()]
+            rows = rows.set_column(place, field.name, pa.array(digits, pa.string()))
     nullable = {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     with_nulls = {column.type for column in rows.columns if column.null_count}
     used = {type: dtype for type, dtype in nullable.items() if type in with_nulls}

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import quote
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from parity.edge.files import Location, location, on_disk, write_table
 from parity.quality.check import Checker, Source, folder_of, sources_of
 from parity.quality.command import report
 from parity.quality.days import Spool
+from parity.quality.gx import file_name
 from parity.quality.judge import Judged
 from parity.transactions.listing import transaction_files
 from parity.transactions.quarantine import SET_ASIDE, set_aside
@@ -48,7 +48,7 @@ def passed(
                 f"{source[0]}: it changed while it was checked, so nothing was computed. Run this again when nothing "
                 "writes there."
             )
-    docs = shown(checker.store.build_docs())
+    docs = shown(checker.store.build_docs(at))
     print(f"Data Docs: {docs}" if fine else f"nothing was computed or replaced. Data Docs: {docs}")
     return [chosen[table.name] for table in tables] if fine else None
 
@@ -85,7 +85,7 @@ def _set_aside(checker: Checker, source: Source, transactions: Spool, judged: Ju
         for file, some in tally.set_aside.items():
             rows[Path(location(str(transactions.files[file])))] += some
     chosen = {file: np.unique(np.concatenate([np.empty(0, np.int64), *some])) for file, some in rows.items()}
-    folder = checker.folder / "quarantine" / quote(judged.name, safe=" ")
+    folder = checker.folder / "quarantine" / file_name(judged.name)
     note = {"of": judged.rows, "expectations": {str(one.expectation): one.unexpected for one in judged.failures}}
     rest = set_aside(place, chosen, tables[0].definition.reading, folder, note)
     count = sum(map(len, chosen.values()))
