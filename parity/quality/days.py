@@ -26,6 +26,7 @@ from parity.definition.declare import column_type
 from parity.definition.expectations import Expectation
 from parity.definition.instants import UTC_MICROSECONDS, day_of
 from parity.definition.table import Definition
+from parity.edge.command import shown
 from parity.edge.errors import UserError
 from parity.edge.files import Location, kind_of, location, on_disk, parquet_files
 from parity.quality.by_definition import ByDefinition, quoted
@@ -162,7 +163,8 @@ def spool_transactions(
         with on_disk(location(file)) as path:
             rows = read_part(path, definition)
             gone = [name for name in columns if rows.num_rows and not _has(path, name, definition)]
-            missing += [f"{file}: it has no column {definition.reading.in_file(name)}" for name in gone]
+            told = shown(location(file))
+            missing += [f"{told}: it has no column {definition.reading.in_file(name)}" for name in gone]
             absent.update(gone)
         for table in tables:
             if table.definition.condition is not None:

@@ -140,6 +140,8 @@ class Suite:
 
     def validate(self, frame: pd.DataFrame, parameters: Mapping[str, Any], run: Run) -> dict[int, Seen]:
         """Ask a day, by the number of each expectation that is asked of it, and keep what it came to."""
+        if not self.expectations:
+            return {}
         definition = self._of_empty_days if not len(frame) else self._whole if run.newest else self._of_days_in_general
         if definition is None:
             return {}
