@@ -5,6 +5,7 @@ import sys
 from datetime import datetime
 from importlib.util import find_spec
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +21,7 @@ from parity.edge.errors import UserError
 from parity.quality.by_definition import AT_LEAST, by_definition
 from parity.quality.days import spool_features, spool_transactions, spooling
 from parity.quality.judge import bound
+from parity.quality.pieces import pieces
 from parity.transactions.quarantine import quarantine_of, set_aside
 from parity.transactions.read import read_transactions
 from parity.transactions.refusals import RefusedError
@@ -198,6 +200,30 @@ class TestDays:
         wanted = Expectation("expect_column_values_to_be_unique", column="product_id")
         [day] = days_of(tmp_path / "transactions.csv", [shop], [wanted])
         assert day.rows.schema.field("product_id").type == pa.int64()
+
+    @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+    def test_a_large_file_is_read_in_pieces_to_the_same_rows(self, tmp_path, monkeypatch, suffix):
+        times = [f"2026-01-02T00:{minute:02}:{second:02}Z" for minute in range(60) for second in range(60)]
+        rows = pd.DataFrame({"user_id": range(3600), "timestamp": times, "purchase_amount": 1.5})
+        file = tmp_path / f"transactions{suffix}"
+        if suffix == ".csv":
+            rows.to_csv(file, index=False)
+        elif suffix == ".parquet":
+            rows.to_parquet(file, index=False)
+        else:
+            rows.to_json(file, orient="records", lines=True)
+        shop = purchases(tmp_path)
+        [whole] = days_of(file, [shop])
+        monkeypatch.setattr("parity.quality.pieces.BYTES", 10_000)
+        monkeypatch.setattr("parity.quality.pieces.ROWS", 1000)
+        [parted] = days_of(file, [shop])
+        assert parted.rows == whole.rows
+        assert parted.places.tolist() == whole.places.tolist() == list(range(3600))
+        if suffix == ".csv":
+            assert "pieces" in str(next(pieces(file, shop.definition.reading, tmp_path / "pieces")))
+            file.write_text(file.read_text().replace("3000,", "x,"))
+            with pytest.raises(RefusedError, match=r"transactions.csv, row 3001 \(line 3002\): user_id 'x'"):
+                list(days_of(file, [shop]))
 
     def test_a_row_that_another_file_pushes_down_leaves_the_digest_of_its_day(self, tmp_path):
         row, other = "1,5,2026-01-02T00:00:00Z,1", "1,5,2026-01-01T00:00:00Z,1"

@@ -30,6 +30,7 @@ from parity.edge.command import shown
 from parity.edge.errors import UserError
 from parity.edge.files import Location, kind_of, location, on_disk, parquet_files
 from parity.quality.by_definition import ByDefinition, quoted
+from parity.quality.pieces import pieces
 from parity.stream.identity import with_columns
 from parity.transactions import text
 from parity.transactions.listing import partition_columns, transaction_files
@@ -161,24 +162,42 @@ def spool_transactions(
     (folder / "transactions").mkdir()
     for file in transaction_files(place):
         with on_disk(location(file)) as path:
-            rows = read_part(path, definition)
-            gone = [name for name in columns if rows.num_rows and not _has(path, name, definition)]
+            start = 0
+            for rows in _read(path, definition, folder / "pieces"):
+                if rows.num_rows or not total:
+                    part = folder / "transactions" / f"{len(files):06}-{start:012}.parquet"
+                    pq.write_table(_placed(rows, tables, len(files), start), part)
+                start += rows.num_rows
+                total += rows.num_rows
+            gone = [name for name in columns if start and not _has(path, name, definition)]
             told = shown(location(file))
             missing += [f"{told}: it has no column {definition.reading.in_file(name)}" for name in gone]
             absent.update(gone)
-        for table in tables:
-            if table.definition.condition is not None:
-                rows = rows.append_column(f":{table.name}", table.definition.condition.mask(rows))
-        rows = rows.append_column(FILE, pa.array(np.full(rows.num_rows, len(files), np.int32)))
-        rows = rows.append_column(ROW, pa.array(np.arange(rows.num_rows, dtype=np.int64)))
-        if rows.num_rows or not files:
-            pq.write_table(rows, folder / "transactions" / f"{len(files):06}.parquet")
         files.append(location(file))
-        total += rows.num_rows
     if not total:
         raise UserError(f"{place}: it has no rows, so there is nothing to check.")
     query = f"SELECT * FROM {_parquet([folder / 'transactions' / '*.parquet'])}"
     return Spool(spooled, files, first.reading.timestamp, (), query, tuple(missing), frozenset(absent))
+
+
+def _read(path: Path, definition: Definition, folder: Path) -> Iterator[pa.Table]:
+    """The rows of a file, some at a time. `UserError` as of `read_part`, of the file itself."""
+    for piece in pieces(path, definition.reading, folder):
+        try:
+            yield read_part(piece, definition)
+        except UserError:
+            if piece != path:
+                read_part(path, definition)  # which says where in the file, and not in the piece
+            raise
+
+
+def _placed(rows: pa.Table, tables: Sequence[FeatureTable], file: int, start: int) -> pa.Table:
+    """Rows with their places, and with what the condition of each table says of them."""
+    for table in tables:
+        if table.definition.condition is not None:
+            rows = rows.append_column(f":{table.name}", table.definition.condition.mask(rows))
+    rows = rows.append_column(FILE, pa.array(np.full(rows.num_rows, file, np.int32)))
+    return rows.append_column(ROW, pa.array(np.arange(start, start + rows.num_rows, dtype=np.int64)))
 
 
 def _has(path: Path, name: str, definition: Definition) -> bool:
