@@ -61,9 +61,11 @@ def _on_day(rows: pd.DataFrame, day: int = FAULTY) -> pd.Series:
 
 
 def _some(rows: pd.DataFrame, share: float) -> pd.Series:
-    """A share of the rows of the day."""
+    """A share of the rows of the day, and one at least."""
+    day = _on_day(rows)
     drawn = pd.Series(np.random.default_rng(1).random(len(rows)) < share, rows.index)
-    return drawn & _on_day(rows)
+    drawn[rows.index[day][7]] = True
+    return drawn & day
 
 
 def _setting(column: str, share: float, value: Callable | object) -> Callable:

@@ -96,8 +96,8 @@ class TestByDefinition:
         derived = by_definition(purchases(tmp_path).definition, [POSITIVE])
         assert derived.windows == {
             ("purchase_amount", 3 * 86_400_000_000): (
-                ":smallest purchase_amount in 3 days, 0:00:00",
-                ":largest purchase_amount in 3 days, 0:00:00",
+                ":smallest purchase_amount in 3 days",
+                ":largest purchase_amount in 3 days",
             )
         }
         of = "expect_column_values_to_be_between"

@@ -132,7 +132,8 @@ def _add_windows(found: ByDefinition, definition: Definition) -> None:
     """Hold what lies inside of a window to its smallest and largest transaction."""
     for rule in definition.rules:
         if rule.function in INSIDE and rule.column_type in NUMBERS:
-            of = f"{rule.column}{'' if rule.time_window is None else f' in {rule.time_window}'}"
+            span = str(rule.time_window).removesuffix(", 0:00:00")
+            of = rule.column if rule.time_window is None else f"{rule.column} in {span}"
             window = found.windows.setdefault((rule.column, rule.window), (f":smallest {of}", f":largest {of}"))
             smallest, largest = window
             found.expectations += [_at_least(rule.name, smallest), _at_least(largest, rule.name)]

@@ -15,6 +15,7 @@ import pyarrow as pa
 from parity.definition.expectations import OF_TABLE, Ago, Expectation, SameWeekday, Usually
 from parity.definition.instants import EPOCH
 from parity.edge.command import shown
+from parity.quality.by_definition import AT_LEAST
 from parity.quality.days import Day, Spool, as_frame
 from parity.quality.gx import Run, Seen, Suite, depends, parameter
 
@@ -269,6 +270,9 @@ def _named(values: Mapping[str, Any]) -> str:
 
 
 def _readable(one: Expectation) -> str:
+    if one.type == AT_LEAST and one.arguments.get("or_equal"):
+        larger, smaller = (str(one.arguments[name]).removeprefix(":") for name in ("column_A", "column_B"))
+        return f"{one.type}: {larger} >= {smaller}"
     return str(one).replace("':", "'")
 
 
