@@ -5,6 +5,7 @@ import sys
 from datetime import datetime
 from importlib.util import find_spec
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -166,13 +167,28 @@ class TestBoundsByWeekday:
         ("weeks", "name", "limit"),
         [
             ([1000, 1000, 1000], "min_value", 496),
-            ([1000, 900, 1100], "min_value", 410),
-            ([1000, 900, 1100], "max_value", 590),
-            ([3, 3, 3], "min_value", -3),
+            ([1000, 1000, 1000], "max_value", 504),
+            ([1000, 900, 1100], "min_value", 413),
+            ([3, 3, 3], "min_value", 0),
+            ([0, 0, 0], "min_value", 0),
         ],
     )
     def test_a_count_has_the_slack_of_chance(self, weeks, name, limit):
+        pytest.importorskip("scipy")
         assert bound(0.5, weeks, name, Expectation(ROW_COUNT, min_value=same_weekday(0.5))) == limit
+
+    @pytest.mark.parametrize("rate", [0.3, 1, 3, 10, 30, 100])
+    def test_counts_of_the_same_rate_raise_no_alarm(self, rate):
+        pytest.importorskip("scipy")
+        random, count = np.random.default_rng(1), Expectation(ROW_COUNT, min_value=same_weekday(0.6))
+        days = [(random.poisson(rate, 3).tolist(), int(random.poisson(rate))) for _ in range(200)]
+        assert all(bound(0.6, weeks, "min_value", count) <= day for weeks, day in days)
+        assert all(bound(1.7, weeks, "max_value", count) >= day for weeks, day in days)
+
+    @pytest.mark.parametrize(("weeks", "lost"), [([100] * 8, 30), ([1000] * 3, 400), ([90, 110, 100, 500], 10)])
+    def test_a_day_that_lost_most_of_its_rows_raises_one(self, weeks, lost):
+        pytest.importorskip("scipy")
+        assert bound(0.6, weeks, "min_value", Expectation(ROW_COUNT, min_value=same_weekday(0.6))) > lost
 
     def test_another_number_has_none(self):
         mean = Expectation("expect_column_mean_to_be_between", column="a", min_value=same_weekday(0.5))

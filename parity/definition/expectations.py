@@ -58,8 +58,8 @@ def same_weekday(share: float) -> SameWeekday:
     """A bound of what is observed of a day: ``share`` times the median of the same weekday in the eight weeks before.
 
     For an expectation of one number a day, such as a row count or a mean. Nothing is judged before there are three such
-    weekdays, and the lower bound not before the day is over. A count may deviate further by chance: by four times the
-    square root of the bound, or by four times one more than those weekdays deviated if that is less.
+    weekdays, and the lower bound not before the day is over. A count may be as far beyond the bound as chance
+    gives on fewer than one day in 10,000.
     """
     return SameWeekday(share)
 

@@ -1,6 +1,6 @@
 """The one door to Great Expectations: its suites, its stores and its Data Docs, in a folder.
 
-It is an extra, and slow to import (ten seconds), so it is imported here and when it is asked for. Nothing is sent to
+It is an extra, and slow to import (seconds), so it is imported here and when it is asked for. Nothing is sent to
 its makers.
 """
 

@@ -23,9 +23,9 @@ EXAMPLES = 3
 WEEKS, LEAST_WEEKS = 8, 3
 """How many of the same weekday are looked back on, and how many of them there have to be."""
 BY_CHANCE = 1e-4
-"""How rarely chance alone may give as many rows that are not as expected, by `usually`."""
-DEVIATIONS = 4
-"""By how many times its square root a count may deviate by chance."""
+"""How rarely chance alone may give a count beyond a bound, or as many rows that are not as expected."""
+DEVIATIONS, MANY = 4, 30
+"""How many times further than those weekdays deviated a count may be from a bound, if it is of so many."""
 ROW_COUNT = "expect_table_row_count_"
 COUNTS = (ROW_COUNT, "expect_column_unique_value_count_")
 
@@ -209,14 +209,37 @@ def _parameters(suite: Suite, day: Day, at: datetime, past: Past) -> dict[str, A
 
 
 def bound(share: float, weeks: Sequence[float], name: str, one: Expectation) -> float:
-    """A bound by `same_weekday`, further off for a count by what chance may do."""
-    usual = median(weeks)
+    """A bound by `same_weekday`, further off for a count by what chance may do.
+
+    A count and those of weeks before are compared by the exact conditional test of two Poisson rates, which holds for
+    counts of 0 and of a million. Where counts are many, what those weekdays deviated is a closer bound, as of distinct
+    values that are nearly all there every day.
+    """
+    usual, is_lower = median(weeks), name == "min_value"
     limit = share * usual
     if not one.type.startswith(COUNTS):
         return limit
-    deviated = max(abs(week - usual) for week in weeks)
-    slack = DEVIATIONS * min(math.sqrt(max(limit, 1)), deviated + 1)
-    return math.floor(limit - slack) if name == "min_value" else math.ceil(limit + slack)
+    by_chance = _least(share, weeks) if is_lower else _most(share, weeks)
+    if usual < MANY:
+        return by_chance
+    slack = DEVIATIONS * (max(abs(week - usual) for week in weeks) + 1)
+    return max(by_chance, math.floor(limit - slack)) if is_lower else min(by_chance, math.ceil(limit + slack))
+
+
+def _least(share: float, weeks: Sequence[float]) -> float:
+    """The least count that is no alarm. One week that was out of the ordinary makes it no higher."""
+    from scipy.stats import nbinom  # comes with Great Expectations
+
+    seen = math.floor(min(sum(weeks), len(weeks) * median(weeks)))
+    return float(nbinom.ppf(BY_CHANCE, seen, len(weeks) / (share + len(weeks)))) if seen and share else 0.0
+
+
+def _most(share: float, weeks: Sequence[float]) -> float:
+    """The largest count that is no alarm. One week that was out of the ordinary makes it no lower."""
+    from scipy.stats import nbinom
+
+    seen = math.ceil(max(sum(weeks), len(weeks) * median(weeks)))
+    return float(nbinom.isf(BY_CHANCE, seen + 1, len(weeks) / (share + len(weeks))))
 
 
 def _present(rows: pa.Table, columns: Sequence[str]) -> int:
