@@ -15,6 +15,7 @@ Data flows one way, and each folder is one station of it:
     model          what a model was trained on, kept with it, and held against what it is served with
     experiment     services served side by side: who was exposed to which, and what came of it
     quality        whether transactions and features are as expected, day by day, by Great Expectations
+    drift          two windows of features, of transactions or of what was served, and whether anything moved
 
 `materialization` goes from offline to online. `repository` opens the Feast repository that ties all together, and
 `registry_store` keeps its registry. `edge` is where the outside begins: the command line, files, configuration, Redis
