@@ -21,6 +21,8 @@ from parity.drift.test import (
 )
 from tests.drifting import PLANTED, WORLDS, amounts_compared, compared, windows
 
+pytestmark = pytest.mark.scale  # make test has no scipy
+
 RATE = 0.001
 
 
@@ -208,7 +210,6 @@ def test_a_column_without_values_can_not_be_tested():
     assert compare(Counts(np.ones((20, 1)), np.ones((20, 1)), users >= 0), nothing).chance == 1
 
 
-@pytest.mark.scale
 @pytest.mark.parametrize("longer", [1, 4])
 @pytest.mark.parametrize("world", WORLDS)
 def test_false_alarms_are_no_more_than_stated(world, longer):

@@ -30,6 +30,8 @@ FEWEST_UNITS = 12
 """Signs of so many units, all alike, have a chance of 1 in 2048; of fewer nothing can be said at 1 in 1,000."""
 AFFECTED_EXACTLY = 100
 """Shares of which no more units are affected are tested exactly."""
+FREQUENT_CATEGORIES = 30
+"""Categories with a bin of their own; the others have one together."""
 PSI_FLOOR = 1e-4
 
 
@@ -57,10 +59,20 @@ class Counts(NamedTuple):
     def of_bins(self, scores: np.ndarray) -> Sums:
         """The sums, by unit, of ``scores`` of bins: (bins, scores). Bins whose scores are NaN count as no rows."""
         counted = ~np.isnan(scores).any(axis=1)
-        known = np.where(counted[:, None], scores, 0.0)
-        both = np.column_stack([known, counted])
-        reference, current = self.reference @ both, self.current @ both
+        both = np.column_stack([np.where(counted[:, None], scores, 0.0), counted])
+        reference, current = (_product(window, both) for window in (self.reference, self.current))
         return Sums(reference[:, :-1], reference[:, -1], current[:, :-1], current[:, -1], self.paired)
+
+
+UNITS_AT_ONCE = 2048
+
+
+def _product(counts: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Counts times scores, in little memory: of float64 are but some rows at a time."""
+    found = np.empty((len(counts), scores.shape[1]))
+    for start in range(0, len(counts), UNITS_AT_ONCE):
+        found[start : start + UNITS_AT_ONCE] = counts[start : start + UNITS_AT_ONCE].astype(float) @ scores
+    return found
 
 
 class Sums(NamedTuple):
@@ -268,9 +280,12 @@ class Tested:
         return min(self.parts, key=lambda part: part.chance / part.weight, default=None)
 
 
-def compare(counts: Counts, bins: Bins) -> Tested:
-    """Test whether a column has drifted, and measure by how much."""
-    tests = list(_tests(counts, bins))
+def compare(counts: Counts, bins: Bins, others: Sequence[tuple[str, str, float]] = (), grows: bool = False) -> Tested:
+    """Test whether a column has drifted, and measure by how much. ``others`` are tests made elsewhere: kind, what, and
+    chance. Of a column that ``grows`` by definition only the shares of what it never becomes by growing are tested."""
+    tests = [*_tests(counts, bins), *others]
+    if grows:
+        tests = [test for test in tests if test[1] in (NULL, NEGATIVE, INFINITE)]
     parts = tuple(_weighted(tests))
     chance = min([1.0, *(part.chance / part.weight for part in parts)])
     rows = counts.reference.any(axis=1) | counts.current.any(axis=1)
@@ -300,6 +315,8 @@ def _tests(counts: Counts, bins: Bins) -> Iterator[tuple[str, str, float]]:
         for found in estimates(counts.of_bins(groups)):
             yield SHARES, "", chance_of(found)
     for name, mask in bins.special.items():
+        if name == NEW:  # as the reference never has any, a share says nothing
+            continue
         yield from ((SHARE, name, chance) for chance in _share_chances(counts, mask))
 
 
