@@ -6,6 +6,7 @@ python -m parity audit [OPTIONS]     what was really served, held against what t
 python -m parity quality [OPTIONS]   whether transactions and features are as expected, day by day
 python -m parity stream [OPTIONS]    events, brought online and landed among the transactions as they come
 python -m parity experiment NAME     the arms of an experiment held against each other, by their outcomes
+python -m parity drift [OPTIONS]     two windows of days compared, and what has drifted
 """
 
 import sys
@@ -27,6 +28,7 @@ COMMANDS = {
     "quality": "parity.quality.command",
     "stream": "parity.stream.command",
     "experiment": "parity.experiment.command",
+    "drift": "parity.drift.command",
 }
 
 

@@ -1,0 +1,204 @@
+"""Compare two windows of days, and say what has drifted, by a test whose unit is the entity: few alarms are false.
+
+    python -m parity drift [-c REPO] [--view NAME ...] [--of features|raw|served] [--reference A..B] [--current C..D]
+        [--matters FEATURE=SIZE ...] [--rate P] [--windows N] [--oracle N] [--report FILE] [--metrics FILE] [--json]
+
+Exit status 0: nothing has drifted. 1: something has, named. 2: it could not be compared.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import parity.edge.quick_feast  # noqa: F401
+from parity.definition.checks import declared
+from parity.definition.instants import utc_now
+from parity.edge.command import argument_parser, file_named, run, whole_number
+from parity.edge.errors import UserError
+from parity.edge.files import location
+
+REPOSITORY = Path(__file__).resolve().parents[2] / "feature_repo"
+RATE = 0.001
+ORACLE_ASKED = 200
+"""Entities about which the oracle is asked when something has drifted."""
+
+
+def main() -> int:
+    args = _arguments()
+    try:
+        import scipy  # noqa: F401
+    except ModuleNotFoundError:
+        raise UserError("drift needs scipy. Run: pip install -r requirements-drift.txt") from None
+    return _compare(args)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from parity.drift import alarms, sources
+    from parity.drift.found import Found, as_json, metrics, shown
+    from parity.drift.matters import matters_of, require_known
+    from parity.drift.page import write_page
+    from parity.drift.spans import spans_of
+    from parity.drift.windows import count, newest_day
+
+    now, matters = utc_now(), dict(args.matters)
+    found, counted, spans, of = Found(args.rate / args.windows), [], [], {}
+    chosen = declared(args.repository).of(args.view, args.service if args.of != sources.SERVED else None)
+    every = list(_sources(args, chosen, found))
+    require_known(matters, [name for source in every for name in sources.names_of(source)])
+    for source in every:
+        title = source.table.name
+        try:
+            days = spans_of(args.reference, args.current, newest_day(source.rows, now))
+            counting = count(source.rows, days)
+            if alarms.too_few(counting):
+                raise UserError(_too_few(source, counting))
+        except UserError as error:
+            found.not_compared.append(error)
+            continue
+        least = matters_of(sources.names_of(source), source.tags, matters, title)
+        found.left += [f"{title}: {reason}" for reason in source.left]
+        counted.append((title, source.rows.noun, counting, least))
+        spans.append(days)
+        of[title] = source, days
+    found.verdicts = alarms.judged(counted, spans, found.rate)
+    for title, (source, days) in of.items():
+        some = [one for one in found.verdicts if one.table == title]
+        others = [one for one in found.verdicts if one.table != title]
+        found.verdicts = [*others, *_with_origin(args, source, days, some)]
+    if not found.verdicts and found.not_compared:
+        raise found.not_compared[0]
+    if args.report:
+        write_page(args.report, found, now)
+    if args.metrics:
+        metrics(found, args.metrics, now)
+    print(json.dumps(as_json(found), indent=2, allow_nan=False) if args.json else shown(found))
+    if found.drifted:
+        return 1
+    if found.not_compared:
+        raise found.not_compared[0]
+    return 0
+
+
+def _sources(args: argparse.Namespace, chosen, found) -> Iterator:
+    """The rows of each view; what can't be read is noted in ``found``."""
+    from parity.drift import sources
+    from parity.offline.side import origins_of
+
+    for table in chosen:
+        try:
+            if args.of == sources.FEATURES:
+                yield sources.features(table)
+            elif args.of == sources.RAW:
+                yield sources.raw(table, origins_of([table], args.input)[0])
+            else:
+                yield sources.served(table, *_log(args), args.service)
+        except UserError as error:
+            found.not_compared.append(error)
+
+
+def _log(args: argparse.Namespace) -> tuple[Path, str]:
+    """The folder of the log of what was served, and the project."""
+    from parity.edge.configuration import configuration_file, read_configuration
+    from parity.served.options import log_options
+
+    file = configuration_file(args.repository)
+    config = read_configuration(file)
+    online = config.get("online_store")
+    options = log_options(online.get("log_served")) if isinstance(online, dict) else None
+    if not options:
+        raise UserError(
+            f"nothing that is served is logged: log_served is off. Set it in {file.name}, "
+            "online_store: log_served: true."
+        )
+    return (Path(args.repository) / options["path"]).resolve(), str(config.get("project"))
+
+
+def _too_few(source, counting) -> str:
+    from parity.drift.test import FEWEST_UNITS
+
+    entities = counting.entities
+    count = entities.reference + entities.current - entities.both
+    noun = source.table.noun(count)
+    return (
+        f"{source.table.name}: {count} {noun} {'has' if count == 1 else 'have'} rows in these windows, and drift is "
+        f"judged across at least {FEWEST_UNITS} {source.table.noun()}. Name longer windows."
+    )
+
+
+def _with_origin(args: argparse.Namespace, source, days, verdicts: list) -> list:
+    """The same verdicts with what the oracle says of those that moved."""
+    from parity.drift import sources
+    from parity.drift.origin import agreements
+    from parity.offline.side import origins_of
+
+    moved = {one.name: one.moved for one in verdicts if one.moved}
+    said, found = "", {}
+    if args.of == sources.RAW:
+        said = "data: these are the transactions"
+    elif args.of == sources.SERVED:
+        said = "data or pipeline not asked: python -m parity audit holds what was served against the transactions"
+    elif not args.oracle:
+        said = "data or pipeline not asked: --oracle 0"
+    elif moved:
+        transactions = origins_of([source.table], args.input)[0]
+        try:
+            found = agreements(source.table, source.rows, transactions, days.current, moved, args.oracle)
+        except UserError as error:
+            said = f"data or pipeline not known: {error}"
+    return [_said(one, found.get(one.name), said) if one.moved else one for one in verdicts]
+
+
+def _said(verdict, agreement, otherwise: str):
+    if agreement is None:
+        return replace(verdict, origin=otherwise, by_pipeline=None)
+    by_pipeline = bool(agreement.differing) if agreement.values else None
+    return replace(verdict, origin=agreement.said(verdict.noun), by_pipeline=by_pipeline)
+
+
+def _arguments() -> argparse.Namespace:
+    from parity.drift.matters import declared_matters
+    from parity.drift.spans import span
+
+    parser = argument_parser(__doc__, REPOSITORY)
+    parser.add_argument("--view", action="extend", nargs="+", metavar="NAME", help="only these feature views")
+    parser.add_argument("--service", metavar="NAME", help="only the feature views of this service, or what it served")
+    what = "what is compared: stored features, the raw transactions, or what was served (default: %(default)s)"
+    parser.add_argument("--of", choices=["features", "raw", "served"], default="features", help=what)
+    days = "days, both included, in UTC: 2026-03-01..2026-03-28"
+    parser.add_argument("--reference", type=span, metavar="A..B", help=f"{days} (default: the 28 before the current)")
+    parser.add_argument("--current", type=span, metavar="C..D", help=f"{days} (default: the last 7)")
+    smallest = (
+        "the smallest effect that matters: FEATURE=0.5 in its unit, FEATURE=5%%, FEATURE:share=1%%; * is every one"
+    )
+    parser.add_argument(
+        "--matters", type=declared_matters, action="append", default=[], metavar="F=SIZE", help=smallest
+    )
+    rate = "the chance of any false alarm, over all features of a run (default: %(default)s)"
+    parser.add_argument("--rate", type=_rate, default=RATE, metavar="P", help=rate)
+    many = "over how many runs the rate holds, as over 365 daily ones (default: 1)"
+    parser.add_argument("--windows", type=whole_number(1), default=1, metavar="N", help=many)
+    ask = "about how many keys to ask the oracle, if something drifted; 0 is not to ask (default: %(default)s)"
+    parser.add_argument("--oracle", type=whole_number(0, 100_000), default=ORACLE_ASKED, metavar="N", help=ask)
+    parser.add_argument("--input", type=location, help="the transactions (default: those that were computed from)")
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+    page = "write an HTML page that shows what was found"
+    parser.add_argument("--report", type=file_named(".html"), metavar="FILE.html", help=page)
+    text = "write metrics for Prometheus, as its node exporter collects them from files"
+    parser.add_argument("--metrics", type=file_named(".prom"), metavar="FILE.prom", help=text)
+    return parser.parse_args()
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 0.5:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 0.5")
+    return value
+
+
+_rate.__name__ = "rate"  # argparse names it in its error
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,109 @@
+"""What can be compared: a table of features, the transactions, or the log of what was served, each as `Rows`."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from parity.definition.checks import FeatureTable
+from parity.drift.windows import Rows, columns_of, connected, name, parquet
+from parity.edge.errors import UserError
+from parity.edge.files import Location, location, on_disk, parquet_files
+from parity.served.hourly import LOG_TIMESTAMP
+from parity.served.log import parts
+from parity.transactions.read import read_transactions
+
+FEATURES, RAW, SERVED = "features", "raw", "served"
+UNIT = "unit"
+
+
+class Source(NamedTuple):
+    """Rows to compare, of which feature table they are, and what of it can't be compared, in words."""
+
+    rows: Rows
+    table: FeatureTable
+    left: list[str]
+    tags: Mapping[str, str]
+    """Of the view, and of what says what matters of the columns."""
+
+
+def features(table: FeatureTable) -> Source:
+    """The offline table of a feature view."""
+    place, definition = location(table.source.path), table.definition
+    filesystem, files = parquet_files(place)
+    tables, relation = {}, "stored"
+    if isinstance(place, Path):
+        relation = parquet([file.path for file in files])
+    else:  # a bucket, which Arrow reads
+        tables["stored"] = ds.dataset([file.path for file in files], filesystem=filesystem, format="parquet")
+    rows = Rows(str(place), relation, tuple(definition.keys.names), name(definition.event), (), table.noun(), tables)
+    wanted = [field.name for field in table.view.features]
+    units = {field.name: field.tags[UNIT] for field in table.view.features if UNIT in field.tags}
+    return _with_columns(table, rows, wanted, units, {}, growing(table))
+
+
+def growing(table: FeatureTable) -> set[str]:
+    """The features that become others by definition: without a window they look at ever more. The first value stays,
+    and the last one is only as old as the row."""
+    rules = (rule for rule in table.definition.rules if rule.time_window is None)
+    return {rule.name for rule in rules if rule.function not in ("first", "last") or pa.types.is_timestamp(rule.type)}
+
+
+def raw(table: FeatureTable, transactions: Location) -> Source:
+    """The columns of the transactions that features are made of."""
+    definition = table.definition
+    with on_disk(transactions) as path:
+        read = read_transactions(path, definition)
+    instant = name(definition.reading.timestamp)
+    keys = tuple(definition.keys.names)
+    rows = Rows(str(transactions), "transactions", keys, instant, (), table.noun(), {"transactions": read})
+    declared = getattr(getattr(table.view, "transactions", None), "schema", ())
+    units = {column.name: column.tags[UNIT] for column in declared if UNIT in column.tags}
+    return _with_columns(table, rows, list(definition.columns), units, {})
+
+
+def served(table: FeatureTable, folder: Path, project: str, service: str | None) -> Source:
+    """What was served of the features of a view, by the log."""
+    prefix = f"{table.name}__"
+    wanted = {f"{prefix}{field.name}": field.name for field in table.view.features}
+    own = [part for part in parts(folder, service) if part.project == project and part.rows]
+    paths = [part.path for part in own if wanted.keys() & set(ds.dataset(part.path).schema.names)]
+    if not paths:
+        of = f" of the service {service}" if service else ""
+        raise UserError(f"{folder}: nothing{of} that was served has a feature of {table.name}. Serve something first.")
+    keys, instant = tuple(table.definition.keys.names), name(LOG_TIMESTAMP)
+    rows = Rows(str(folder), parquet(paths), keys, instant, (), table.noun())
+    units = {field.name: field.tags[UNIT] for field in table.view.features if UNIT in field.tags}
+    return _with_columns(table, rows, list(wanted), units, wanted, growing(table))
+
+
+def _with_columns(
+    table: FeatureTable,
+    rows: Rows,
+    wanted: Sequence[str],
+    units: Mapping[str, str],
+    called: Mapping[str, str],
+    grow: Container[str] = (),
+) -> Source:
+    with connected(rows) as connection:
+        schema = connection.execute(f"SELECT * FROM {rows.relation} LIMIT 0").fetch_arrow_table().schema
+    missing = [key for key in rows.keys if key not in schema.names]
+    if missing:
+        raise UserError(f"{rows.title}: it has no column {missing[0]}. Compute the features anew.")
+    there = [column for column in wanted if column in schema.names]
+    columns, left = columns_of(schema, there, rows.instant, units, called, grow)
+    reasons = [
+        f"{called.get(column, column)} is not in {rows.title}" for column in wanted if column not in schema.names
+    ]
+    reasons += [f"{column} is of a type that has no order and no categories" for column in left]
+    complete = Rows(rows.title, rows.relation, rows.keys, rows.instant, columns, rows.noun, rows.tables)
+    return Source(complete, table, reasons, table.view.tags or {})
+
+
+def names_of(source: Source) -> list[str]:
+    """What the columns of a source are called, as of `matters`."""
+    return [column.name for column in source.rows.columns]

@@ -1,0 +1,386 @@
+"""python -m parity drift: what a person reads of two windows, and its exit status."""
+
+import json
+import re
+import runpy
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("scipy")
+
+from parity.compute.history import compute_here
+from parity.definition.checks import declared
+from parity.drift.command import main
+from parity.edge.errors import UserError
+from parity.edge.files import location
+from parity.served.hourly import HourlyParts
+
+FEATURES = """
+from datetime import timedelta
+from pathlib import Path
+from feast import Entity, FeatureService, Field, FileSource, ValueType
+from feast.aggregation import Aggregation
+from feast.data_format import ParquetFormat
+from feast.types import Float64, String
+from parity import AggregatedFeatureView, TransactionSource, check_definitions
+
+HERE = Path(__file__).parent
+buyer = Entity(name="buyer", join_keys=["buyer_id"], value_type=ValueType.INT64)
+bought = TransactionSource(
+    name="bought",
+    path=str(HERE / "bought.parquet"),
+    timestamp_field="at",
+    schema=[Field(name="amount", dtype=Float64, tags={"unit": "EUR"}), Field(name="shop", dtype=String)],
+)
+spending = AggregatedFeatureView(
+    name="spending",
+    entities=[buyer],
+    ttl=timedelta(days=30),
+    transactions=bought,
+    aggregations=[
+        Aggregation(name="mean_2d", function="mean", column="amount", time_window=timedelta(days=2)),
+        Aggregation(name="last_shop", function="last", column="shop"),
+        Aggregation(name="count_ever", function="count", column="amount"),
+    ],
+    source=FileSource(
+        name="spending_source",
+        path=str(HERE / "spending.parquet"),
+        file_format=ParquetFormat(),
+        timestamp_field="event_timestamp",
+    ),
+    tags=TAGS,
+)
+
+pytestmark = pytest.mark.scale  # make test has no scipy
+service = FeatureService(name="spending", features=[spending])
+check_definitions(globals())
+"""
+BEGIN = datetime(2026, 1, 5, tzinfo=UTC)
+DAYS, BUYERS = 42, 150
+CHANGED = 37
+"""The day, from the first one, since when amounts are others."""
+
+
+def bought(seed: int = 1, factor: float = 1.0, buyers: int = BUYERS, days: int = DAYS) -> pa.Table:
+    """Purchases of 42 days, by buyers with a level of their own; amounts times ``factor`` in the last five days."""
+    rng = np.random.default_rng(seed)
+    rows = buyers * days
+    who, seconds = rng.integers(0, buyers, rows), np.sort(rng.integers(0, days * 86400, rows))
+    amounts = np.exp(3 + rng.normal(0, 0.5, buyers)[who] + rng.normal(0, 0.4, rows))
+    amounts[seconds >= CHANGED * 86400] *= factor
+    at = np.datetime64(BEGIN.replace(tzinfo=None), "us") + seconds.astype("timedelta64[s]")
+    shops = np.array(["north", "south", "east"])[rng.choice(3, rows, p=[0.6, 0.3, 0.1])]
+    columns = {"buyer_id": who, "at": pa.array(at, pa.timestamp("us", "UTC")), "amount": np.round(amounts, 2)}
+    return pa.table({**columns, "shop": shops})
+
+
+class Shop:
+    """A repository in a folder, with transactions, and features computed of them."""
+
+    def __init__(self, folder: Path, transactions: pa.Table, tags: str = "{}"):
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        (folder / "features.py").write_text(FEATURES.replace("TAGS", tags))
+        pq.write_table(transactions, folder / "bought.parquet")
+        [table] = declared(folder)
+        compute_here(table, table.transactions, location(table.source.path))
+
+    @property
+    def stored(self) -> Path:
+        return self.folder / "spending.parquet"
+
+    def change(self, column: str, change) -> None:
+        """Change what is stored of a feature: of its values, and of the days since the first one."""
+        table = pq.read_table(self.stored)
+        days = (table["event_timestamp"].to_numpy() - np.datetime64(BEGIN.replace(tzinfo=None))).astype("m8[D]")
+        values = pa.array(change(np.array(table[column].to_pylist()), days.astype(int)), table[column].type)
+        place = table.column_names.index(column)
+        pq.write_table(table.set_column(place, table.schema.field(place).with_nullable(True), values), self.stored)
+
+
+@pytest.fixture
+def drift(monkeypatch, capsys):
+    """Run the command; its status, and what it printed."""
+
+    def command(shop: Shop, *arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["drift", "-c", str(shop.folder), *map(str, arguments)])
+        capsys.readouterr()
+        status = main()
+        return status, capsys.readouterr().out
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory) -> Shop:
+    return Shop(tmp_path_factory.mktemp("steady"), bought())
+
+
+@pytest.fixture(scope="module")
+def dearer(tmp_path_factory) -> Shop:
+    return Shop(tmp_path_factory.mktemp("dearer"), bought(factor=1.6))
+
+
+def column(output: str, name: str) -> dict:
+    [found] = [one for one in json.loads(output)["columns"] if one["column"] == name]
+    return found
+
+
+def test_nothing_has_drifted_where_nothing_did(drift, steady):
+    status, out = drift(steady)
+    assert status == 0, out
+    assert "spending: 2026-01-12..2026-02-08 (" in out
+    assert "against 2026-02-09..2026-02-15 (" in out
+    assert "No drift: 0 of 4 columns" in out
+
+
+def test_an_alarm_says_what_moved_by_how_much_since_when_and_that_it_is_the_data(drift, dearer):
+    status, out = drift(dearer)
+    assert status == 1
+    assert re.search(r"mean_2d: DRIFT, up: mean [\d.]+ EUR -> [\d.]+ EUR \(\+[\d.]+ EUR\), standard error", out), out
+    assert re.search(r"PSI [\d.]+, KS [\d.]+, Wasserstein [\d.]+ EUR", out)
+    assert "since 2026-02-11; data: the oracle agrees with all " in out
+    assert re.search(r"most in 10th decile \(.*\): 10\.0\d% -> \d+\.\d+% of rows", out)
+    assert "DRIFT: 1 of 4 columns" in out
+
+
+def test_it_is_the_pipeline_if_the_oracle_gives_other_values(drift, tmp_path):
+    shop = Shop(tmp_path / "shop", bought())
+    shop.change("mean_2d", lambda values, days: np.where(days >= CHANGED, values * 1.2, values))
+    status, out = drift(shop)
+    assert status == 1
+    assert re.search(r"since 2026-02-11; PIPELINE: \d+ of \d+ stored values of \d+ buyers are not what the", out), out
+    assert column(drift(shop, "--json")[1], "mean_2d")["moved"]["origin"] == "pipeline"
+
+
+def test_a_few_rows_that_are_broken_are_those_that_the_oracle_is_asked_about(drift, tmp_path):
+    """One row in fifty: of a sample at random, most would be whole."""
+    shop = Shop(tmp_path / "shop", bought())
+    rng = np.random.default_rng(3)
+    shop.change(
+        "mean_2d", lambda values, days: np.where((days >= CHANGED) & (rng.random(len(days)) < 0.03), 0.0, values)
+    )
+    status, out = drift(shop, "--oracle", 10)
+    assert status == 1
+    assert "share of zero up: 0.00% -> " in out
+    assert "PIPELINE: " in out
+
+
+def test_a_count_of_all_there_ever_was_grows_and_is_no_alarm(drift, steady):
+    _, out = drift(steady)
+    assert "count_ever: grows by definition" in out
+
+
+def test_an_effect_smaller_than_what_matters_is_no_alarm_however_significant(drift, dearer):
+    for least in ("mean_2d=80%", "mean_2d=30", "*=70%"):
+        status, out = drift(dearer, "--matters", least)
+        assert status == 0, out
+        assert "mean_2d: moved, but by less than matters (p " in out
+    assert drift(dearer, "--matters", "mean_2d=1%")[0] == 1
+    assert drift(dearer, "--matters", "last_shop=50%")[0] == 1
+
+
+def test_what_matters_is_declared_beside_the_features(drift, tmp_path):
+    shop = Shop(tmp_path / "shop", bought(factor=1.2), '{"matters.mean_2d": "50%"}')
+    assert drift(shop)[0] == 0
+    assert drift(shop, "--matters", "mean_2d=1%")[0] == 1
+
+
+def test_raw_columns_are_compared_and_are_data(drift, dearer):
+    status, out = drift(dearer, "--of", "raw")
+    assert status == 1
+    assert "amount: DRIFT, up: mean " in out
+    assert "data: these are the transactions" in out
+    assert "shop: steady" in out
+
+
+def test_what_was_served_is_compared(drift, tmp_path):
+    """By its log, whatever else is in it."""
+    shop = Shop(tmp_path / "shop", bought(factor=1.6))
+    stored = pq.read_table(shop.stored)
+    names = ["buyer_id", "__log_timestamp", *(f"spending__{name}" for name in ("mean_2d", "last_shop", "count_ever"))]
+    log = stored.rename_columns(names)
+    for project in ("shop", "another"):
+        rows = log if project == "shop" else log.slice(0, 5)
+        facts = {"project": project, "service": "spending", "references": []}
+        written = HourlyParts(shop.folder / "served" / "service=spending", log.schema.remove_metadata(), facts)
+        written.append(rows)
+        written.close()
+    (shop.folder / "feature_store.yaml").write_text("project: shop\nonline_store: {type: redis, log_served: served}\n")
+    status, out = drift(shop, "--of", "served")
+    assert status == 1
+    assert "mean_2d: DRIFT, up: mean " in out
+    assert "python -m parity audit" in out
+    assert f"({stored.num_rows:,}" not in out
+    (shop.folder / "feature_store.yaml").write_text("project: shop\nonline_store: {type: redis}\n")
+    with pytest.raises(UserError, match="log_served is off"):
+        drift(shop, "--of", "served")
+
+
+def test_a_new_category_is_named(drift, tmp_path):
+    table = bought()
+    late = table["at"].to_numpy() >= np.datetime64((BEGIN + timedelta(days=CHANGED)).replace(tzinfo=None))
+    rng = np.random.default_rng(4)
+    shops = np.where(late & (rng.random(len(late)) < 0.05), "west", np.array(table["shop"].to_pylist()))
+    shop = Shop(tmp_path / "shop", table.set_column(3, "shop", pa.array(shops)))
+    status, out = drift(shop, "--of", "raw")
+    assert status == 1
+    assert "shop: DRIFT, new categories, as 'west': 0.00% -> " in out
+    assert "since 2026-02-11" in out
+
+
+def test_a_shifted_clock_is_found_in_the_time_of_the_day(drift, tmp_path):
+    table = bought()
+    at = table["at"].to_numpy()
+    rng = np.random.default_rng(5)
+    seconds = (rng.normal(14, 2, len(at)).clip(4, 22) * 3600).astype("m8[s]")
+    shift = np.where(at >= np.datetime64((BEGIN + timedelta(days=CHANGED)).replace(tzinfo=None)), 3600, 0)
+    at = at.astype("M8[D]").astype("M8[us]") + seconds + shift.astype("m8[s]")
+    shop = Shop(tmp_path / "shop", table.set_column(1, "at", pa.array(at, pa.timestamp("us", "UTC"))))
+    status, out = drift(shop, "--of", "raw")
+    assert status == 1
+    assert re.search(r"time of day: DRIFT, up: mean 1[34]\.\d+ h -> 1[45]\.\d+ h", out), out
+
+
+def test_a_feature_that_appeared_meanwhile_is_named_and_no_alarm(drift, tmp_path):
+    shop = Shop(tmp_path / "shop", bought())
+    shop.change("mean_2d", lambda values, days: [None if d < CHANGED else v for v, d in zip(values, days, strict=True)])
+    status, out = drift(shop)
+    assert status == 0, out
+    assert "mean_2d: appeared meanwhile: " in out
+
+
+def test_a_feature_that_no_file_has_yet_is_named(drift, tmp_path):
+    shop = Shop(tmp_path / "shop", bought())
+    pq.write_table(pq.read_table(shop.stored).drop_columns(["last_shop"]), shop.stored)
+    status, out = drift(shop)
+    assert status == 0
+    assert "Not compared: spending: last_shop is not in " in out
+
+
+def test_infinite_and_huge_values_are_counted_and_named(drift, tmp_path):
+    shop = Shop(tmp_path / "shop", bought())
+    rng = np.random.default_rng(6)
+    shop.change(
+        "mean_2d", lambda values, days: np.where((days >= CHANGED) & (rng.random(len(days)) < 0.05), np.inf, values)
+    )
+    status, out = drift(shop)
+    assert status == 1
+    assert "mean_2d: DRIFT, share of infinite up: 0.00% -> " in out
+
+
+def test_a_constant_feature_is_steady(drift, tmp_path):
+    shop = Shop(tmp_path / "shop", bought())
+    shop.change("mean_2d", lambda values, days: np.full(len(values), 5.0))
+    status, out = drift(shop)
+    assert status == 0, out
+    assert "mean_2d: constant, 5 " in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--reference", "2026-02-09..2026-02-15", "--current", "2026-01-05..2026-01-11"], "is newer than the current"),
+        (["--reference", "2026-01-05..2026-02-10", "--current", "2026-02-09..2026-02-15"], "share days"),
+        (["--reference", "2020-01-01..2020-01-31"], "the reference, 2020-01-01..2020-01-31, has no rows"),
+        (["--current", "2027-01-01..2027-01-07"], "the current window, 2027-01-01..2027-01-07, has no rows"),
+        (["--matters", "mean_3d=5%"], "--matters: there is no feature 'mean_3d'; there is "),
+        (["--of", "served"], "feature_store.yaml"),
+    ],
+)
+def test_what_can_not_be_compared_is_said_in_one_line(drift, steady, arguments, expected):
+    with pytest.raises(UserError) as refused:
+        drift(steady, *arguments)
+    assert expected in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--reference", "yesterday"],
+        ["--current", "2026-02-15..2026-02-09"],
+        ["--matters", "mean_2d"],
+        ["--matters", "mean_2d=inf"],
+        ["--matters", "mean_2d=-1"],
+        ["--rate", "0"],
+        ["--rate", "2"],
+        ["--report", "page.txt"],
+    ],
+)
+def test_an_option_that_can_not_be_read_is_refused(drift, steady, arguments):
+    with pytest.raises(SystemExit) as refused:
+        drift(steady, *arguments)
+    assert refused.value.code == 2
+
+
+@pytest.mark.parametrize(("buyers", "said"), [(1, "1 buyer has rows"), (5, "5 buyers have rows")])
+def test_of_one_entity_or_few_nothing_can_be_said(drift, tmp_path, buyers, said):
+    shop = Shop(tmp_path / "shop", bought(buyers=buyers))
+    with pytest.raises(UserError, match=said) as refused:
+        drift(shop)
+    assert "at least 12 buyers" in str(refused.value)
+
+
+def test_a_table_without_rows_is_refused(drift, tmp_path):
+    shop = Shop(tmp_path / "shop", bought())
+    pq.write_table(pq.read_table(shop.stored).slice(0, 0), shop.stored)
+    with pytest.raises(UserError, match="has no rows up to"):
+        drift(shop)
+
+
+def test_rows_that_are_not_of_either_window_do_not_count(drift, dearer):
+    """Before the change there is nothing to find."""
+    status, out = drift(dearer, "--reference", "2026-01-05..2026-01-25", "--current", "2026-01-26..2026-02-08")
+    assert status == 0, out
+
+
+def test_json_has_numbers_that_a_machine_can_read(drift, dearer):
+    status, out = drift(dearer, "--json")
+    assert status == 1
+    found = column(out, "mean_2d")
+    assert found["status"] == "drift"
+    assert found["unit"] == "EUR"
+    moved = found["moved"]
+    assert (moved["since"], moved["origin"], moved["what"]) == ("2026-02-11", "data", "location")
+    assert moved["size"]["difference"] > 3 * moved["size"]["standard_error"] > 0
+    assert found["entities"]["both"] <= found["entities"]["reference"]
+    assert json.loads(out)["drift"] is True
+
+
+def test_the_page_shows_the_verdicts_first_and_loads_nothing(drift, dearer, tmp_path):
+    drift(dearer, "--report", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.index("<h1") < page.index("mean_2d") < page.index("count_ever")
+    assert page.count("<svg") == 8
+    assert "prefers-color-scheme: dark" in page
+    assert not re.search(r"<script|https?://|@import|\bNaN\b|\bnan\b", page)
+
+
+def test_metrics_are_those_of_prometheus(drift, dearer, tmp_path):
+    drift(dearer, "--metrics", tmp_path / "drift.prom")
+    text = (tmp_path / "drift.prom").read_text()
+    assert 'parity_drift_alarm{column="mean_2d",view="spending"} 1.0' in text
+    assert 'parity_drift_alarm{column="last_shop",view="spending"} 0.0' in text
+
+
+def test_the_same_windows_give_the_same_answer(drift, dearer):
+    assert drift(dearer, "--json") == drift(dearer, "--json")
+
+
+def test_a_rate_over_many_windows_is_shared_out(drift, steady):
+    assert "at most 1e-05." in drift(steady, "--windows", 100)[1]
+
+
+def test_the_command_is_one_of_parity(monkeypatch, capsys, steady):
+    monkeypatch.setattr(sys, "argv", ["parity", "drift", "-c", str(steady.folder)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("parity", run_name="__main__")
+    assert not ended.value.code
+    assert "No drift" in capsys.readouterr().out
