@@ -2,6 +2,7 @@
 # make model  from real purchases to a model and back: train, prove, serve, audit, compare; installs what that takes
 # make test   the tests
 # make bench  how fast, side by side with what one would pick instead; a part, in two minutes: make bench SIZE=0.02
+# make bench-drift   false alarms and drifts found, beside KS, PSI and Evidently; less: ROWS=1000 RUNS=50
 # make test-scale   the tests of what takes Spark and other extras, which it installs
 # make chaos-serving   readers beside materializations that run, are killed and lose Redis, for a minute
 # make chaos  events beside kills of workers, Redis and Kafka, for ten minutes; shorter: make chaos SECONDS=60
@@ -13,8 +14,10 @@ PYTHON := $(shell for p in python3 python3.12 python3.11 python3.13 python3.14; 
 BIN := .venv/bin
 SIZE := 1
 SECONDS := 600
+ROWS := 1000 10000 100000 1000000
+RUNS := 200
 
-.PHONY: demo model test test-scale bench chaos chaos-serving zoo lint redis redis-stop clean
+.PHONY: demo model test test-scale bench bench-drift chaos chaos-serving zoo lint redis redis-stop clean
 .DELETE_ON_ERROR:
 
 demo: redis
@@ -53,6 +56,9 @@ test-scale: .venv/scale-installed .venv/flink-installed
 
 bench: .venv/bench-installed
 	@$(BIN)/python -m benchmarks --size $(SIZE)
+
+bench-drift: .venv/drift-installed
+	@$(BIN)/python -m benchmarks.drift --rows $(ROWS) --runs $(RUNS)
 
 chaos-serving: .venv/tests-installed
 	@$(BIN)/python -m tests.serving
@@ -98,7 +104,15 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
-.venv/scale-installed: .venv/tests-installed requirements-spark.txt requirements-s3.txt requirements-model.txt tests/requirements-scale.txt
+# Evidently in an environment of its own, as it takes a gigabyte and another pandas.
+.venv/drift-installed: .venv/tests-installed requirements-drift.txt benchmarks/requirements-evidently.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-drift.txt
+	$(BIN)/python -m venv .venv/evidently
+	.venv/evidently/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-evidently.txt
+	@touch $@
+
+.venv/scale-installed: .venv/tests-installed tests/requirements-scale.txt \
+  $(addprefix requirements-,$(addsuffix .txt,spark s3 kafka model quality drift))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements-scale.txt
 	$(BIN)/python -m tests.brokers
 	@touch $@

@@ -21,6 +21,8 @@ from parity.edge.errors import UserError
 from parity.edge.files import location
 from parity.served.hourly import HourlyParts
 
+pytestmark = pytest.mark.scale  # make test has no scipy
+
 FEATURES = """
 from datetime import timedelta
 from pathlib import Path
@@ -56,8 +58,6 @@ spending = AggregatedFeatureView(
     ),
     tags=TAGS,
 )
-
-pytestmark = pytest.mark.scale  # make test has no scipy
 service = FeatureService(name="spending", features=[spending])
 check_definitions(globals())
 """
