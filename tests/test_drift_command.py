@@ -275,6 +275,28 @@ def test_infinite_and_huge_values_are_counted_and_named(drift, tmp_path):
     assert "mean_2d: DRIFT, share of infinite up: 0.00% -> " in out
 
 
+@pytest.mark.parametrize(
+    ("value", "said"), [(None, "share of null up: 0.00% -> "), (np.inf, "share of infinite up"), (1e305, "infinite up")]
+)
+def test_a_feature_that_all_rows_lose_is_an_alarm(drift, tmp_path, value, said):
+    shop = Shop(tmp_path / "shop", bought())
+    shop.change("mean_2d", lambda values, days: [value if d >= 35 else v for v, d in zip(values, days, strict=True)])
+    status, out = drift(shop)
+    assert status == 1
+    assert "mean_2d: DRIFT, share of " in out
+    assert said in out
+    assert "since 2026-02-09; PIPELINE" in out
+
+
+@pytest.mark.parametrize("value", [None, np.inf])
+def test_a_feature_that_never_has_a_number_is_steady(drift, tmp_path, value):
+    shop = Shop(tmp_path / "shop", bought())
+    shop.change("mean_2d", lambda values, days: [value] * len(values))
+    status, out = drift(shop, "--report", tmp_path / "page.html", "--json")
+    assert status == 0, out
+    assert column(out, "mean_2d")["status"] == "steady"
+
+
 def test_a_constant_feature_is_steady(drift, tmp_path):
     shop = Shop(tmp_path / "shop", bought())
     shop.change("mean_2d", lambda values, days: np.full(len(values), 5.0))
@@ -290,6 +312,7 @@ def test_a_constant_feature_is_steady(drift, tmp_path):
         (["--reference", "2026-01-05..2026-02-10", "--current", "2026-02-09..2026-02-15"], "share days"),
         (["--reference", "2020-01-01..2020-01-31"], "the reference, 2020-01-01..2020-01-31, has no rows"),
         (["--current", "2027-01-01..2027-01-07"], "the current window, 2027-01-01..2027-01-07, has no rows"),
+        (["--reference", "0001-01-01..2026-01-31"], "span more than 3,660 days"),
         (["--matters", "mean_3d=5%"], "--matters: there is no feature 'mean_3d'; there is "),
         (["--of", "served"], "feature_store.yaml"),
     ],

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from parity.edge.errors import UserError
 
 CURRENT_DAYS, REFERENCE_DAYS = 7, 28
+MOST_DAYS = 3660
+"""From the first day of the reference to the last of the current window: rows are counted by day."""
 DAY = timedelta(days=1)
 
 
@@ -76,4 +78,7 @@ def spans_of(reference: Span | None, current: Span | None, newest: date) -> Span
             f"the reference, {reference}, and the current window, {current}, share days, so they are no two windows. "
             f"Let the reference end before {current.first}."
         )
-    return Spans(reference, current)
+    found = Spans(reference, current)
+    if (current.last - reference.first).days >= MOST_DAYS:
+        raise UserError(f"{reference} and {current} span more than {MOST_DAYS:,} days. Name windows that lie closer.")
+    return found

@@ -314,10 +314,10 @@ class _Making:
         """A bin for nulls, for each of the most frequent categories, for the others, and for those that are new."""
         value, keys = f"c{self.number}", _keys_of(connection)
         connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE categories AS SELECT {value} AS category, "
-            "count(*) FILTER (NOT windowed.current) AS before, count(*) FILTER (windowed.current) AS after, "
-            f"count(DISTINCT number) AS entities FROM windowed JOIN entities USING ({keys}) "
-            f"WHERE {value} IS NOT NULL GROUP BY ALL"
+            "CREATE OR REPLACE TEMP TABLE categories AS SELECT category, sum(before) AS before, sum(after) AS after, "
+            f"count(*) AS entities FROM (SELECT {value} AS category, number, "
+            "count(*) FILTER (NOT current) AS before, count(*) FILTER (current) AS after "
+            f"FROM windowed JOIN entities USING ({keys}) WHERE {value} IS NOT NULL GROUP BY ALL) GROUP BY ALL"
         )
         top = connection.execute(
             "SELECT category FROM categories WHERE before > 0 ORDER BY before + after DESC, category LIMIT ?",
