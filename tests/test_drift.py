@@ -1,11 +1,16 @@
 """The statistics of drift: users are the unit, nothing is found where nothing is, and what moved is found."""
 
+from datetime import date
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 pytest.importorskip("scipy")
 
+from parity.drift.alarms import results_of
 from parity.drift.bins import LARGEST, grid_of
+from parity.drift.spans import Span, Spans
 from parity.drift.test import (
     INFINITE,
     NEGATIVE,
@@ -19,6 +24,7 @@ from parity.drift.test import (
     holm,
     within,
 )
+from parity.drift.windows import CATEGORY, Column, Counting, Rows, count
 from tests.drifting import PLANTED, WORLDS, amounts_compared, compared, windows
 
 pytestmark = pytest.mark.scale  # make test has no scipy
@@ -166,8 +172,8 @@ def test_a_constant_that_becomes_another_is_an_alarm(before, after):
 
 
 def test_of_few_users_nothing_is_said():
-    for count in (1, 2, 5):
-        users = np.repeat(np.arange(count), 100)
+    for size in (1, 2, 5):
+        users = np.repeat(np.arange(size), 100)
         rng = np.random.default_rng(9)
         found = compared((users, rng.normal(0, 1, len(users))), (users, rng.normal(9, 1, len(users))))
         assert found.chance > RATE
@@ -196,6 +202,46 @@ def test_groups_of_units_serve_as_well_as_units():
     together = amounts_compared(*(one._replace(users=one.users // 8) for one in (reference, moved)))
     assert together.units == apart.units / 8
     assert together.mean.error == pytest.approx(apart.mean.error, rel=0.2)
+
+
+def of_categories(rng: np.random.Generator, rows: int, choose) -> Counting:
+    """Counts of a table with one category, ``choose`` of a generator and the users, over five weeks."""
+    users = rng.integers(0, rows // 10, rows)
+    seconds = rng.integers(0, 35 * 86400, rows)
+    instants = np.datetime64("2026-01-01", "us") + seconds.astype("m8[s]")
+    columns = {"user": users, "at": pa.array(instants, pa.timestamp("us", "UTC")), "kind": choose(rng, users, seconds)}
+    column = Column("kind", "kind", CATEGORY)
+    rows_of = Rows("kinds", "kinds", ("user",), '"at"', (column,), tables={"kinds": pa.table(columns)})
+    spans = Spans(Span(date(2026, 1, 1), date(2026, 1, 28)), Span(date(2026, 1, 29), date(2026, 2, 4)))
+    return count(rows_of, spans)
+
+
+def of_many(rng: np.random.Generator, users: np.ndarray, seconds: np.ndarray) -> list[str]:
+    """Products of which most are rare: in every week some are sold for the first time."""
+    return (rng.zipf(1.5, len(users)) % 10_000).astype(str).tolist()
+
+
+def of_users(rng: np.random.Generator, users: np.ndarray, seconds: np.ndarray) -> list[str]:
+    """Each user buys one kind only: 3 of 40."""
+    return (users * 7919 % 40).astype(str).tolist()
+
+
+@pytest.mark.parametrize("choose", [of_many, of_users])
+def test_categories_that_are_rare_are_no_drift(choose):
+    rng = np.random.default_rng(14)
+    chances = [results_of(of_categories(rng, 2000, choose))[0].chance for _ in range(25)]
+    assert min(chances) > RATE
+    assert np.mean(np.array(chances) <= 0.1) <= 0.3
+
+
+def test_a_category_that_comes_up_is_named():
+    def choose(rng, users, seconds):
+        late = (seconds > 30 * 86400) & (rng.random(len(users)) < 0.05)
+        return np.where(late, "new one", of_many(rng, users, seconds)).tolist()
+
+    [found] = results_of(counting := of_categories(np.random.default_rng(15), 5000, choose))
+    assert found.chance <= RATE
+    assert counting.columns[0].new[0] == "new one"
 
 
 def test_holm_allows_the_second_smallest_more_than_the_smallest():

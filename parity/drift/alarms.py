@@ -77,7 +77,7 @@ class Verdict:
         return self.counted.column.name
 
 
-def tested(counting: Counting) -> list[Tested]:
+def results_of(counting: Counting) -> list[Tested]:
     """Test each column that was counted."""
     found = []
     for counted in counting.columns:
@@ -93,7 +93,7 @@ def judged(
     nothing drifted is ``rate`` at most."""
     verdicts, matters = [], []
     for (title, noun, counting, declared), span in zip(tables, spans, strict=True):
-        for counted, result in zip(counting.columns, tested(counting), strict=True):
+        for counted, result in zip(counting.columns, results_of(counting), strict=True):
             verdicts.append(Verdict(title, counted, result, STEADY, counting.entities, span, noun=noun))
             matters.append(declared.get(counted.column.name, Matters()))
     alarms = holm([_of_known(verdict) for verdict in verdicts], rate)
@@ -152,8 +152,8 @@ def _largest_group(counted: Counted) -> tuple[int, float, float]:
 
 
 def _groups(counted: Counted) -> np.ndarray:
-    if counted.labels is not None:
-        return np.eye(len(counted.labels))
+    if counted.labels is not None:  # what is new, the last one, is among the others
+        return np.vstack([np.eye(len(counted.labels) - 1), np.eye(len(counted.labels) - 1)[-1]])
     groups = groups_of(counted.counts, counted.bins)
     return counted.bins.ordered[:, None].astype(float) if groups is None else groups
 
@@ -163,7 +163,7 @@ MOST_SHOWN = 10
 
 def groups(counted: Counted) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names of the groups of values, and the shares of rows of each in the reference and in the current window."""
-    masks = np.nan_to_num(_groups(counted))
+    masks = np.nan_to_num(_groups(counted)) if counted.labels is None else np.eye(len(counted.labels))
     reference, current = (
         part / max(part.sum(), 1) for part in (window.sum(axis=0) @ masks for window in counted.counts[:2])
     )

@@ -18,11 +18,15 @@ import numpy as np
 from scipy import stats
 
 NULL, ZERO, NEGATIVE, INFINITE, NEW = "null", "zero", "negative", "infinite", "new category"
+OTHERS = "others"
+"""The categories that are too rare for a bin of their own."""
 LOCATION, SPREAD, SHARES, SHARE = "location", "spread", "deciles", "share"
 
 WEIGHTS = {LOCATION: 0.4, SPREAD: 0.2, SHARES: 0.2, SHARE: 0.2}
 """How the chance of a false alarm of one column is divided among what is tested of it (a weighted Bonferroni). What
 can't be tested leaves its part to the others."""
+MARGIN = 2
+"""By so much each chance is raised: that far in the tails, t and F are good to a factor of two where users are few."""
 MOST_GROUPS = 10
 UNITS_PER_GROUP = 12
 """With fewer units per group of values than this, the covariance of shares is too uncertain: then there are fewer."""
@@ -287,7 +291,7 @@ def compare(counts: Counts, bins: Bins, others: Sequence[tuple[str, str, float]]
     if grows:
         tests = [test for test in tests if test[1] in (NULL, NEGATIVE, INFINITE)]
     parts = tuple(_weighted(tests))
-    chance = min([1.0, *(part.chance / part.weight for part in parts)])
+    chance = min([1.0, *(MARGIN * part.chance / part.weight for part in parts)])
     rows = counts.reference.any(axis=1) | counts.current.any(axis=1)
     shares = {name: effect for name, mask in bins.special.items() if (effect := _share(counts, mask))}
     mean, spread = _in_unit(counts, bins)
@@ -315,7 +319,7 @@ def _tests(counts: Counts, bins: Bins) -> Iterator[tuple[str, str, float]]:
         for found in estimates(counts.of_bins(groups)):
             yield SHARES, "", chance_of(found)
     for name, mask in bins.special.items():
-        if name == NEW:  # as the reference never has any, a share says nothing
+        if name in (NEW, OTHERS):  # a category is new because the reference has none: its share says nothing
             continue
         yield from ((SHARE, name, chance) for chance in _share_chances(counts, mask))
 
@@ -369,6 +373,8 @@ def groups_of(counts: Counts, bins: Bins) -> np.ndarray | None:
         order = np.empty(len(places), int)
         order[places] = np.minimum(np.arange(len(places)), most - 1)
         of_bin[chosen] = order
+        if NEW in bins.special:
+            of_bin[bins.special[NEW]] = of_bin[bins.special[OTHERS]]
     names = np.unique(of_bin[of_bin >= 0])
     groups = (of_bin[:, None] == names).astype(float)
     groups[of_bin < 0] = np.nan

@@ -23,7 +23,7 @@ from scipy import stats
 
 from parity.drift.bins import Grid, grid_of
 from parity.drift.spans import Spans
-from parity.drift.test import FREQUENT_CATEGORIES, NEW, NULL, Bins, Counts
+from parity.drift.test import FREQUENT_CATEGORIES, NEW, NULL, OTHERS, Bins, Counts
 from parity.edge.errors import UserError
 
 NUMBER, CATEGORY = "number", "category"
@@ -329,9 +329,10 @@ class _Making:
         ).fetchall()
         self.known = pa.array([one for (one,) in top], pa.string())
         self.unseen = pa.array([one for (one,) in unseen], pa.string())
-        self.labels = [NULL, *self.known.to_pylist(), "others", NEW]
+        self.labels = [NULL, *self.known.to_pylist(), OTHERS, NEW]
         size = len(self.labels)
-        self.bins = Bins(np.full(size, np.nan), {NULL: np.arange(size) == 0, NEW: np.arange(size) == size - 1})
+        places = {NULL: 0, OTHERS: size - 2, NEW: size - 1}
+        self.bins = Bins(np.full(size, np.nan), {name: np.arange(size) == place for name, place in places.items()})
         if len(unseen):
             self.new = (unseen[0][0], _chance_of_new(connection))
 
