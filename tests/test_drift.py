@@ -137,6 +137,15 @@ def test_a_share_of_special_values_that_rises_is_named(value, what):
     assert found.shares[what].current == pytest.approx(0.01, abs=0.004)
 
 
+def test_a_few_values_in_another_unit_are_extreme():
+    """Two rows in a hundred are cents: ranks hardly move, and the share of extreme values does."""
+    rng = np.random.default_rng(6)
+    reference, current = windows(rng, 4000, "turnover")
+    found = amounts_compared(reference, PLANTED["unit: 2 % of rows in cents"](rng, current))
+    assert found.chance <= RATE
+    assert (found.strongest.kind, found.strongest.what) == ("share", "extreme")
+
+
 def test_infinite_and_huge_values_leave_the_size_of_the_rest_as_it_is():
     rng = np.random.default_rng(6)
     reference, current = windows(rng, 10_000)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parity.drift.test import INFINITE, NEGATIVE, NULL, ZERO, Bins
+from parity.drift.test import EXTREME, INFINITE, NEGATIVE, NULL, ZERO, Bins
 
 QUANTILES = 40
 """As many of each window; every tenth of the reference's is a decile."""
@@ -18,6 +18,8 @@ FREQUENT = 0.01
 MOST_FREQUENT = 6
 LARGEST = 1e300
 """What is larger counts as infinite: no difference of such numbers can be told."""
+FAR = 4
+"""A value is extreme if it is so many times as far from the median as the percentile at its end."""
 TRIMMED = 0.005
 """The share of either end of the values whose bins stand for no more than the quantile there."""
 
@@ -44,14 +46,26 @@ def grid_of(reference: np.ndarray, current: np.ndarray) -> Grid:
     samples = [np.sort(some[np.abs(some) <= LARGEST]) for some in (reference, current)]
     if not sum(map(len, samples)):
         edges = np.array([-LARGEST])
-        return Grid(edges, _bins(edges, samples, []))
+        return Grid(edges, _bins(edges, samples, [], (-np.inf, np.inf)))
     frequent = _frequent(samples)
     wanted = [np.array([-np.inf, 0.0, np.nextafter(0.0, 1.0)])]
     wanted += [np.array([value, np.nextafter(value, np.inf)]) for value in frequent]
+    fences = _fences([some for some in samples if len(some)])
+    wanted.append(np.array([fence for fence in fences if np.isfinite(fence)]))
     levels = np.arange(1, QUANTILES) / QUANTILES
     wanted += [some[(levels * len(some)).astype(int)] for some in samples if len(some)]
     edges = np.unique(np.concatenate(wanted))
-    return Grid(edges, _bins(edges, samples, frequent))
+    return Grid(edges, _bins(edges, samples, frequent, fences))
+
+
+def _fences(samples: list[np.ndarray]) -> tuple[float, float]:
+    """Below and from where on values are extreme: by the window in which they are closer together."""
+    low, high = [], []
+    for some in samples:
+        first, middle, last = (float(some[int(q * (len(some) - 1))]) for q in (0.01, 0.5, 0.99))
+        low += [middle - FAR * (middle - first)] if middle > first else []
+        high += [middle + FAR * (last - middle)] if last > middle else []
+    return max(low, default=-np.inf), min(high, default=np.inf)
 
 
 def _frequent(samples: list[np.ndarray]) -> list[float]:
@@ -65,7 +79,7 @@ def _frequent(samples: list[np.ndarray]) -> list[float]:
     return sorted(sorted(shares), key=lambda value: -shares[value])[:MOST_FREQUENT]
 
 
-def _bins(edges: np.ndarray, samples: list[np.ndarray], frequent: list[float]) -> Bins:
+def _bins(edges: np.ndarray, samples: list[np.ndarray], frequent: list[float], fences: tuple[float, float]) -> Bins:
     """What stands for the values in each bin: their mean in the sample, within what is left after trimming."""
     size = len(edges) + 2
     every = np.concatenate(samples)
@@ -86,6 +100,7 @@ def _bins(edges: np.ndarray, samples: list[np.ndarray], frequent: list[float]) -
         ZERO: lower == 0.0,
         NEGATIVE: lower < 0,
         INFINITE: inner == size - 1,
+        EXTREME: (lower < fences[0]) | (np.isfinite(fences[1]) & (lower >= fences[1])),
         **{f"{value:g}": lower == value for value in frequent},
     }
     return Bins(values, special)

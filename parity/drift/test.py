@@ -18,6 +18,8 @@ import numpy as np
 from scipy import stats
 
 NULL, ZERO, NEGATIVE, INFINITE, NEW = "null", "zero", "negative", "infinite", "new category"
+EXTREME = "extreme"
+"""Values so far out that none, or few, are: a mean knows them, a rank does not."""
 OTHERS = "others"
 """The categories that are too rare for a bin of their own."""
 LOCATION, SPREAD, SHARES, SHARE = "location", "spread", "deciles", "share"
