@@ -5,6 +5,9 @@
 Each run has a reference and a current window of a world (tests/drifting.py); the same ones are shown to every tool.
 First at the thresholds that the tools have by themselves; then at equal rates of false alarms: each tool gets the
 threshold above which 1 % of its scores are where nothing drifted, found in the very world that it is used in.
+
+The test was developed on seed 1: the share of extreme values and the doubling of chances came after a look at its
+tables. What is published is of seed 2.
 """
 
 import argparse
@@ -128,8 +131,9 @@ def tables(results: dict[tuple[str, int], dict], runs: dict[int, tuple[int, int]
         "",
     ]
     text += [f"| planted | world | rows | {' | '.join(tools)} | ours at p <= {RATE} |", "|---" * (4 + len(tools)) + "|"]
+    calibrated = {key: found for key, found in results.items() if len(found["=amounts", OURS]) * EQUAL >= 1}
     for planted in PLANTED:
-        for (world, rows), found in results.items():
+        for (world, rows), found in calibrated.items():
             shares = [_found_at_equal_rate(found, planted, tool) for tool in tools]
             best = max(shares[1:])
             won, lost = won + (shares[0] >= best), lost + (shares[0] < best)
@@ -142,7 +146,8 @@ def tables(results: dict[tuple[str, int], dict], runs: dict[int, tuple[int, int]
     text += [
         "",
         f"Of {won + lost} lines ours finds at least as much as every peer in {won}, and twice as much as any in "
-        f"{twice}. Where it finds less, in {lost}, the line has a star. Runs per line: {counts}.",
+        f"{twice}. Where it finds less, in {lost}, the line has a star. Runs per line: {counts}. With fewer than {1 / EQUAL:.0f} runs "
+        "without drift no threshold can be found, so those sizes are in the first table only.",
     ]
     return "\n".join([*text, ""])
 
@@ -150,23 +155,25 @@ def tables(results: dict[tuple[str, int], dict], runs: dict[int, tuple[int, int]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
-    parser.add_argument("--runs", type=int, default=200, help="of each planted drift, and of none (default: 200)")
-    parser.add_argument("--nulls", type=int, help="runs without drift, if others")
-    parser.add_argument("--seed", type=int, default=1)
+    many = "runs of each planted drift, and of none (default: 200); or as many numbers as there are of rows"
+    parser.add_argument("--runs", type=int, nargs="+", default=[200], help=many)
+    parser.add_argument("--nulls", type=int, nargs="+", help="runs without drift, if others")
+    parser.add_argument("--seed", type=int, default=2, help="seed 1 is that by which the test was developed")
     parser.add_argument("--evidently", type=Path, default=ROOT / ".venv/evidently/bin/python")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "drift.md")
     args = parser.parse_args()
     begin, nulls = time.time(), args.nulls or args.runs
-    work = [(world, rows) for rows in args.rows for world in WORLDS]
+    runs = {
+        rows: (args.runs[place % len(args.runs)], nulls[place % len(nulls)]) for place, rows in enumerate(args.rows)
+    }
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         futures = {
-            (world, rows): pool.submit(simulated, args.evidently, world, rows, args.runs, nulls, args.seed)
-            for world, rows in work
+            (world, rows): pool.submit(simulated, args.evidently, world, rows, *runs[rows], args.seed)
+            for rows in args.rows
+            for world in WORLDS
         }
         results = {key: future.result() for key, future in futures.items()}
-    with args.output.with_suffix(".pickle").open("wb") as file:
-        pickle.dump(results, file)
-    write(args.output, results, dict.fromkeys(args.rows, (args.runs, nulls)), args.seed, time.time() - begin)
+    write(args.output, results, runs, args.seed, time.time() - begin)
 
 
 def write(output: Path, results: dict, runs: dict[int, tuple[int, int]], seed: int, seconds: float) -> None:
@@ -175,7 +182,9 @@ def write(output: Path, results: dict, runs: dict[int, tuple[int, int]], seed: i
         "# Drift, side by side",
         "",
         f"Made by `make bench-drift` on {datetime.now(UTC).date()}, seed {seed}, in {seconds / 60:.0f} minutes: "
-        f"{where}; scipy {version('scipy')}, Evidently 0.7.23.",
+        f"{where}; scipy {version('scipy')}, Evidently 0.7.23. "
+        "The test was developed on seed 1.",
+        "",
         "",
     ]
     text = "\n".join(head) + tables(results, runs)
