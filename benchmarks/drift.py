@@ -146,7 +146,8 @@ def tables(results: dict[tuple[str, int], dict], runs: dict[int, tuple[int, int]
     text += [
         "",
         f"Of {won + lost} lines ours finds at least as much as every peer in {won}, and twice as much as any in "
-        f"{twice}. Where it finds less, in {lost}, the line has a star. Runs per line: {counts}. With fewer than {1 / EQUAL:.0f} runs "
+        f"{twice}. Where it finds less, in {lost}, the line has a star. Runs per line: {counts}. "
+        f"With fewer than {1 / EQUAL:.0f} runs "
         "without drift no threshold can be found, so those sizes are in the first table only.",
     ]
     return "\n".join([*text, ""])
