@@ -16,6 +16,7 @@ import pyarrow as pa
 from parity.definition.expectations import Expectation
 from parity.definition.functions import NUMBERS
 from parity.definition.table import Definition, Rule
+from parity.quality.day import quoted
 
 BETWEEN, AT_LEAST = "expect_column_values_to_be_between", "expect_column_pair_values_a_to_be_greater_than_b"
 NOT_NULL, UNIQUE = "expect_column_values_to_not_be_null", "expect_compound_columns_to_be_unique"
@@ -157,8 +158,3 @@ def _add_steps(found: ByDefinition, definition: Definition, ranges: Mapping) -> 
             step = f":{rule.name} is as in the row before"
             found.columns[step] = f"{name} IS NOT DISTINCT FROM coalesce(lag({name} IGNORE NULLS) OVER by_key, {name})"
             found.expectations.append(Expectation("expect_column_values_to_be_in_set", column=step, value_set=[True]))
-
-
-def quoted(name: str) -> str:
-    """A name in SQL."""
-    return '"' + name.replace('"', '""') + '"'

@@ -1,22 +1,19 @@
 """The rows of transactions and of feature tables a day (UTC) at a time, with the place of each in its file.
 
-DuckDB sorts them by their instants, on disk where they don't fit, so memory grows with the largest day and not with the
-table. Transactions are read as they are for everything else, `parity.transactions.read`, a file at a time.
+DuckDB sorts them by their instants, on disk where they don't fit; a day of many rows stays there. Transactions are read
+as they are for everything else, `parity.transactions.read`, a file at a time.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import duckdb
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,20 +21,19 @@ from parity.compute.days import split_by_day
 from parity.definition.checks import FeatureTable
 from parity.definition.declare import column_type
 from parity.definition.expectations import Expectation
-from parity.definition.instants import UTC_MICROSECONDS, day_of
+from parity.definition.instants import MICROSECONDS_PER_DAY, UTC_MICROSECONDS, day_of
 from parity.definition.table import Definition
 from parity.edge.command import shown
 from parity.edge.errors import UserError
 from parity.edge.files import Location, kind_of, location, on_disk, parquet_files
-from parity.quality.by_definition import ByDefinition, quoted
+from parity.quality.by_definition import ByDefinition
+from parity.quality.day import FILE, ROW, Day, Gathering, LargeDay, quoted
 from parity.quality.pieces import pieces
 from parity.stream.identity import with_columns
 from parity.transactions import text
 from parity.transactions.listing import partition_columns, transaction_files
 from parity.transactions.read import read_part
 
-FILE, ROW = ":file", ":row"
-"""Columns of a place: the number of the file, and that of the row in it, both from 0 on."""
 MEMORY = "512MB"
 """What DuckDB may take before it goes to the disk."""
 ROWS_AT_ONCE = 1 << 16
@@ -45,28 +41,6 @@ ROWS_PER_PART = 1 << 20
 """Of features, whose windows are looked into at once: the keys are parted so."""
 Windows = Mapping[tuple[str, int | None], tuple[str, str]]
 """As `ByDefinition.windows`."""
-
-
-class Day(NamedTuple):
-    """The rows of a day."""
-
-    day: int
-    """Since 1970-01-01."""
-    rows: pa.Table
-    files: np.ndarray
-    """In which of the files each row is."""
-    places: np.ndarray
-    """Which row of the file it is, from 0 on."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the rows, wherever they lie."""
-        found = hashlib.sha256(repr(self.rows.schema.names).encode())
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, self.rows.schema) as writer:
-            writer.write_table(self.rows.combine_chunks())
-        found.update(sink.getvalue())
-        return found.hexdigest()
 
 
 Spooled = tuple[duckdb.DuckDBPyConnection, Path]
@@ -93,32 +67,32 @@ class Spool:
     derived: str = ""
     """What decides, beside the expectations, what is held to them."""
 
-    def days(self) -> Iterator[Day]:
+    def newest(self) -> int | None:
+        """The newest day that has rows."""
+        with self.spooled[0].cursor() as cursor:
+            [newest] = cursor.execute(f"SELECT epoch_us(max({quoted(self.instant)})) FROM ({self.query})").fetchone()
+        return None if newest is None else newest // MICROSECONDS_PER_DAY
+
+    def days(self) -> Iterator[Day | LargeDay]:
         """The days that have rows, in order."""
         sql = f"SELECT * FROM ({self.query}) ORDER BY {quoted(self.instant)}, {quoted(FILE)}, {quoted(ROW)}"
         with self.spooled[0].cursor() as cursor:
             cursor.execute("SET TimeZone = 'UTC'")
-            held: list[pa.Table] = []
-            current = None
+            current: Gathering | None = None
             for batch in cursor.execute(sql).fetch_record_batch(ROWS_AT_ONCE):
                 rows = pa.Table.from_batches([batch])
                 for day, some in split_by_day(rows, _days(rows, self.instant)):
-                    if day != current and held:
-                        yield _day(current, held)
-                        held = []
-                    current = day
-                    held.append(some)
-            if held:
-                yield _day(current, held)
+                    if current is None or day != current.day:
+                        if current is not None:
+                            yield current.gathered()
+                        current = Gathering(day, self.spooled[1] / "day.parquet", self.spooled[0])
+                    current.add(some)
+            if current is not None:
+                yield current.gathered()
 
 
 def _days(rows: pa.Table, instant: str) -> np.ndarray:
     return day_of(rows[instant].cast(UTC_MICROSECONDS).cast(pa.int64()).to_numpy())
-
-
-def _day(day: int, parts: Sequence[pa.Table]) -> Day:
-    rows = pa.concat_tables(parts).combine_chunks()
-    return Day(day, rows.drop_columns([FILE, ROW]), rows[FILE].to_numpy(), rows[ROW].to_numpy())
 
 
 @contextmanager
@@ -321,16 +295,3 @@ def _require_features(file: Path, definition: Definition) -> None:
             raise UserError(
                 f"{file}: it has no column {field.name} of type {field.type}. Run: python compute_features.py"
             )
-
-
-def as_frame(rows: pa.Table) -> pd.DataFrame:
-    """The rows for pandas: whole numbers and booleans stay what they are beside nulls, and bytes become their digits,
-    as results are kept as JSON."""
-    for place, field in enumerate(rows.schema):
-        if pa.types.is_binary(field.type):
-            digits = [None if value is None else value.hex() for value in rows[field.name].to_pylist()]
-            rows = rows.set_column(place, field.name, pa.array(digits, pa.string()))
-    nullable = {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-    with_nulls = {column.type for column in rows.columns if column.null_count}
-    used = {type: dtype for type, dtype in nullable.items() if type in with_nulls}
-    return rows.to_pandas(types_mapper=used.get)

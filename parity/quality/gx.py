@@ -22,6 +22,8 @@ import pandas as pd
 
 from parity.definition.expectations import OF_TABLE, Ago, Expectation, SameWeekday, Usually
 from parity.edge.errors import UserError
+from parity.quality.day import Day, LargeDay, as_frame
+from parity.quality.parts import added_up, questions
 
 NUMBER = "parity"
 """What the meta of an expectation has its number by."""
@@ -108,21 +110,19 @@ class Suite:
     @cached_property
     def _of_days_in_general(self) -> Any:
         numbers = [number for number, one in enumerate(self.expectations) if not one.newest_day]
-        return self._kept(f"{self.name} but for the newest day", numbers) if numbers else None
+        return self._kept(f"{self.name} but for the newest day", numbers)
 
     @cached_property
     def _of_empty_days(self) -> Any:
         """What is asked of a day without rows: how many there are."""
         numbers = [n for n, one in enumerate(self.expectations) if one.type.startswith(OF_TABLE)]
-        return self._kept(f"{self.name} on days without rows", numbers) if numbers else None
+        return self._kept(f"{self.name} on days without rows", numbers)
 
     def _kept(self, name: str, numbers: Sequence[int]) -> Any:
-        gx, context = self.store.gx, self.store.context
-        suite = gx.ExpectationSuite(name=name, expectations=[self._made(number) for number in numbers])
-        suite = context.suites.add_or_update(suite)
-        return context.validation_definitions.add_or_update(
-            gx.ValidationDefinition(name=name, data=self._batch, suite=suite)
-        )
+        return self.store.context.suites.add_or_update(self._suite(name, numbers)) if numbers else None
+
+    def _suite(self, name: str, numbers: Sequence[int]) -> Any:
+        return self.store.gx.ExpectationSuite(name=name, expectations=[self._made(number) for number in numbers])
 
     def _made(self, number: int) -> Any:
         """The real expectation. `UserError` if Great Expectations has none such, or takes other arguments."""
@@ -138,23 +138,75 @@ class Suite:
             reasons = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in getattr(error, "errors", list)()]
             raise UserError(f"{one}: Great Expectations refuses it: {'; '.join(reasons) or error}.") from None
 
-    def validate(self, frame: pd.DataFrame, parameters: Mapping[str, Any], run: Run) -> dict[int, Seen]:
+    def validate(self, day: Day | LargeDay, parameters: Mapping[str, Any], run: Run) -> dict[int, Seen]:
         """Ask a day, by the number of each expectation that is asked of it, and keep what it came to."""
         if not self.expectations:
             return {}
-        definition = self._of_empty_days if not len(frame) else self._whole if run.newest else self._of_days_in_general
-        if definition is None:
+        suite = self._of_empty_days if not day.count else self._whole if run.newest else self._of_days_in_general
+        if suite is None:
             return {}
-        from great_expectations.core.run_identifier import RunIdentifier
+        if isinstance(day, LargeDay):
+            results = self._in_parts(day, parameters, suite)
+        else:
+            results = self._asked(as_frame(day.rows), parameters, suite)
+        seen = {one.expectation_config.meta[NUMBER]: self._seen(one, parameters) for one in results.results}
+        self._keep(results, run)
+        return seen
 
+    def _asked(self, frame: pd.DataFrame, parameters: Mapping[str, Any], suite: Any) -> Any:
+        batch = self._batch.get_batch({"dataframe": frame})
         whole = any(one.quarantine for one in self.expectations)
-        result = definition.run(
-            batch_parameters={"dataframe": frame},
-            expectation_parameters=dict(parameters),
-            result_format="COMPLETE" if whole else "SUMMARY",
-            run_id=RunIdentifier(run_name=run.name, run_time=run.at),
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return batch.validate(
+                suite,
+                result_format="COMPLETE" if whole else "SUMMARY",
+                expectation_parameters=dict(parameters),
+            )
+
+    def _in_parts(self, day: LargeDay, parameters: Mapping[str, Any], suite: Any) -> Any:
+        """What a suite comes to on a day that is asked in parts."""
+        numbers = [one.meta[NUMBER] for one in suite.expectations]
+        found: dict[int, Any] = {}
+        for asked in questions(day, {number: self.expectations[number] for number in numbers}):
+            part = self._suite(suite.name, asked.numbers)
+            answers: dict[int, list[Any]] = {}
+            for frame in asked.frames:
+                whole = self._asked(frame, parameters, part)
+                for one in whole.results:
+                    answers.setdefault(one.expectation_config.meta[NUMBER], []).append(one)
+            for number, some in answers.items():
+                mostly = self.expectations[number].arguments.get("mostly", 1)
+                found[number] = added_up(some, parameters.get(parameter(number, "mostly"), mostly))
+        whole.results = [found[number] for number in numbers]
+        fine = sum(bool(one.success) for one in whole.results)
+        whole.success = fine == len(numbers)
+        whole.statistics = {
+            "evaluated_expectations": len(numbers),
+            "successful_expectations": fine,
+            "unsuccessful_expectations": len(numbers) - fine,
+            "success_percent": fine / len(numbers) * 100,
+        }
+        return whole
+
+    def _keep(self, results: Any, run: Run) -> None:
+        """Keep what a day came to, as Great Expectations does."""
+        from great_expectations.core.run_identifier import RunIdentifier
+        from great_expectations.data_context.types.resource_identifiers import (
+            ExpectationSuiteIdentifier,
+            ValidationResultIdentifier,
         )
-        return {one.expectation_config.meta[NUMBER]: self._seen(one, parameters) for one in result.results}
+        from great_expectations.util import convert_to_json_serializable
+
+        for one in results.results:
+            one.success = bool(one.success)  # a boolean of numpy, as of quantiles, can't be kept
+            one.result = convert_to_json_serializable(one.result)
+        named, suite = RunIdentifier(run.name, run.at), ExpectationSuiteIdentifier(results.suite_name)
+        results.success = bool(results.success)
+        results.meta |= {"run_id": named, "validation_time": run.at}
+        self.store.context.validation_results_store.store_validation_results(
+            results, ValidationResultIdentifier(suite, named, results.batch_id), suite
+        )
 
     def _seen(self, result: Any, parameters: Mapping[str, Any]) -> Seen:
         number = result.expectation_config.meta[NUMBER]

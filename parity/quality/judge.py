@@ -10,13 +10,13 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from parity.definition.expectations import OF_TABLE, Ago, Expectation, SameWeekday, Usually
 from parity.definition.instants import EPOCH
 from parity.edge.command import shown
 from parity.quality.by_definition import AT_LEAST
-from parity.quality.days import Day, Spool, as_frame
+from parity.quality.day import Day, LargeDay, without_rows
+from parity.quality.days import Spool
 from parity.quality.gx import Run, Seen, Suite, depends, parameter
 
 EXAMPLES = 3
@@ -104,20 +104,20 @@ def judge(name: str, spool: Spool, suite: Suite, at: datetime, past: Past) -> Ju
     looked_at = rows = 0
     passed: dict[int, str] = {}
     for day, newest in _with_gaps(spool, suite, at):
-        digest = day.digest if len(day.files) else ""
-        rows += len(day.files)
+        digest = day.digest if day.count else ""
+        rows += day.count
         if past.passed.get(day.day) == digest and not newest:
             passed[day.day] = digest
             continue
         parameters = _parameters(suite, day, at, past)
-        if not len(day.files) and not _asks_of_empty(suite, parameters):
+        if not day.count and not _asks_of_empty(suite, parameters):
             for one in suite.expectations:
                 if one.type.startswith(ROW_COUNT):
                     past.note(day.day, one, 0)
             passed[day.day] = digest
             continue
         looked_at += 1
-        seen = suite.validate(as_frame(day.rows), parameters, Run(_date(day.day), at, newest))
+        seen = suite.validate(day, parameters, Run(_date(day.day), at, newest))
         for number, found in seen.items():
             past.note(day.day, suite.expectations[number], found.observed)
             _count(tallies[number], day, found, spool)
@@ -150,30 +150,25 @@ def _looks_back(one: Expectation) -> bool:
     return any(isinstance(value, SameWeekday) for value in one.arguments.values())
 
 
-def _with_gaps(spool: Spool, suite: Suite, at: datetime) -> Iterator[tuple[Day, bool]]:
+def _with_gaps(spool: Spool, suite: Suite, at: datetime) -> Iterator[tuple[Day | LargeDay, bool]]:
     """The days, and those without rows between them and up to ``at`` that may be missed; which of them is the newest.
 
     After a gap of as many weeks as are looked back on, no rows are what is usual.
     """
-    today = (at - EPOCH) // timedelta(days=1)
+    today, newest, before = (at - EPOCH) // timedelta(days=1), spool.newest(), None
     looks_back = any(map(_looks_back, suite.expectations))
-    held: Day | None = None
     for day in spool.days():
-        if held is not None:
-            yield held, False
-            if looks_back:
-                yield from (
-                    (_empty(n, day), False) for n in range(held.day + 1, min(day.day, held.day + 1 + 7 * WEEKS))
-                )
-        held = day
-    if held is not None:
-        yield held, True
-        if looks_back:
-            yield from ((_empty(n, held), False) for n in range(held.day + 1, min(today, held.day + 1 + 7 * WEEKS)))
+        if before is not None and looks_back:
+            yield from _gap(before, day.day)
+        yield day, day.day == newest
+        before = without_rows(day.day, day.schema)
+    if before is not None and looks_back:
+        yield from _gap(before, today)
 
 
-def _empty(day: int, like: Day) -> Day:
-    return Day(day, like.rows.slice(0, 0), like.files[:0], like.places[:0])
+def _gap(before: Day, until: int) -> Iterator[tuple[Day, bool]]:
+    days = range(before.day + 1, min(until, before.day + 1 + 7 * WEEKS))
+    return ((before._replace(day=day), False) for day in days)
 
 
 def _asks_of_empty(suite: Suite, parameters: Mapping[str, Any]) -> bool:
@@ -186,7 +181,7 @@ def _asks_of_empty(suite: Suite, parameters: Mapping[str, Any]) -> bool:
     )
 
 
-def _parameters(suite: Suite, day: Day, at: datetime, past: Past) -> dict[str, Any]:
+def _parameters(suite: Suite, day: Day | LargeDay, at: datetime, past: Past) -> dict[str, Any]:
     """What the arguments come to that depend on the day."""
     is_over = day.day < (at - EPOCH) // timedelta(days=1)
     found: dict[str, Any] = {}
@@ -200,7 +195,7 @@ def _parameters(suite: Suite, day: Day, at: datetime, past: Past) -> dict[str, A
                     judged = len(weeks) >= LEAST_WEEKS and (is_over or name != "min_value")
                     found[parameter(number, name)] = bound(share, weeks, name, one) if judged else None
                 case Usually(share):
-                    found[parameter(number, name)] = _mostly(share, _present(day.rows, one.columns))
+                    found[parameter(number, name)] = _mostly(share, _present(day, one.columns))
                 case Ago(time):
                     found[parameter(number, name)] = at - time
                 case _:
@@ -242,9 +237,8 @@ def _most(share: float, weeks: Sequence[float]) -> float:
     return float(nbinom.isf(BY_CHANCE, seen + 1, len(weeks) / (share + len(weeks))))
 
 
-def _present(rows: pa.Table, columns: Sequence[str]) -> int:
-    nulls = max((rows[name].null_count for name in columns if name in rows.column_names), default=0)
-    return rows.num_rows - nulls
+def _present(day: Day | LargeDay, columns: Sequence[str]) -> int:
+    return day.count - max((day.nulls(name) for name in columns if name in day.schema.names), default=0)
 
 
 def _mostly(share: float, count: int) -> float:
@@ -257,7 +251,7 @@ def _mostly(share: float, count: int) -> float:
     return max(0.0, (count - allowed) / count - 1e-9)
 
 
-def _count(tally: Tally, day: Day, found: Seen, spool: Spool) -> None:
+def _count(tally: Tally, day: Day | LargeDay, found: Seen, spool: Spool) -> None:
     one = tally.expectation
     tally.days += found.judged
     if found.success:
@@ -267,11 +261,12 @@ def _count(tally: Tally, day: Day, found: Seen, spool: Spool) -> None:
     tally.unexpected += found.unexpected
     if one.is_row_wise:
         if len(tally.examples) < EXAMPLES:
-            tally.examples += [_example(one, day, row, spool) for row in found.first[:EXAMPLES]]
+            examples = day.taken(found.first[:EXAMPLES])
+            tally.examples += [_example(one, examples, row, spool) for row in range(examples.count)]
         if one.quarantine and found.first:
-            rows = np.array(found.first, np.int64)
-            for file in np.unique(day.files[rows]):
-                tally.set_aside.setdefault(int(file), []).append(day.places[rows][day.files[rows] == file])
+            rows = day.taken(found.first)
+            for file in np.unique(rows.files):
+                tally.set_aside.setdefault(int(file), []).append(rows.places[rows.files == file])
     elif len(tally.examples) < EXAMPLES:
         bounds = [f"{name} {_plain(value)}" for name, value in found.bounds.items() if value is not None]
         limits = f" ({', '.join(bounds)})" if bounds else ""
