@@ -1,5 +1,6 @@
 # make demo   the whole pipeline, from nothing: environment, Redis, data, features, proof
 # make model  from real purchases to a model and back: train, prove, serve, audit, compare; installs what that takes
+# make watch  one bad day and one drifted week planted, found by quality, drift and proof, on one page; installs what that takes
 # make test   the tests
 # make bench  how fast, side by side with what one would pick instead; a part, in two minutes: make bench SIZE=0.02
 # make bench-drift   false alarms and drifts found, beside KS, PSI and Evidently; less: ROWS=1000 RUNS=50
@@ -17,7 +18,7 @@ SECONDS := 600
 ROWS := 1000 10000 100000 1000000
 RUNS := 200
 
-.PHONY: demo model test test-scale bench bench-drift chaos chaos-serving zoo lint redis redis-stop clean
+.PHONY: demo model watch test test-scale bench bench-drift chaos chaos-serving zoo lint redis redis-stop clean
 .DELETE_ON_ERROR:
 
 demo: redis
@@ -45,6 +46,17 @@ model: .venv/model-installed redis
 	$(BIN)/python $(CDNOW)/train.py --service recency_and_frequency
 	$(BIN)/python $(CDNOW)/ab.py
 	$(BIN)/python $(CDNOW)/report.py
+
+WATCH := examples/watch
+
+# The watch finds what is planted, and so ends with 1.
+watch: .venv/watch-installed redis
+	$(BIN)/python generate_synthetic_data.py --rows 27000 --users 300 --days 45 --output $(WATCH)/data/drawn.csv
+	$(BIN)/python $(WATCH)/plant.py
+	cd $(WATCH) && ../../$(BIN)/feast apply
+	$(BIN)/python compute_features.py -c $(WATCH)
+	$(BIN)/python materialize_to_online.py -c $(WATCH)
+	$(BIN)/python -m parity watch -c $(WATCH) --sample 200 --report $(WATCH)/data/watch/watch.html; test $$? = 1
 
 test: .venv/tests-installed
 	$(BIN)/python -c 'from parity.edge.redis_server import require_server; require_server()'
@@ -98,6 +110,10 @@ clean:
 
 .venv/model-installed: .venv/installed requirements-model.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-model.txt
+	@touch $@
+
+.venv/watch-installed: .venv/installed requirements-quality.txt requirements-drift.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-quality.txt -r requirements-drift.txt
 	@touch $@
 
 .venv/tests-installed: .venv/installed tests/requirements.txt

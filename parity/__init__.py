@@ -16,6 +16,7 @@ Data flows one way, and each folder is one station of it:
     experiment     services served side by side: who was exposed to which, and what came of it
     quality        whether transactions and features are as expected, day by day, by Great Expectations
     drift          two windows of features, of transactions or of what was served, and whether anything moved
+    watch          quality, drift and the proof of a sample in one go, for whoever is on call
 
 `materialization` goes from offline to online. `repository` opens the Feast repository that ties all together, and
 `registry_store` keeps its registry. `edge` is where the outside begins: the command line, files, configuration, Redis

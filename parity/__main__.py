@@ -7,6 +7,7 @@ python -m parity quality [OPTIONS]   whether transactions and features are as ex
 python -m parity stream [OPTIONS]    events, brought online and landed among the transactions as they come
 python -m parity experiment NAME     the arms of an experiment held against each other, by their outcomes
 python -m parity drift [OPTIONS]     two windows of days compared, and what has drifted
+python -m parity watch [OPTIONS]     quality, drift and the proof of a sample, and one page for whoever is on call
 """
 
 import sys
@@ -29,6 +30,7 @@ COMMANDS = {
     "stream": "parity.stream.command",
     "experiment": "parity.experiment.command",
     "drift": "parity.drift.command",
+    "watch": "parity.watch.command",
 }
 
 

@@ -6,18 +6,27 @@
 Exit status 0: nothing has drifted. 1: something has, named. 2: it could not be compared.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import parity.edge.quick_feast  # noqa: F401
 from parity.definition.checks import declared
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, file_named, run, whole_number
 from parity.edge.errors import UserError
-from parity.edge.files import location
+from parity.edge.files import Location, location
+
+if TYPE_CHECKING:
+    from parity.drift.found import Found
+    from parity.drift.matters import Matters
+    from parity.drift.spans import Span
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "feature_repo"
 RATE = 0.001
@@ -25,24 +34,42 @@ ORACLE_ASKED = 200
 """Entities about which the oracle is asked when something has drifted."""
 
 
+@dataclass
+class Asked:
+    """What is compared, and how, where nothing else is said: see the options of the command line."""
+
+    repository: Path
+    view: list[str] | None = None
+    service: str | None = None
+    of: str = "features"
+    reference: Span | None = None
+    current: Span | None = None
+    matters: Sequence[tuple[str, Matters]] = ()
+    rate: float = RATE
+    windows: int = 1
+    oracle: int = ORACLE_ASKED
+    input: Location | None = None
+
+
 def main() -> int:
-    args = _arguments()
+    args, now = _arguments(), utc_now()
+    found = compared(args, now)
+    return _report(args, found, now)
+
+
+def compared(args: argparse.Namespace | Asked, now: datetime) -> Found:
+    """Compare what is asked, of rows up to ``now``. `UserError` if nothing could be compared."""
     try:
         import scipy  # noqa: F401
     except ModuleNotFoundError:
         raise UserError("drift needs scipy. Run: pip install -r requirements-drift.txt") from None
-    return _compare(args)
-
-
-def _compare(args: argparse.Namespace) -> int:
     from parity.drift import alarms, sources
-    from parity.drift.found import Found, as_json, metrics, shown
+    from parity.drift.found import Found
     from parity.drift.matters import matters_of, require_known
-    from parity.drift.page import write_page
     from parity.drift.spans import spans_of
     from parity.drift.windows import count, newest_day
 
-    now, matters = utc_now(), dict(args.matters)
+    matters = dict(args.matters)
     found, counted, spans, of = Found(args.rate / args.windows), [], [], {}
     chosen = declared(args.repository).of(args.view, args.service if args.of != sources.SERVED else None)
     every = list(_sources(args, chosen, found))
@@ -69,6 +96,13 @@ def _compare(args: argparse.Namespace) -> int:
         found.verdicts = [*others, *_with_origin(args, source, days, some)]
     if not found.verdicts and found.not_compared:
         raise found.not_compared[0]
+    return found
+
+
+def _report(args: argparse.Namespace, found: Found, now: datetime) -> int:
+    from parity.drift.found import as_json, metrics, shown
+    from parity.drift.page import write_page
+
     if args.report:
         write_page(args.report, found, now)
     if args.metrics:
@@ -81,7 +115,7 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sources(args: argparse.Namespace, chosen, found) -> Iterator:
+def _sources(args: argparse.Namespace | Asked, chosen, found) -> Iterator:
     """The rows of each view; what can't be read is noted in ``found``."""
     from parity.drift import sources
     from parity.offline.side import origins_of
@@ -98,7 +132,7 @@ def _sources(args: argparse.Namespace, chosen, found) -> Iterator:
             found.not_compared.append(error)
 
 
-def _log(args: argparse.Namespace) -> tuple[Path, str]:
+def _log(args: argparse.Namespace | Asked) -> tuple[Path, str]:
     """The folder of the log of what was served, and the project."""
     from parity.edge.configuration import configuration_file, read_configuration
     from parity.served.options import log_options
@@ -127,7 +161,7 @@ def _too_few(source, counting) -> str:
     )
 
 
-def _with_origin(args: argparse.Namespace, source, days, verdicts: list) -> list:
+def _with_origin(args: argparse.Namespace | Asked, source, days, verdicts: list) -> list:
     """The same verdicts with what the oracle says of those that moved."""
     from parity.drift import sources
     from parity.drift.origin import agreements

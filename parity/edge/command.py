@@ -106,14 +106,16 @@ def of_chosen(message: str) -> str:
     if not _Chosen.named:
         return message
     message = message.replace(f"cd {USUAL_REPOSITORY} && feast apply", f"cd {_Chosen.named} && feast apply")
-    return re.sub(r"\bRun: python \w+\.py\b", lambda command: f"{command[0]} -c {_Chosen.named}", message)
+    return re.sub(
+        r"\bRun: python (?:\w+\.py|-m parity \w+)\b", lambda command: f"{command[0]} -c {_Chosen.named}", message
+    )
 
 
 def fail(error: BaseException) -> int:
     """Print one line about ``error`` on stderr, after its traceback if that is asked for, and return exit status 2."""
     asked = TRACEBACK_OPTION in sys.argv[1:] or os.environ.get(TRACEBACK_VARIABLE)
     whole = "".join(traceback.format_exception(error)) if asked else ""
-    _complain(f"{whole}error: {printable(' '.join(of_chosen(_explained(error)).split()))}\n")
+    _complain(f"{whole}error: {printable(' '.join(of_chosen(explained(error)).split()))}\n")
     return 2
 
 
@@ -126,7 +128,8 @@ def _complain(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def _explained(error: BaseException) -> str:
+def explained(error: BaseException) -> str:
+    """What is wrong, in words for people."""
     match error:
         case UserError():
             return str(error)

@@ -46,10 +46,13 @@ def declared_of(tables: Sequence[FeatureTable]) -> list[Expectation]:
 
 
 class Checker:
-    """Checks that keep what they find in a ``folder``, as of the instant ``at``."""
+    """Checks that keep what they find in a ``folder``, as of the instant ``at``.
 
-    def __init__(self, folder: Path, at: datetime, incremental: bool = False):
-        self.folder, self.at, self.incremental = folder, at, incremental
+    They note ``whose`` rows failed, if that is asked for, of which all are named then.
+    """
+
+    def __init__(self, folder: Path, at: datetime, incremental: bool = False, whose: bool = False):
+        self.folder, self.at, self.incremental, self.whose = folder, at, incremental, whose
         self.store = Store(folder)
         self.judged: list[Judged] = []
 
@@ -71,7 +74,7 @@ class Checker:
                 yield None
                 return
             expectations = [one for one in expectations if spool.absent.isdisjoint(one.columns)]
-            self._judge(name, f"transactions {name}", spool, expectations)
+            self._judge(name, f"transactions {name}", tables[0], spool, expectations)
             yield spool
 
     def features(self, table: FeatureTable, transactions: Spool | None, place: Location | None = None) -> None:
@@ -84,11 +87,13 @@ class Checker:
             if transactions is None:
                 derived = _without_windows(derived)
             expectations = [*table.view.expectations, *derived.expectations]
-            self._judge(table.name, f"features {table.name}", spool, expectations)
+            self._judge(table.name, f"features {table.name}", table, spool, expectations)
 
-    def _judge(self, name: str, suite: str, spool: Spool, expectations: Sequence[Expectation]) -> None:
-        past = self._past(suite, spool, expectations)
-        self.judged.append(judge(name, spool, self.store.suite(suite, expectations), self.at, past))
+    def _judge(
+        self, name: str, suite: str, table: FeatureTable, spool: Spool, expectations: Sequence[Expectation]
+    ) -> None:
+        past, whose = self._past(suite, spool, expectations), table.definition.keys.names if self.whose else None
+        self.judged.append(judge(name, spool, self.store.suite(suite, expectations), self.at, past, whose))
         self._keep(suite, spool, expectations, past)
 
     def _past(self, suite: str, spool: Spool, expectations: Sequence[Expectation]) -> Past:

@@ -49,6 +49,10 @@ class Day(NamedTuple):
     def nulls(self, column: str) -> int:
         return self.rows[column].null_count
 
+    def distinct(self, columns: Sequence[str]) -> pa.Table:
+        """The combinations that there are of the values of some columns."""
+        return self.rows.select(list(columns)).group_by(list(columns)).aggregate([])
+
     def taken(self, rows: Sequence[int]) -> Day:
         """Some of the rows."""
         return Day(self.day, self.rows.take(pa.array(rows, pa.int64())), self.files[rows], self.places[rows])
@@ -106,9 +110,8 @@ class LargeDay:
         """Some columns of all rows."""
         return as_frame(pq.read_table(self.file, columns=list(columns), partitioning=None))
 
-    def distinct(self, column: str) -> pd.DataFrame:
-        """The values that there are in a column."""
-        return as_frame(self._queried(f"SELECT DISTINCT {quoted(column)} FROM {self._rows}"))
+    def distinct(self, columns: Sequence[str]) -> pa.Table:
+        return self._queried(f"SELECT DISTINCT {', '.join(map(quoted, columns))} FROM {self._rows}")
 
     @property
     def _rows(self) -> str:

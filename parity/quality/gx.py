@@ -138,24 +138,29 @@ class Suite:
             reasons = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in getattr(error, "errors", list)()]
             raise UserError(f"{one}: Great Expectations refuses it: {'; '.join(reasons) or error}.") from None
 
-    def validate(self, day: Day | LargeDay, parameters: Mapping[str, Any], run: Run) -> dict[int, Seen]:
-        """Ask a day, by the number of each expectation that is asked of it, and keep what it came to."""
+    def validate(
+        self, day: Day | LargeDay, parameters: Mapping[str, Any], run: Run, in_full: bool = False
+    ) -> dict[int, Seen]:
+        """Ask a day, by the number of each expectation that is asked of it, and keep what it came to.
+
+        ``in_full`` has all rows named that are not as expected, not the first of them.
+        """
         if not self.expectations:
             return {}
         suite = self._of_empty_days if not day.count else self._whole if run.newest else self._of_days_in_general
         if suite is None:
             return {}
         if isinstance(day, LargeDay):
-            results = self._in_parts(day, parameters, suite)
+            results = self._in_parts(day, parameters, suite, in_full)
         else:
-            results = self._asked(as_frame(day.rows), parameters, suite)
+            results = self._asked(as_frame(day.rows), parameters, suite, in_full)
         seen = {one.expectation_config.meta[NUMBER]: self._seen(one, parameters) for one in results.results}
         self._keep(results, run)
         return seen
 
-    def _asked(self, frame: pd.DataFrame, parameters: Mapping[str, Any], suite: Any) -> Any:
+    def _asked(self, frame: pd.DataFrame, parameters: Mapping[str, Any], suite: Any, in_full: bool) -> Any:
         batch = self._batch.get_batch({"dataframe": frame})
-        whole = any(one.quarantine for one in self.expectations)
+        whole = in_full or any(one.quarantine for one in self.expectations)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return batch.validate(
@@ -164,7 +169,7 @@ class Suite:
                 expectation_parameters=dict(parameters),
             )
 
-    def _in_parts(self, day: LargeDay, parameters: Mapping[str, Any], suite: Any) -> Any:
+    def _in_parts(self, day: LargeDay, parameters: Mapping[str, Any], suite: Any, in_full: bool) -> Any:
         """What a suite comes to on a day that is asked in parts."""
         numbers = [one.meta[NUMBER] for one in suite.expectations]
         found: dict[int, Any] = {}
@@ -172,7 +177,7 @@ class Suite:
             part = self._suite(suite.name, asked.numbers)
             answers: dict[int, list[Any]] = {}
             for frame in asked.frames:
-                whole = self._asked(frame, parameters, part)
+                whole = self._asked(frame, parameters, part, in_full)
                 for one in whole.results:
                     answers.setdefault(one.expectation_config.meta[NUMBER], []).append(one)
             for number, some in answers.items():

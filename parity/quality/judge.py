@@ -10,12 +10,13 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from parity.definition.expectations import OF_TABLE, Ago, Expectation, SameWeekday, Usually
 from parity.definition.instants import EPOCH
 from parity.edge.command import shown
 from parity.quality.by_definition import AT_LEAST
-from parity.quality.day import Day, LargeDay, without_rows
+from parity.quality.day import Day, LargeDay, as_frame, without_rows
 from parity.quality.days import Spool
 from parity.quality.gx import Run, Seen, Suite, depends, parameter
 
@@ -43,6 +44,9 @@ class Tally:
     examples: list[str] = field(default_factory=list)
     set_aside: dict[int, list[np.ndarray]] = field(default_factory=dict)
     """Rows for the quarantine, by file."""
+    whose: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    """Hashes of the entities whose rows failed, each once, if it was asked whose they are. Of an expectation of a day
+    as a whole, those of all that have rows on it."""
 
     @property
     def severity(self) -> str:
@@ -95,10 +99,13 @@ class Judged(NamedTuple):
         return not self.failures and not self.trouble
 
 
-def judge(name: str, spool: Spool, suite: Suite, at: datetime, past: Past) -> Judged:
+def judge(
+    name: str, spool: Spool, suite: Suite, at: datetime, past: Past, whose: Sequence[str] | None = None
+) -> Judged:
     """Hold the days of a ``spool`` to a ``suite``, as of the instant ``at``: those that the ``past`` does not know.
 
-    What is observed of each is noted in the ``past``.
+    What is observed of each is noted in the ``past``. With the columns of an entity, ``whose``, those whose rows failed
+    are noted.
     """
     tallies = [Tally(one) for one in suite.expectations]
     looked_at = rows = 0
@@ -117,10 +124,13 @@ def judge(name: str, spool: Spool, suite: Suite, at: datetime, past: Past) -> Ju
             passed[day.day] = digest
             continue
         looked_at += 1
-        seen = suite.validate(day, parameters, Run(_date(day.day), at, newest))
+        seen = suite.validate(day, parameters, Run(_date(day.day), at, newest), in_full=bool(whose))
         for number, found in seen.items():
             past.note(day.day, suite.expectations[number], found.observed)
             _count(tallies[number], day, found, spool)
+            if whose and not found.success:
+                wrong = found.first if suite.expectations[number].is_row_wise else None
+                tallies[number].whose = np.union1d(tallies[number].whose, _entities(day, wrong, whose))
         if all(found.success for found in seen.values()):
             passed[day.day] = digest
     past.passed = passed
@@ -271,6 +281,12 @@ def _count(tally: Tally, day: Day | LargeDay, found: Seen, spool: Spool) -> None
         bounds = [f"{name} {_plain(value)}" for name, value in found.bounds.items() if value is not None]
         limits = f" ({', '.join(bounds)})" if bounds else ""
         tally.examples.append(f"{_plain(found.observed)} on {_date(day.day)}{limits}")
+
+
+def _entities(day: Day | LargeDay, rows: Sequence[int] | None, keys: Sequence[str]) -> np.ndarray:
+    """Hashes of the entities of some rows of a day, or of all. They are the same wherever keys are of these types."""
+    found = as_frame((day if rows is None else day.taken(rows)).distinct(keys)).dropna()
+    return np.unique(pd.util.hash_pandas_object(found, index=False).to_numpy())
 
 
 def _example(one: Expectation, day: Day, row: int, spool: Spool) -> str:

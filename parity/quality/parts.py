@@ -68,7 +68,7 @@ def _frames(day: LargeDay, one: Expectation) -> Iterator[pd.DataFrame]:
     elif one.type.startswith(OF_NAMES):
         yield as_frame(day.schema.empty_table())
     elif one.type in OF_VALUES:
-        yield day.distinct(one.columns[0])
+        yield as_frame(day.distinct(one.columns[:1]))
     else:
         yield day.frame([name for name in one.columns if name in day.schema.names] or day.schema.names)
 

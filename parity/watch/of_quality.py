@@ -1,0 +1,144 @@
+"""Quality as a part of the watch: what failed since the same day is one finding, with the users it concerns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from parity.definition.checks import Declared, FeatureTable
+from parity.definition.instants import EPOCH
+from parity.edge.errors import UserError
+from parity.offline.side import origins_of
+from parity.quality.check import Checker, Source, sources_of
+from parity.quality.judge import Judged, Tally
+from parity.repository import COMPUTE, computed_by
+from parity.watch import advice
+from parity.watch.found import BAD, QUALITY, Finding, Part
+
+DOCS = "Data Docs"
+
+
+class _Failed(NamedTuple):
+    """An expectation that failed, of the transactions or the features of ``table``."""
+
+    table: FeatureTable
+    judged: Judged
+    tally: Tally
+
+    @property
+    def of_features(self) -> bool:
+        return self.judged.name == self.table.name
+
+
+def watch_quality(chosen: Declared, folder: Path, at: datetime) -> Part:
+    """Hold the transactions and features of the ``chosen`` tables to what is expected of them, with results and Data
+    Docs kept in ``folder / "quality"``."""
+    part, failed = Part(QUALITY), []
+    checker = Checker(folder / "quality", at, whose=True)
+    for source in sources_of(chosen.tables, origins_of(chosen.tables, None)):
+        try:
+            failed += _check(checker, source, part)
+        except UserError as error:
+            part.unchecked(str(error))
+    if checker.judged:
+        part.pages[DOCS] = checker.store.build_docs(at).relative_to(folder.resolve()).as_posix()
+    part.findings = [*_incidents(failed, at), *part.findings]
+    part.summary = _summary(checker.judged)
+    return part
+
+
+def _check(checker: Checker, source: Source, part: Part) -> list[_Failed]:
+    """Check the transactions of a source, and the features of each table of it."""
+    failed = []
+    with checker.transactions(source) as transactions:
+        judged = checker.judged[-1]
+        failed += _taken(source[1][0], judged, part)
+        for table in source[1]:
+            try:
+                _require_computed(table)
+                checker.features(table, transactions)
+            except UserError as error:
+                part.unchecked(str(error))
+                continue
+            failed += _taken(table, checker.judged[-1], part)
+    return failed
+
+
+def _require_computed(table: FeatureTable) -> None:
+    try:
+        others = computed_by(table) - {table.definition.fingerprint}
+    except UserError as error:
+        raise UserError(f"{error} {COMPUTE}") from None
+    if others:
+        raise UserError(f"{table.name}: it was computed by other definitions than features.py now has. {COMPUTE}")
+
+
+def _taken(table: FeatureTable, judged: Judged, part: Part) -> list[_Failed]:
+    """What failed; what is unreadable becomes a finding of ``part``, and warnings are noted there."""
+    part.noted += [f"{one.severity}: {one.line(judged.name)}" for one in judged.remarks]
+    for reason in judged.trouble:
+        what, whose = f"{judged.name} can't be read as declared", f"{table.noun()} are concerned"
+        todo = tuple(map(advice.for_repository, (advice.UNREADABLE, advice.MENDED)))
+        part.findings.append(Finding(BAD, (QUALITY,), what, todo, whose=whose, details=(reason,), page=DOCS))
+    return [_Failed(table, judged, tally) for tally in judged.failures]
+
+
+def _incidents(failed: Sequence[_Failed], at: datetime) -> list[Finding]:
+    """A finding for all that failed since the same day, of entities of the same kind."""
+    groups: dict[tuple, list[_Failed]] = {}
+    for one in failed:
+        groups.setdefault((one.tally.failed[0], one.table.noun()), []).append(one)
+    return [_incident(_day(first), noun, some, at) for (first, noun), some in groups.items()]
+
+
+def _incident(since: date, noun: str, some: Sequence[_Failed], at: datetime) -> Finding:
+    rows_wise = all(one.tally.expectation.is_row_wise for one in some)
+    last = _day(max(one.tally.failed[-1] for one in some))
+    is_over = last < at.date() - timedelta(days=1)
+    whose = f"{noun} {'have such rows' if rows_wise else 'have rows on those days'}"
+    by_name: dict[str, list[str]] = {}
+    for one in some:
+        by_name.setdefault(one.judged.name, []).append(advice.short(one.tally.expectation))
+    what = "; ".join(f"{name}: {', '.join(dict.fromkeys(phrases))}" for name, phrases in by_name.items())
+    todo = [
+        advice.FEATURES if one.of_features else advice.of_expectation(one.tally.expectation) for one in _causes(some)
+    ]
+    if any(not one.of_features for one in some):
+        todo.append(advice.MENDED)
+    return Finding(
+        BAD,
+        (QUALITY,),
+        what,
+        tuple(map(advice.for_repository, dict.fromkeys(todo))),
+        since,
+        last if is_over else None,
+        len(np.unique(np.concatenate([one.tally.whose for one in some]))),
+        whose,
+        tuple(one.tally.line(one.judged.name) for one in some),
+        DOCS,
+    )
+
+
+def _causes(some: Sequence[_Failed]) -> Sequence[_Failed]:
+    """What to see to: the transactions, if they are bad, of which bad features follow."""
+    return [one for one in some if not one.of_features] or some
+
+
+def _summary(judged: Sequence[Judged]) -> str:
+    if not judged:
+        return "not checked"
+    count, failed = (sum(len(getattr(one, name)) for one in judged) for name in ("tallies", "lines"))
+    days = max(one.days for one in judged)
+    return (
+        f"{failed:,} of {count:,} expectations failed, asked of {days:,} days"
+        if failed
+        else (f"all of {count:,} expectations hold on {days:,} days")
+    )
+
+
+def _day(number: int) -> date:
+    return (EPOCH + timedelta(days=number)).date()
