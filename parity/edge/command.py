@@ -113,10 +113,14 @@ def of_chosen(message: str) -> str:
 
 def fail(error: BaseException) -> int:
     """Print one line about ``error`` on stderr, after its traceback if that is asked for, and return exit status 2."""
-    asked = TRACEBACK_OPTION in sys.argv[1:] or os.environ.get(TRACEBACK_VARIABLE)
-    whole = "".join(traceback.format_exception(error)) if asked else ""
-    _complain(f"{whole}error: {printable(' '.join(of_chosen(explained(error)).split()))}\n")
+    _complain(f"{traced(error)}error: {printable(' '.join(of_chosen(explained(error)).split()))}\n")
     return 2
+
+
+def traced(error: BaseException) -> str:
+    """The whole traceback, if it is asked for."""
+    asked = TRACEBACK_OPTION in sys.argv[1:] or os.environ.get(TRACEBACK_VARIABLE)
+    return "".join(traceback.format_exception(error)) if asked else ""
 
 
 def _complain(text: str) -> None:

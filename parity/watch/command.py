@@ -11,6 +11,7 @@ not. 0: all was checked, and all is well.
 import argparse
 import json
 import secrets
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import parity.edge.quick_feast  # noqa: F401
 from parity.definition.checks import Declared, declared
 from parity.definition.instants import utc_now
-from parity.edge.command import argument_parser, explained, file_named, instant, shown, whole_number
+from parity.edge.command import argument_parser, explained, file_named, instant, shown, traced, whole_number
 from parity.edge.files import replacing
 from parity.watch.found import DRIFT, PARTS, PROOF, QUALITY, Part, Watched, as_json
 from parity.watch.found import shown as summary
@@ -72,6 +73,7 @@ def _done(name: str, part: Callable[[], Part]) -> Part:
     try:
         return part()
     except Exception as error:
+        sys.stderr.write(traced(error))
         found = Part(name)
         found.unchecked(" ".join(explained(error).split()))
         return found

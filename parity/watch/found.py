@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, NamedTuple
 
+from parity.edge.command import of_chosen
+
 QUALITY, DRIFT, PROOF = PARTS = "quality", "drift", "proof"
 
 PIPELINE, BAD, UNCHECKED, MOVED = KINDS = "pipeline", "bad data", "not checked", "data moved"
@@ -68,12 +70,10 @@ class Part:
     pages: dict[str, str] = field(default_factory=dict)
     """Names of pages, and where they are, from the folder of the watch's own page."""
 
-    def unchecked(self, reason: str, todo: str = "") -> None:
+    def unchecked(self, reason: str) -> None:
         """Note that something could not be checked, for a ``reason`` that may end in what to run."""
-        sentence, dot, command = reason.partition(" Run: ")
-        if dot:
-            reason, todo = sentence, f"Run: {command}"
-        todo = todo or "Mend that, and run the watch again."
+        reason, _, command = of_chosen(reason).partition(" Run: ")
+        todo = f"Run: {command}" if command else "Mend that, and run the watch again."
         self.findings.append(Finding(UNCHECKED, (self.name,), f"{self.name}: {reason}", (todo,)))
 
 

@@ -63,7 +63,7 @@ def _finding(one: Verdict, table: FeatureTable, bad: Sequence[Finding]) -> Findi
     return Finding(
         kind,
         parts,
-        f"{one.table}: {one.name} {size(one)}",
+        f"{one.table}: {one.name} {size(one).partition(', standard error')[0]}",
         tuple(map(advice.for_repository, todo)),
         since,
         None,

@@ -17,7 +17,7 @@ from parity.quality.check import Checker, Source, sources_of
 from parity.quality.judge import Judged, Tally
 from parity.repository import COMPUTE, computed_by
 from parity.watch import advice
-from parity.watch.found import BAD, QUALITY, Finding, Part
+from parity.watch.found import BAD, PIPELINE, PROOF, QUALITY, Finding, Part
 
 DOCS = "Data Docs"
 
@@ -32,6 +32,11 @@ class _Failed(NamedTuple):
     @property
     def of_features(self) -> bool:
         return self.judged.name == self.table.name
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether it is expected of features by features.py, and not by what follows from their definition."""
+        return self.of_features and self.tally.expectation in self.table.view.expectations
 
 
 def watch_quality(chosen: Declared, folder: Path, at: datetime) -> Part:
@@ -96,28 +101,24 @@ def _incidents(failed: Sequence[_Failed], at: datetime) -> list[Finding]:
 
 
 def _incident(since: date, noun: str, some: Sequence[_Failed], at: datetime) -> Finding:
-    rows_wise = all(one.tally.expectation.is_row_wise for one in some)
-    last = _day(max(one.tally.failed[-1] for one in some))
-    is_over = last < at.date() - timedelta(days=1)
-    whose = f"{noun} {'have such rows' if rows_wise else 'have rows on those days'}"
-    by_name: dict[str, list[str]] = {}
-    for one in some:
-        by_name.setdefault(one.judged.name, []).append(advice.short(one.tally.expectation))
-    what = "; ".join(f"{name}: {', '.join(dict.fromkeys(phrases))}" for name, phrases in by_name.items())
-    todo = [
-        advice.FEATURES if one.of_features else advice.of_expectation(one.tally.expectation) for one in _causes(some)
-    ]
-    if any(not one.of_features for one in some):
+    causes = _causes(some)
+    last, kind = _last(causes), BAD
+    days = "on that day" if last == since else "on those days"
+    row_wise = all(one.tally.expectation.is_row_wise for one in causes)
+    todo = [advice.of_expectation(one.tally.expectation) for one in causes]
+    if not causes[0].of_features:
         todo.append(advice.MENDED)
+    elif not any(one.is_declared for one in causes):
+        kind, todo = PIPELINE, [advice.FEATURES]
     return Finding(
-        BAD,
-        (QUALITY,),
-        what,
+        kind,
+        (QUALITY,) if kind == BAD else (QUALITY, PROOF),
+        "; ".join(_phrases(causes) + [f"and so {name}" for name in _names(some) if name not in _names(causes)]),
         tuple(map(advice.for_repository, dict.fromkeys(todo))),
         since,
-        last if is_over else None,
-        len(np.unique(np.concatenate([one.tally.whose for one in some]))),
-        whose,
+        last if last < at.date() - timedelta(days=1) else None,
+        len(np.unique(np.concatenate([one.tally.whose for one in causes]))),
+        f"{noun} have {'such rows' if row_wise else f'rows {days}; of rows that are missing nobody knows whose'}",
         tuple(one.tally.line(one.judged.name) for one in some),
         DOCS,
     )
@@ -128,16 +129,28 @@ def _causes(some: Sequence[_Failed]) -> Sequence[_Failed]:
     return [one for one in some if not one.of_features] or some
 
 
+def _last(some: Sequence[_Failed]) -> date:
+    return _day(max(one.tally.failed[-1] for one in some))
+
+
+def _names(some: Sequence[_Failed]) -> list[str]:
+    return list(dict.fromkeys(one.judged.name for one in some))
+
+
+def _phrases(some: Sequence[_Failed]) -> list[str]:
+    """What fails, for each table."""
+    return [
+        f"{name}: {', '.join(dict.fromkeys(advice.short(o.tally.expectation) for o in some if o.judged.name == name))}"
+        for name in _names(some)
+    ]
+
+
 def _summary(judged: Sequence[Judged]) -> str:
     if not judged:
         return "not checked"
     count, failed = (sum(len(getattr(one, name)) for one in judged) for name in ("tallies", "lines"))
     days = max(one.days for one in judged)
-    return (
-        f"{failed:,} of {count:,} expectations failed, asked of {days:,} days"
-        if failed
-        else (f"all of {count:,} expectations hold on {days:,} days")
-    )
+    return f"{failed:,} of {count:,} expectations failed, asked of {days:,} days"
 
 
 def _day(number: int) -> date:
