@@ -6,11 +6,13 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 import yaml
 
 from parity.edge.redis_server import free_port
+from parity.watch.command import arguments as watch_arguments
 from tests.conftest import ROOT
 from tests.deployments import wait_until
 
@@ -44,6 +46,26 @@ def test_kubernetes_sets_every_variable_for_every_container():
         [container] = template["spec"]["containers"]
         sources = {next(iter(source.values()))["name"] for source in container["envFrom"]}
         assert sources == {"feature-store", "feature-store-redis"}
+
+
+def test_the_watch_of_kubernetes_fails_at_once_on_what_is_found_and_tries_again_what_could_not_be_checked(monkeypatch):
+    resources = {one["kind"]: one for one in yaml.safe_load_all((DEPLOY / "kubernetes" / "watch.yaml").read_text())}
+    job = resources["CronJob"]["spec"]["jobTemplate"]["spec"]
+    [container] = job["template"]["spec"]["containers"]
+    sources = {next(iter(source.values()))["name"] for source in container["envFrom"]}
+    assert sources == {"feature-store", "feature-store-redis"}, "the variables are those of feature-store.yaml"
+    [rule] = [rule for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
+    assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [1])
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    assert job["template"]["spec"]["restartPolicy"] == "Never", "or there is no podFailurePolicy"
+    assert job["backoffLimit"] > 0
+    python, *arguments = container["command"]
+    assert (python, arguments[:3]) == ("python", ["-m", "parity", "watch"])
+    monkeypatch.setattr(sys, "argv", ["watch", *arguments[3:]])
+    asked = watch_arguments()
+    [mount] = container["volumeMounts"]
+    assert Path("/app") / asked.report.parent == Path(mount["mountPath"]), "the page is written to the volume"
+    assert set(asked.fail_on) == {"quality", "drift", "proof"}
 
 
 def test_the_image_holds_all_that_the_commands_need():

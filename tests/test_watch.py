@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import sys
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -376,3 +377,21 @@ def test_bad_input_is_one_line(project):
         outcome = project.shell(f"python -m parity watch {options}")
         assert (outcome.status, outcome.err.count("error: ")) == (2, 1), outcome
         assert reason in outcome.err
+
+
+def test_one_day_and_one_week_are_planted_and_nothing_else():
+    planted_of = runpy.run_path(str(ROOT / "examples" / "watch" / "plant.py"))["planted"]
+    hours = np.arange(-45 * 24, 0)
+    stamps = [(TODAY + timedelta(hours=int(hour))).isoformat() for hour in hours for _ in range(30)]
+    drawn = pd.DataFrame({"timestamp": stamps, "user_id": np.tile(np.arange(30), len(hours)), "purchase_amount": 10.0})
+    before = drawn.copy()
+    found = planted_of(drawn, AT)
+    assert drawn.equals(before)
+    days = pd.to_datetime(found["timestamp"]).dt.date
+    rows = days.value_counts()
+    [(bad, left)] = rows[rows < 720].items()
+    assert (bad, left < 720 * 0.35) == ((TODAY - timedelta(days=15)).date(), True)
+    changed = days[found["purchase_amount"] != 10]
+    assert set(changed) == {bad, *((TODAY - timedelta(days=number)).date() for number in range(1, 8))}
+    dearer = found[found["purchase_amount"] > 10]
+    assert set(dearer["user_id"]) == set(range(0, 30, 3))

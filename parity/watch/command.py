@@ -31,7 +31,7 @@ SAMPLE = 1000
 
 
 def main() -> int:
-    args, now = _arguments(), utc_now()
+    args, now = arguments(), utc_now()
     page = args.report or args.repository.parent / "data" / "watch" / "watch.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     watched = watch(declared(args.repository), args, page.parent, now)
@@ -79,7 +79,7 @@ def _done(name: str, part: Callable[[], Part]) -> Part:
         return found
 
 
-def _arguments() -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__, REPOSITORY)
     parser.add_argument("--at", type=instant, metavar="INSTANT", help="what is taken for now, ISO 8601 (default: now)")
     drawn = "how many keys of each view are proven, drawn at random (default: %(default)s)"
