@@ -7,6 +7,7 @@
 # make test-scale   the tests of what takes Spark and other extras, which it installs
 # make chaos-serving   readers beside materializations that run, are killed and lose Redis, for a minute
 # make chaos  events beside kills of workers, Redis and Kafka, for ten minutes; shorter: make chaos SECONDS=60
+# make actionlint   the workflows of GitHub, checked; takes Go
 # make zoo    how good the checker is: planted faults found, causes named, false alarms
 
 # The first Python that is new enough; or say which: make demo PYTHON=/path/to/python
@@ -18,7 +19,7 @@ SECONDS := 600
 ROWS := 1000 10000 100000 1000000
 RUNS := 200
 
-.PHONY: demo model watch test test-scale bench bench-drift chaos chaos-serving zoo lint redis redis-stop clean
+.PHONY: demo model watch test test-scale bench bench-drift chaos chaos-serving zoo lint actionlint redis redis-stop clean
 .DELETE_ON_ERROR:
 
 demo: redis
@@ -84,6 +85,12 @@ zoo: .venv/tests-installed
 lint: .venv/tests-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The checker of workflows, in Go: it has no package for Python that holds it.
+ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+
+actionlint:
+	go run $(ACTIONLINT)
 
 redis: .venv/installed
 	@$(BIN)/python -m parity redis start
