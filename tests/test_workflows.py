@@ -118,7 +118,7 @@ class TestPlan:
 
 @pytest.fixture(scope="module")
 def production(runner):
-    """What a workflow that reaches production is given: a Redis, a registry and features, as the pipeline makes them."""
+    """What a workflow that reaches production is given: Redis, registry and features, as the pipeline makes them."""
     port = free_port()
     redis = launch(find_server(), port, runner.folder)
     variables = {

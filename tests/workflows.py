@@ -128,7 +128,8 @@ class Runner:
         venv.create(folder / "python", with_pip=True)
         self.bin = folder / "python" / "bin"
         [packages] = (folder / "python" / "lib").glob("python*/site-packages")
-        (packages / "those_of_the_tests.pth").write_text("\n".join(p for p in sys.path if p.endswith("site-packages")))
+        here = [str(self.clone), *(path for path in sys.path if path.endswith("site-packages"))]
+        (packages / "those_of_the_tests.pth").write_text("\n".join(here))
         feast = self.bin / "feast"  # of this Python, as pip finds Feast installed already
         feast.write_text(f"#!{self.bin / 'python'}\nfrom feast.cli.cli import cli\n\ncli()\n")
         feast.chmod(0o755)
