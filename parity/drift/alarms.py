@@ -18,6 +18,7 @@ from parity.drift.test import (
     SHARE,
     SHARES,
     SPREAD,
+    TAILS,
     Effect,
     Part,
     Tested,
@@ -25,6 +26,7 @@ from parity.drift.test import (
     groups_of,
     holm,
     mid_ranks,
+    tail_scores,
 )
 from parity.drift.windows import Counted, Counting, Entities
 
@@ -117,7 +119,7 @@ def _judge(verdict: Verdict, alarm: bool, matters: Matters, rate: float) -> Verd
         return replace(verdict, status=APPEARED)
     if not alarm:
         return verdict
-    parts = sorted(verdict.tested.parts, key=lambda part: part.chance / part.weight)
+    parts = _plainest_first(verdict.tested.parts, rate)
     for part in parts:
         if part is parts[0] or part.chance / part.weight <= rate:
             effect, in_rows = _effect(verdict, part)
@@ -125,6 +127,13 @@ def _judge(verdict: Verdict, alarm: bool, matters: Matters, rate: float) -> Verd
             if abs(effect.difference) >= least:
                 return replace(verdict, status=DRIFT, moved=_moved(verdict, part, effect, in_rows))
     return replace(verdict, status=SMALL)
+
+
+def _plainest_first(parts: Sequence[Part], rate: float) -> list[Part]:
+    """The strongest test first; but where all values moved, that says more than that those of one end did."""
+    ordered = sorted(parts, key=lambda part: part.chance / part.weight)
+    located = any(part.kind == LOCATION and part.chance / part.weight <= rate for part in parts)
+    return sorted(ordered, key=lambda part: located and part.kind == TAILS)
 
 
 def _effect(verdict: Verdict, part: Part) -> tuple[Effect, bool]:
@@ -135,7 +144,7 @@ def _effect(verdict: Verdict, part: Part) -> tuple[Effect, bool]:
             return found.shares[part.what], True
         _, reference, current = _largest_group(counted)
         return Effect(reference, current, float("nan")), True
-    if part.kind == LOCATION:
+    if part.kind in (LOCATION, TAILS):
         return found.mean, False
     if part.kind == SPREAD:
         return found.spread, False
@@ -193,12 +202,14 @@ def scores_of(counted: Counted, part: Part) -> np.ndarray:
         return mid_ranks(counted.counts, bins)
     if number and part.kind == SPREAD:
         return (2 * mid_ranks(counted.counts, bins) - 1) ** 2
+    if number and part.kind == TAILS:
+        return tail_scores(counted.counts, bins)[part.what]
     largest, _, _ = _largest_group(counted)
     return _groups(counted)[:, largest]
 
 
 def scores_in_unit(counted: Counted, part: Part) -> np.ndarray:
-    if counted.labels is None and part.kind in (LOCATION, SPREAD, SHARES):
+    if counted.labels is None and part.kind in (LOCATION, TAILS, SPREAD, SHARES):
         return counted.bins.values
     return scores_of(counted, part)
 

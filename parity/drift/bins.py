@@ -103,4 +103,4 @@ def _bins(edges: np.ndarray, samples: list[np.ndarray], frequent: list[float], f
         EXTREME: (lower < fences[0]) | (np.isfinite(fences[1]) & (lower >= fences[1])),
         **{f"{value:g}": lower == value for value in frequent},
     }
-    return Bins(values, special)
+    return Bins(values, special, fences)

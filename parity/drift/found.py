@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from parity.drift.alarms import APPEARED, DRIFT, SMALL, STEADY, Moved, Verdict
-from parity.drift.test import LOCATION, NEW, SHARE, SPREAD, Effect
+from parity.drift.test import LOCATION, NEW, SHARE, SPREAD, TAILS, Effect
 from parity.edge.errors import UserError
 from parity.edge.files import replacing
 
@@ -114,6 +114,8 @@ def size(one: Verdict) -> str:
         return f"other shares: {change}"
     if part.kind == LOCATION:
         return f"{direction}: mean {change}"
+    if part.kind == TAILS:
+        return f"{part.what} values {direction}: mean {change}"
     if part.kind == SPREAD:
         return f"spread {'wider' if effect.difference > 0 else 'narrower'}: mean distance from the median {change}"
     of = "mean" if effect == one.tested.mean else "mean distance from the median"

@@ -15,20 +15,22 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 NULL, ZERO, NEGATIVE, INFINITE, NEW = "null", "zero", "negative", "infinite", "new category"
 EXTREME = "extreme"
 """Values so far out that none, or few, are: a mean knows them, a rank does not."""
 OTHERS = "others"
 """The categories that are too rare for a bin of their own."""
-LOCATION, SPREAD, SHARES, SHARE = "location", "spread", "deciles", "share"
+LOCATION, TAILS, SPREAD, SHARES, SHARE = "location", "tails", "spread", "deciles", "share"
+HIGH, LOW = "high", "low"
+"""The two tails."""
 
-WEIGHTS = {LOCATION: 0.4, SPREAD: 0.2, SHARES: 0.2, SHARE: 0.2}
-"""How the chance of a false alarm of one column is divided among what is tested of it (a weighted Bonferroni). What
-can't be tested leaves its part to the others."""
+WEIGHTS = {LOCATION: 0.35, TAILS: 0.25, SPREAD: 0.1, SHARES: 0.1, SHARE: 0.2}
+"""How the chance of a false alarm of one column is divided among what is tested of it. What can't be tested leaves its
+part to the others."""
 MARGIN = 2
-"""By so much each chance is raised: that far in the tails, t and F are good to a factor of two where users are few."""
+"""By so much the chance is raised: that far in the tails, t and F are good to a factor of two where users are few."""
 MOST_GROUPS = 10
 UNITS_PER_GROUP = 12
 """With fewer units per group of values than this, the covariance of shares is too uncertain: then there are fewer."""
@@ -49,6 +51,8 @@ class Bins(NamedTuple):
     """NaN of a bin without an order."""
     special: Mapping[str, np.ndarray]
     """By name, which bins: a mask."""
+    fences: tuple[float, float] = (-np.inf, np.inf)
+    """Values below the first are extreme, as are those from the second one on."""
 
     @property
     def ordered(self) -> np.ndarray:
@@ -293,11 +297,19 @@ def compare(counts: Counts, bins: Bins, others: Sequence[tuple[str, str, float]]
     if grows:
         tests = [test for test in tests if test[1] in (NULL, NEGATIVE, INFINITE)]
     parts = tuple(_weighted(tests))
-    chance = min([1.0, *(MARGIN * part.chance / part.weight for part in parts)])
+    chance = min(1.0, MARGIN * _together(parts))
     rows = counts.reference.any(axis=1) | counts.current.any(axis=1)
     shares = {name: effect for name, mask in bins.special.items() if (effect := _share(counts, mask))}
     mean, spread = _in_unit(counts, bins)
     return Tested(chance, parts, int(rows.sum()), shares, mean, spread, *familiar(counts, bins))
+
+
+def _together(parts: Sequence[Part]) -> float:
+    """The weighted harmonic mean of the chances: never more than Bonferroni's p / weight of the strongest, and less
+    where several tests agree, as they do of few units. It holds for tests that depend on each other, as far out as a
+    false alarm is; `MARGIN` covers what it is short of there (D. J. Wilson, PNAS 116, 2019)."""
+    total = sum(part.weight / part.chance for part in parts)
+    return 1 / total if total else 1.0
 
 
 def _weighted(tests: Sequence[tuple[str, str, float]]) -> Iterator[Part]:
@@ -314,6 +326,9 @@ def _tests(counts: Counts, bins: Bins) -> Iterator[tuple[str, str, float]]:
         centred = 2 * ranks - 1
         for found in estimates(counts.of_bins(ranks[:, None])):
             yield LOCATION, "", chance_of(found)
+        for tail, scores in tail_scores(counts, bins).items():
+            for found in estimates(counts.of_bins(scores[:, None]))[-1:]:  # the more precise one
+                yield TAILS, tail, chance_of(found)
         for found in estimates(counts.of_bins(centred[:, None] ** 2)):
             yield SPREAD, "", chance_of(found)
     groups = groups_of(counts, bins)
@@ -355,6 +370,22 @@ def mid_ranks(counts: Counts, bins: Bins) -> np.ndarray:
     ranks = np.full(len(bins.values), np.nan)
     ranks[bins.ordered] = np.cumsum(shares) - shares / 2
     return ranks
+
+
+def tail_scores(counts: Counts, bins: Bins) -> dict[str, np.ndarray]:
+    """By tail, the mean of -log(1 - rank), or of -log(rank), over each ordered bin; else NaN (Savage's scores). A mean
+    of them moves with the values at that end, so it shows the few entities that moved far, whom a rank caps."""
+    reference, current = totals(counts, bins.ordered)
+    ends = np.concatenate([[0.0], np.cumsum(reference + current) / 2]).clip(max=1)
+    found = {}
+    for tail, edges in ((HIGH, ends), (LOW, 1 - ends)):
+        below, above = np.minimum(edges[:-1], edges[1:]), np.maximum(edges[:-1], edges[1:])
+        wide = above - below
+        area = special.xlogy(1 - above, 1 - above) - special.xlogy(1 - below, 1 - below) + wide
+        thin = -np.log(np.maximum(1 - (below + above) / 2, 1e-9))
+        found[tail] = np.full(len(bins.values), np.nan)
+        found[tail][bins.ordered] = np.divide(area, wide, out=thin, where=wide > 1e-9)
+    return found
 
 
 def groups_of(counts: Counts, bins: Bins) -> np.ndarray | None:
