@@ -17,6 +17,7 @@ Data flows one way, and each folder is one station of it:
     quality        whether transactions and features are as expected, day by day, by Great Expectations
     drift          two windows of features, of transactions or of what was served, and whether anything moved
     watch          quality, drift and the proof of a sample in one go, for whoever is on call
+    plan           what a change of the definitions does to their values, before it ships
 
 `materialization` goes from offline to online. `repository` opens the Feast repository that ties all together, and
 `registry_store` keeps its registry. `edge` is where the outside begins: the command line, files, configuration, Redis

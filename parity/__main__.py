@@ -8,6 +8,7 @@ python -m parity stream [OPTIONS]    events, brought online and landed among the
 python -m parity experiment NAME     the arms of an experiment held against each other, by their outcomes
 python -m parity drift [OPTIONS]     two windows of days compared, and what has drifted
 python -m parity watch [OPTIONS]     quality, drift and the proof of a sample, and one page for whoever is on call
+python -m parity plan [OPTIONS]      what a change of definitions does to values, before it ships
 """
 
 import sys
@@ -31,6 +32,7 @@ COMMANDS = {
     "experiment": "parity.experiment.command",
     "drift": "parity.drift.command",
     "watch": "parity.watch.command",
+    "plan": "parity.plan.command",
 }
 
 

@@ -1,0 +1,74 @@
+"""Say what a change of definitions does to values, before it ships: of which features, for whom, and who reads them.
+
+    python -m parity plan [-c REPO] [--against GIT_REF | --applied] [--sample N] [--json | --markdown]
+        [--fail-on VERDICT]
+
+Nothing is applied, and nothing is written but into a temporary folder. Exit status 0: here is the plan. 1: its verdict
+is that of --fail-on, or a worse one. 2: no plan could be made.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from parity.edge.command import argument_parser, run, whole_number
+from parity.plan.as_json import as_json
+from parity.plan.base import at_commit, head_title
+from parity.plan.found import VERDICTS, Plan
+from parity.plan.markdown import as_markdown
+from parity.plan.planning import make_plan
+from parity.plan.side import LIBRARY, Side, python_path
+from parity.plan.terminal import shown
+
+REPOSITORY = Path(__file__).resolve().parents[2] / "feature_repo"
+
+
+def main() -> int:
+    sys.dont_write_bytecode = True
+    args = _arguments()
+    start = time.monotonic()
+    with TemporaryDirectory(prefix="parity-plan-") as name:
+        folder = Path(name)
+        (folder / "head").mkdir()
+        with (
+            Side("the head", args.repository, LIBRARY, folder / "head", [LIBRARY, Path.cwd(), *python_path()]) as head,
+            at_commit(args.repository, args.against, folder / "base") as base,
+        ):
+            plan = make_plan(base, head, args.sample, head_title(args.repository))
+    plan.seconds = time.monotonic() - start
+    print(_written(plan, args))
+    failing = args.fail_on and VERDICTS.index(plan.verdict) >= VERDICTS.index(args.fail_on)
+    return int(bool(failing))
+
+
+def _written(plan: Plan, args: argparse.Namespace) -> str:
+    if args.json:
+        return json.dumps(as_json(plan), indent=2, allow_nan=False)
+    return as_markdown(plan) if args.markdown else shown(plan)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argument_parser(__doc__, REPOSITORY)
+    base = parser.add_mutually_exclusive_group()
+    base.add_argument("--against", metavar="GIT_REF", help="the base is this commit, branch or tag")
+    base.add_argument("--applied", action="store_true", help="the base is what is applied and computed (the default)")
+    some = "compare about so many keys of each kind, chosen by their hash (default: all)"
+    parser.add_argument("--sample", type=whole_number(1), metavar="N", help=some)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print the plan as JSON")
+    form.add_argument("--markdown", action="store_true", help="print the plan as the comment of a pull request")
+    gate = "exit with status 1 if the verdict is this one or a worse one"
+    parser.add_argument("--fail-on", choices=VERDICTS[1:], metavar="VERDICT", help=f"{gate}: {', '.join(VERDICTS[1:])}")
+    args = parser.parse_args()
+    if args.against is None:
+        parser.error("--against GIT_REF says what to compare with")
+    if not args.against.strip():
+        parser.error("argument --against: name a commit, a branch or a tag")
+    return args
+
+
+if __name__ == "__main__":
+    run(main)

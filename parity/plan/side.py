@@ -1,0 +1,129 @@
+"""The two sides of a plan: each a process that imports its own features.py by its own library, and computes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from parity.edge.errors import UserError
+
+START = Path(__file__).with_name("own_library.py")
+LIBRARY = Path(__file__).resolve().parents[2]
+"""The folder that the library which runs lies in."""
+ELSEWHERE = ("FEATURE_STORE_OFFLINE_PATH", "FEATURE_STORE_OFFLINE_FOLDER", "FEATURE_STORE_REGISTRY")
+"""Variables that say where things are written. Nothing is; but if it were, it would be into a temporary folder."""
+
+
+class Computed(NamedTuple):
+    """The features of a view, in a file."""
+
+    features: Path
+    rows: Path | None
+    """The transactions that they were computed of, as read; None if that library does not say."""
+    count: int
+    bytes: int
+    seconds: dict[str, float]
+
+
+class Side:
+    """A process that answers of one side; a context manager, after which it has ended."""
+
+    def __init__(self, title: str, repository: Path, library: Path, folder: Path, paths: list[Path]):
+        self.title, self.repository, self.library, self.folder = title, repository, library, folder
+        self.moved: tuple[str, str] | None = None
+        """Where the side is unpacked, and where it lies for people."""
+        self._errors = (folder / "stderr").open("w+")
+        self._first = {"root": str(library), "repository": str(repository)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-B", str(START)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            cwd=library if library != LIBRARY else None,
+            env=_environment(folder, [library, *paths]),
+        )
+        self._send({"do": "describe"})
+        self._views = 0
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def description(self) -> dict[str, Any]:
+        """What is declared, as `parity.plan.probe` describes it. `UserError` if it can't be imported."""
+        found = self._answer()
+        if self.moved:
+            found = json.loads(json.dumps(found).replace(*self.moved))
+        return found
+
+    def count(self, view: str, transactions: Path) -> int:
+        """How many keys of the ``transactions`` a view has."""
+        self._send({"do": "count", "view": view, "transactions": str(transactions)})
+        return self._answer()["keys"]
+
+    def compute(self, view: str, transactions: Path, below: int | None) -> Computed:
+        """Compute a view on the ``transactions``, of the keys whose hash is ``below``; or raise `UserError`."""
+        self._views += 1
+        folder = self.folder / f"view-{self._views}"
+        folder.mkdir()
+        request = {"view": view, "transactions": str(transactions), "below": below, "folder": str(folder)}
+        self._send({"do": "compute", **request})
+        found = self._answer()
+        rows = found["rows"] and Path(found["rows"])
+        return Computed(Path(found["features"]), rows, found["count"], found["bytes"], found["seconds"])
+
+    def _send(self, request: dict[str, Any]) -> None:
+        try:
+            self._process.stdin.write(json.dumps(request | self._first) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended, which its answer says
+        self._first = {}
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        answer = json.loads(line) if line else {"error": self._last_words()}
+        if "error" in answer:
+            said = answer["error"]
+            if self.moved:
+                said = said.replace(*self.moved)
+            raise UserError(f"{self.title}: {said}")
+        return answer
+
+    def _last_words(self) -> str:
+        status = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines()
+        return lines[-1] if lines else f"its process ended with status {status}"
+
+
+def _environment(folder: Path, paths: list[Path]) -> dict[str, str]:
+    """The environment of a side: its own library ahead of all others, and nothing of it is written elsewhere."""
+    found = dict(os.environ)
+    found |= {name: str(folder.parent / name.lower()) for name in ELSEWHERE if name in found}
+    found |= {"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(folder), "PYTHONWARNINGS": "ignore"}
+    return found | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(map(str, paths)))}
+
+
+def python_path() -> list[Path]:
+    """What PYTHONPATH names."""
+    return [Path(path).absolute() for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+def library_in(top: Path, repository: Path) -> Path | None:
+    """The folder with a `parity` package beside or above a ``repository``, up to ``top``; None if there is none."""
+    for folder in (repository, *repository.parents):
+        if (folder / "parity" / "__init__.py").is_file():
+            return folder
+        if folder == top:
+            return None
+    return None
