@@ -46,8 +46,13 @@ def note_origin(table: FeatureTable, output: Location, transactions: Location) -
 
 def origin_of(table: FeatureTable) -> Location:
     """The transactions that the offline table was computed from."""
-    noted = read_bytes(_note(table))
-    return table.transactions if noted is None else location(os.fsdecode(noted))
+    return origin_beside(table.source.path) or table.transactions
+
+
+def origin_beside(path: str) -> Location | None:
+    """The same of the offline table at ``path``; None if these are the transactions that are declared."""
+    noted = read_bytes(_beside(path, ".origin"))
+    return None if noted is None else location(os.fsdecode(noted))
 
 
 def origins_of(tables: Sequence[FeatureTable], named: Location | None) -> list[Location]:

@@ -42,6 +42,8 @@ class Aligned:
     only_base: int
     """At how many of the instants only the base has a row."""
     only_head: int
+    later: int = 0
+    """How many rows of the head are left out, as they are later than all of a base that is stored."""
 
     def __len__(self) -> int:
         return len(self.key)
@@ -63,22 +65,29 @@ class Aligned:
         return self.book.key(int(self.key[place]))
 
 
-def align(base: Table, head: Table) -> Aligned:
-    """Put two tables of the same keys side by side. `UserError` if one has a row twice."""
-    book = KeyBook(
-        pa.schema([field.with_nullable(False) for field in pq.read_schema(head.features) if field.name in head.keys])
-    )
-    (head_key, head_instant), (base_key, base_instant) = (_rows(one, book, head.keys) for one in (head, base))
+def align(base: Table, head: Table, is_stored: bool = False) -> Aligned:
+    """Put two tables of the same keys side by side. `UserError` if one has a row twice.
+
+    Of the head no rows are taken that are later than all of the base, if that ``is_stored``, not computed.
+    """
+    schema = pq.read_schema(head.features)
+    book = KeyBook(pa.schema([schema.field(name).with_nullable(False) for name in head.keys]))
+    (base_keys, base_instant), (head_keys, head_instant) = (_rows(one, head.keys) for one in (base, head))
+    head_rows = np.arange(len(head_instant))
+    if is_stored and len(base_instant):
+        head_rows = np.flatnonzero(head_instant <= base_instant.max())
+        head_keys, head_instant = head_keys.take(pa.array(head_rows)), head_instant[head_rows]
+    later = pq.read_metadata(head.features).num_rows - len(head_rows)
+    head_key, base_key = book.number(head_keys), book.number(base_keys)
     if (
         np.array_equal(base_key, head_key)
         and np.array_equal(base_instant, head_instant)
         and _is_sorted(head_key, head_instant)
     ):
-        rows = np.arange(len(head_key))
-        return Aligned(book, head_key, head_instant, rows, rows, 0, 0)
+        return Aligned(book, head_key, head_instant, np.arange(len(base_key)), head_rows, 0, 0, later)
     key = np.concatenate([base_key, head_key])
     instant = np.concatenate([base_instant, head_instant])
-    row = np.concatenate([np.arange(len(base_key)), np.arange(len(head_key))])
+    row = np.concatenate([np.arange(len(base_key)), head_rows])
     of_head = np.repeat([False, True], [len(base_key), len(head_key)])
     order = np.lexsort((of_head, instant, key))
     key, instant, row, of_head = key[order], instant[order], row[order], of_head[order]
@@ -100,14 +109,15 @@ def align(base: Table, head: Table) -> Aligned:
         _carried(own["head"], key),
         int(np.count_nonzero(own["head"] < 0)),
         int(np.count_nonzero(own["base"] < 0)),
+        later,
     )
 
 
-def _rows(table: Table, book: KeyBook, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The number of the key and the instant of each row."""
+def _rows(table: Table, names: tuple[str, ...]) -> tuple[pa.Table, np.ndarray]:
+    """The key, under these names, and the instant of each row."""
     found = table.read([*table.keys, table.event])
     keys = found.select(list(table.keys)).rename_columns(list(names))
-    return book.number(keys), found[table.event].cast(UTC_MICROSECONDS).cast(pa.int64()).to_numpy()
+    return keys, found[table.event].cast(UTC_MICROSECONDS).cast(pa.int64()).to_numpy()
 
 
 def _is_sorted(key: np.ndarray, instant: np.ndarray) -> bool:

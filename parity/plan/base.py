@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from parity.edge.errors import UserError
 from parity.plan.checkout import checkout_of, commit_of, head_of, uncommitted, unpack
 from parity.plan.side import LIBRARY, Computed, Side, library_in, python_path
 
@@ -15,6 +16,7 @@ class Base(Protocol):
     """What a plan asks of its base; `Side` is one."""
 
     title: str
+    is_stored: bool
 
     def description(self) -> dict[str, Any]: ...
     def compute(self, view: str, transactions: Path, below: int | None) -> Computed: ...
@@ -22,6 +24,8 @@ class Base(Protocol):
 
 class Nothing:
     """A base that has no such repository yet."""
+
+    is_stored = False
 
     def __init__(self, title: str):
         self.title = title
@@ -55,7 +59,10 @@ def at_commit(repository: Path, ref: str, folder: Path) -> Iterator[Base]:
 
 def head_title(repository: Path) -> str:
     """The working tree, and what of it no commit has."""
-    checkout = checkout_of(repository)
+    try:
+        checkout = checkout_of(repository)
+    except UserError:  # which --applied can do without
+        return "features.py as it is"
     commit = head_of(checkout) or "no commit"
     return f"the working tree at {commit}{', with changes that are not committed' if uncommitted(checkout) else ''}"
 

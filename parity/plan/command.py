@@ -11,14 +11,17 @@ import argparse
 import json
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from parity.edge.command import argument_parser, run, whole_number
+from parity.edge.errors import UserError
 from parity.plan.as_json import as_json
-from parity.plan.base import at_commit, head_title
+from parity.plan.base import Base, at_commit, head_title
 from parity.plan.found import VERDICTS, Plan
 from parity.plan.markdown import as_markdown
+from parity.plan.models import places_of
 from parity.plan.planning import make_plan
 from parity.plan.side import LIBRARY, Side, python_path
 from parity.plan.terminal import shown
@@ -35,13 +38,28 @@ def main() -> int:
         (folder / "head").mkdir()
         with (
             Side("the head", args.repository, LIBRARY, folder / "head", [LIBRARY, Path.cwd(), *python_path()]) as head,
-            at_commit(args.repository, args.against, folder / "base") as base,
+            _base(args, folder / "base") as base,
         ):
-            plan = make_plan(base, head, args.sample, head_title(args.repository))
+            plan = make_plan(base, head, args.sample, _models(args), head_title(args.repository), folder)
     plan.seconds = time.monotonic() - start
     print(_written(plan, args))
     failing = args.fail_on and VERDICTS.index(plan.verdict) >= VERDICTS.index(args.fail_on)
     return int(bool(failing))
+
+
+def _base(args: argparse.Namespace, folder: Path) -> AbstractContextManager[Base]:
+    if args.against is not None:
+        return at_commit(args.repository, args.against, folder)
+    from parity.plan.applied import as_applied  # which imports Feast
+
+    return as_applied(args.repository, folder)
+
+
+def _models(args: argparse.Namespace) -> list[Path]:
+    for place in args.models or ():
+        if not place.exists():
+            raise UserError(f"--models {place}: there is no such file or folder.")
+    return args.models or places_of(args.repository)
 
 
 def _written(plan: Plan, args: argparse.Namespace) -> str:
@@ -57,15 +75,15 @@ def _arguments() -> argparse.Namespace:
     base.add_argument("--applied", action="store_true", help="the base is what is applied and computed (the default)")
     some = "compare about so many keys of each kind, chosen by their hash (default: all)"
     parser.add_argument("--sample", type=whole_number(1), metavar="N", help=some)
+    where = "where logged models are, files or folders (default: the folder data in REPO and beside it)"
+    parser.add_argument("--models", type=Path, action="extend", nargs="+", metavar="PLACE", help=where)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the plan as JSON")
     form.add_argument("--markdown", action="store_true", help="print the plan as the comment of a pull request")
     gate = "exit with status 1 if the verdict is this one or a worse one"
     parser.add_argument("--fail-on", choices=VERDICTS[1:], metavar="VERDICT", help=f"{gate}: {', '.join(VERDICTS[1:])}")
     args = parser.parse_args()
-    if args.against is None:
-        parser.error("--against GIT_REF says what to compare with")
-    if not args.against.strip():
+    if args.against is not None and not args.against.strip():
         parser.error("argument --against: name a commit, a branch or a tag")
     return args
 

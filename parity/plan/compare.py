@@ -35,13 +35,13 @@ SAME_ENOUGH = 0.5
 class ViewPair:
     """A view of the base beside one of the head, whose keys are the same."""
 
-    def __init__(self, base: Described, head: Described, computed: tuple[Computed, Computed]):
+    def __init__(self, base: Described, head: Described, computed: tuple[Computed, Computed], is_stored: bool = False):
         self.base, self.head = base, head
         names = tuple(name for name, _ in head["keys"])
         self.tables = [
             Table(one.features, names, view["event"]) for one, view in zip(computed, (base, head), strict=True)
         ]
-        self.aligned: Aligned = align(*self.tables)
+        self.aligned: Aligned = align(*self.tables, is_stored)
         self.types = [{one["name"]: one["type"] for one in view["features"]} for view in (base, head)]
 
     def beside(self, base: str, head: str) -> Beside:

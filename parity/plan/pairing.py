@@ -20,11 +20,12 @@ def views_found(
     head: Mapping[str, Any],
     computed: tuple[Mapping[str, Computed], Mapping[str, Computed]],
     look_closer: Paired,
+    is_stored: bool = False,
 ) -> list[ViewFound]:
     """What becomes of every view. ``computed`` has the features of each side by the name of the view; ``look_closer``
-    is called with each pair of views that was compared."""
+    is called with each pair of views that was compared. A base that ``is_stored`` has no rows of later transactions."""
     before, now = ({view["name"]: view for view in side["views"]} for side in (base, head))
-    renamed = _renamed(before, now, computed)
+    renamed = _renamed(before, now, computed, is_stored)
     found = []
     for name, view in now.items():
         old = before.get(name) or before.get(renamed.get(name, ""))
@@ -35,12 +36,17 @@ def views_found(
             one.notes += notes_of(old, view)
         else:
             both = computed[0][old["name"]], computed[1][name]
-            pair = ViewPair(old, view, both)
+            pair = ViewPair(old, view, both, is_stored)
             one = found_of(pair, name in renamed)
             one.is_aliased = name in renamed and _is_aliased(old["name"], name, base["services"], head["services"])
             one.notes += notes_of(old, view)
             if not pair.aligned.only_base + pair.aligned.only_head and old["ttl"] != view["ttl"]:
                 one.notes += _effect_of_ttl(pair)
+            one.noun = noun_of(view)
+            if pair.aligned.later:
+                one.notes.append(
+                    Note(f"{pair.aligned.later:,} rows are left out, as they are later than all that is stored")
+                )
             look_closer(pair, both, one)
         one.noun = noun_of(view)
         found.append(one)
@@ -52,13 +58,14 @@ def _renamed(
     before: Mapping[str, Described],
     now: Mapping[str, Described],
     computed: tuple[Mapping[str, Computed], Mapping[str, Computed]],
+    is_stored: bool,
 ) -> dict[str, str]:
     """By the name in the head, what a view was called that has the rows and values of one that is gone."""
     scores = []
     for old in (view for name, view in before.items() if name not in now and name in computed[0]):
         for new in (view for name, view in now.items() if name not in before and name in computed[1]):
             if same_keys(old, new):
-                pair = ViewPair(old, new, (computed[0][old["name"]], computed[1][new["name"]]))
+                pair = ViewPair(old, new, (computed[0][old["name"]], computed[1][new["name"]]), is_stored)
                 scores.append((pair.likeness(), new["name"], old["name"]))
     found: dict[str, str] = {}
     for score, new, old in sorted(scores, key=lambda one: (-one[0], *one[1:])):

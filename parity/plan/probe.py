@@ -108,6 +108,7 @@ class Side:
         With ``below``, only those of keys whose hash is below it.
         """
         features, rows = Path(folder) / "features.parquet", Path(folder) / "rows.parquet"
+        keys = self.views[view].join_keys
         try:
             seconds = _computed(self.views[view].definition, transactions, below, features, rows)
         except (ImportError, AttributeError, TypeError):
@@ -117,7 +118,6 @@ class Side:
                 raise
             seconds = self._by_command(view, transactions, features)
             if below is not None:
-                keys = self.views[view].join_keys
                 pq.write_table(_sampled(pq.read_table(features), keys, below), features)
         return {
             "features": str(features),
@@ -125,7 +125,14 @@ class Side:
             "seconds": seconds,
             "bytes": features.stat().st_size,
             "count": pq.read_metadata(features).num_rows,
+            "keys": pq.read_table(features, columns=list(keys)).group_by(list(keys)).aggregate([]).num_rows,
         }
+
+    def online(self, view: str, features: str, port: int) -> dict[str, Any] | None:
+        """What the latest rows of a view take in the Redis at ``port``; of the head, whose library this file is of."""
+        from parity.plan.online_cost import measured
+
+        return measured(self.views[view], _project(self.repository) or "plan", Path(features), port)
 
     def _by_command(self, view: str, transactions: str, features: Path) -> dict[str, float]:
         """As `compute`, by the command line of a library that can't be called in another way."""
@@ -285,7 +292,7 @@ def _sampled(rows: pa.Table, keys: list[str], below: int) -> pa.Table:
     return rows.filter(kept)
 
 
-ANSWERS = {"describe": Side.describe, "count": Side.count, "compute": Side.compute}
+ANSWERS = {"describe": Side.describe, "count": Side.count, "compute": Side.compute, "online": Side.online}
 
 
 def main() -> None:
@@ -298,7 +305,7 @@ def main() -> None:
         try:
             if side is None:
                 side = Side(request.pop("root"), request.pop("repository"))
-            answer = ANSWERS[request.pop("do")](side, **request)
+            answer = {"answer": ANSWERS[request.pop("do")](side, **request)}
         except (Exception, SystemExit) as error:
             answer = {"error": _reason(error)}
         print(json.dumps(answer), file=answers, flush=True)

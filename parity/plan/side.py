@@ -14,8 +14,6 @@ from parity.edge.errors import UserError
 START = Path(__file__).with_name("own_library.py")
 LIBRARY = Path(__file__).resolve().parents[2]
 """The folder that the library which runs lies in."""
-ELSEWHERE = ("FEATURE_STORE_OFFLINE_PATH", "FEATURE_STORE_OFFLINE_FOLDER", "FEATURE_STORE_REGISTRY")
-"""Variables that say where things are written. Nothing is; but if it were, it would be into a temporary folder."""
 
 
 class Computed(NamedTuple):
@@ -25,12 +23,16 @@ class Computed(NamedTuple):
     rows: Path | None
     """The transactions that they were computed of, as read; None if that library does not say."""
     count: int
+    keys: int
     bytes: int
     seconds: dict[str, float]
 
 
 class Side:
     """A process that answers of one side; a context manager, after which it has ended."""
+
+    is_stored = False
+    """Whether its features are computed by now, of transactions that there were then."""
 
     def __init__(self, title: str, repository: Path, library: Path, folder: Path, paths: list[Path]):
         self.title, self.repository, self.library, self.folder = title, repository, library, folder
@@ -79,7 +81,12 @@ class Side:
         self._send({"do": "compute", **request})
         found = self._answer()
         rows = found["rows"] and Path(found["rows"])
-        return Computed(Path(found["features"]), rows, found["count"], found["bytes"], found["seconds"])
+        return Computed(Path(found["features"]), rows, found["count"], found["keys"], found["bytes"], found["seconds"])
+
+    def online(self, view: str, computed: Computed, port: int) -> dict[str, Any] | None:
+        """What the latest rows of a view take in the empty Redis at ``port``; None if that can't be measured."""
+        self._send({"do": "online", "view": view, "features": str(computed.features), "port": port})
+        return self._answer()
 
     def _send(self, request: dict[str, Any]) -> None:
         try:
@@ -89,7 +96,7 @@ class Side:
             pass  # it has ended, which its answer says
         self._first = {}
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self) -> Any:
         line = self._process.stdout.readline()
         answer = json.loads(line) if line else {"error": self._last_words()}
         if "error" in answer:
@@ -97,7 +104,7 @@ class Side:
             if self.moved:
                 said = said.replace(*self.moved)
             raise UserError(f"{self.title}: {said}")
-        return answer
+        return answer["answer"]
 
     def _last_words(self) -> str:
         status = self._process.wait()
@@ -107,11 +114,9 @@ class Side:
 
 
 def _environment(folder: Path, paths: list[Path]) -> dict[str, str]:
-    """The environment of a side: its own library ahead of all others, and nothing of it is written elsewhere."""
-    found = dict(os.environ)
-    found |= {name: str(folder.parent / name.lower()) for name in ELSEWHERE if name in found}
-    found |= {"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(folder), "PYTHONWARNINGS": "ignore"}
-    return found | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(map(str, paths)))}
+    """The environment of a side: its own library ahead of all others, and bytecode and temporary files nowhere else."""
+    found = {"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(folder), "PYTHONWARNINGS": "ignore"}
+    return os.environ | found | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(map(str, paths)))}
 
 
 def python_path() -> list[Path]:
