@@ -39,11 +39,13 @@ def redis_port(tmp_path_factory):
 
 
 @contextmanager
-def s3_server(**environment: str) -> Iterator[str]:
-    """The URL of a real S3-speaking server, for as long as the block lasts."""
+def s3_server(*command: str, **environment: str) -> Iterator[str]:
+    """The URL of a real S3-speaking server, moto's or another ``command``, for as long as the block lasts."""
     port = free_port()
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen([BIN / "moto_server", "-p", str(port)], env=os.environ | environment, **quiet)
+    server = subprocess.Popen(
+        [*(command or [BIN / "moto_server"]), "-p", str(port)], env=os.environ | environment, **quiet
+    )
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 60
     try:
         while True:

@@ -99,7 +99,7 @@ def acl(folder: Path) -> Iterator[Deployment]:
 @contextmanager
 def tls(folder: Path) -> Iterator[Deployment]:
     """TLS on both sides, each with a certificate of one CA, and a password within."""
-    server = _tls_server()
+    server = tls_server()
     ours, theirs = folder / "client", folder / "server"
     certificates(folder, ours, theirs)
     secret, plain, port = secrets.token_hex(12), free_port(), free_port()
@@ -113,7 +113,7 @@ def tls(folder: Path) -> Iterator[Deployment]:
         )
 
 
-def _tls_server() -> str:
+def tls_server() -> str:
     for server in filter(None, (os.environ.get("REDIS_SERVER_TLS"), "/usr/bin/redis-server", find_server())):
         if Path(server).exists():
             # One without TLS says so, in one way or another; one with it misses the certificate. Both end.

@@ -138,7 +138,7 @@ def test_the_server_of_the_image_answers_reads_and_refuses_what_writes(project):
     url = f"http://127.0.0.1:{port}"
     question = {"features": [FEATURE], "entities": {"user_id": [1]}}
     try:
-        wait_until(lambda: _healthy(url), 120)
+        wait_until(lambda: healthy(url), 120)
         assert ask(f"{url}/get-online-features", question)[0] == 200
         before = ask(f"{url}/get-online-features", question)
         for path, body in WRITES:
@@ -160,7 +160,7 @@ def test_the_server_of_the_image_answers_reads_and_refuses_what_writes(project):
         server.wait(30)
 
 
-def _healthy(url: str) -> bool:
+def healthy(url: str) -> bool:
     try:
         return ask(f"{url}/health")[0] == 200
     except urllib.error.URLError:
