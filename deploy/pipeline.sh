@@ -3,7 +3,10 @@
 #
 #     sh deploy/pipeline.sh
 #
-# Its variables are those of feature_repo/feature_store.production.yaml, and FEATURE_STORE_TRANSACTIONS, a file or folder.
+# Its variables are those of feature_repo/feature_store.production.yaml, and
+# FEATURE_STORE_TRANSACTIONS   a file or a folder, also in a bucket
+# FEATURE_STORE_FAIL_ON        value-changing or breaking: a plan of that verdict or worse stops it ahead of `feast apply`
+#
 # It ends with one line, which alarms look for, and with the exit status of the last step:
 #
 #     pipeline: green              every step is done, and the proof found no difference
@@ -23,6 +26,18 @@ step() {
 }
 
 test -n "${FEATURE_STORE_TRANSACTIONS:-}" || failed "FEATURE_STORE_TRANSACTIONS is not set"
+
+fail_on=${FEATURE_STORE_FAIL_ON:-never}
+if [ "$fail_on" != never ]; then
+  echo "pipeline: python -m parity plan --applied --sample 10000 --fail-on $fail_on"
+  python -m parity plan --applied --sample 10000 --fail-on "$fail_on"
+  case $? in
+    0) ;;
+    1) failed "python -m parity plan: this change is $fail_on or worse, so it was not applied" ;;
+    *) echo "pipeline: there is no plan, as before the first run, so nothing is stopped" ;;
+  esac
+fi
+
 step feast -c feature_repo apply
 step python compute_features.py --incremental --input "$FEATURE_STORE_TRANSACTIONS"
 step python materialize_to_online.py

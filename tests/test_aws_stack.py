@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from parity.__main__ import COMMANDS
 from parity.edge.redis_server import free_port
 from tests.cloudformation import FOLDER, NETWORK, STORE, named_in, template
 from tests.conftest import BIN, ROOT, s3_server
@@ -298,6 +299,12 @@ def test_the_pipeline_and_the_server_run_by_the_variables_of_the_stack(stack, pr
         outcome = project.shell(command, **machine | stack.environment("Pipeline") | redis)
         assert (outcome.status, outcome.out.splitlines()[-1]) == (0, "pipeline: green"), outcome
         assert "match 40, mismatch 0" in outcome.out
+
+        if "plan" in COMMANDS:
+            outcome = project.shell(
+                "python -m parity plan --applied", **machine | stack.environment("Pipeline") | redis
+            )
+            assert (outcome.status, "0 of 200 values differ" in outcome.out) == (0, True), outcome
 
         writable = allowed_to(stack, "PipelineRole", "s3:PutObject")
         for key in written_to(stack):

@@ -14,7 +14,7 @@ STEPS = ["feast", "compute_features.py", "materialize_to_online.py", "demo_fixed
 
 def run_with(folder: Path, failing: str, status: int, **environment: str) -> subprocess.CompletedProcess:
     """Run the script where the one step that is ``failing`` ends with ``status``, and all others well."""
-    body = f'#!/bin/sh\ncase "$0 $*" in *{failing}*) exit {status};; esac\n'
+    body = f'#!/bin/sh\ncase "$0 $*" in *"{failing}"*) exit {status};; esac\n'
     for name in ("python", "feast"):
         (folder / name).write_text(body)
         (folder / name).chmod(0o755)
@@ -32,6 +32,21 @@ def test_a_step_that_fails_is_named_and_a_difference_is_red(tmp_path, failing, s
     assert last.startswith("pipeline: red: " if red else "pipeline: failed: ")
     assert red or re.search(rf"{failing}.* \(exit status {status}\)$", last)
     assert ended.returncode == (1 if red else 2), "1 is a difference, and nothing else is"
+
+
+@pytest.mark.parametrize("verdict", ["value-changing", "breaking"])
+def test_a_plan_of_that_verdict_stops_it_before_anything_is_applied(tmp_path, verdict):
+    ended = run_with(tmp_path, f"--fail-on {verdict}", 1, FEATURE_STORE_FAIL_ON=verdict)
+    assert ended.returncode == 2
+    assert re.match(f"pipeline: failed: python -m parity plan: .* {verdict}", ended.stdout.splitlines()[-1])
+    assert "feast" not in ended.stdout
+
+
+@pytest.mark.parametrize(("fail_on", "plans"), [("value-changing", True), ("never", False), ("", False)])
+def test_without_a_plan_it_goes_on(tmp_path, fail_on, plans):
+    ended = run_with(tmp_path, "parity plan", 2, FEATURE_STORE_FAIL_ON=fail_on)
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "pipeline: green")
+    assert ("there is no plan" in ended.stdout) == plans
 
 
 def test_a_green_run_says_so(tmp_path):
