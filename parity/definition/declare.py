@@ -42,6 +42,7 @@ from parity.definition.reading import Reading
 from parity.definition.table import Definition, Rule
 from parity.edge.command import shown
 from parity.edge.errors import UserError, printable
+from parity.edge.feast_internals import STORED_AS
 from parity.edge.files import absolute, location
 
 FEAST_TYPES = {pa.int32(): Int32, pa.int64(): Int64, pa.float64(): Float64, pa.string(): String, pa.bool_(): Bool}
@@ -50,6 +51,8 @@ HORIZON = "parity.horizon"
 """The tag, which Feast's registry keeps, of a view that is continuous; see `horizon_of`."""
 MADE = "parity.made"
 """The tag of how each feature is made, of which the registry says nothing else; see `made_by`."""
+DECLARED = "parity.declared"
+"""The tag of how the view is declared, as JSON; see `parity.definition.recorded`."""
 USUAL_HORIZON, LONGEST_HORIZON = timedelta(days=2), timedelta(days=1000)
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -238,6 +241,7 @@ class AggregatedFeatureView(FeatureView):
                 **(tags or {}),
                 **({HORIZON: str((horizon or USUAL_HORIZON) // MICROSECOND)} if continuous else {}),
                 MADE: json.dumps(self.definition.fingerprints),
+                DECLARED: _written(transactions, reading, aggregations, where),
             },
             schema=[
                 *(described.get(e.join_key) or Field(name=e.join_key, dtype=_key_dtype(e)) for e in entities),
@@ -270,6 +274,28 @@ def made_by(view: Any) -> dict[str, str]:
     ``view`` may be what a registry has of it.
     """
     return json.loads((getattr(view, "tags", None) or {}).get(MADE, "{}"))
+
+
+def _written(source: FileSource, reading: Reading, aggregations: Sequence[Aggregation], where: str | None) -> str:
+    """What a declaration says of what features are made of; the rest is in what Feast keeps of a view."""
+    of_source = {
+        "name": source.name,
+        "path": source.path,
+        "timestamp_field": source.timestamp_field,
+        "schema": [[column.name, str(column.dtype), column.tags] for column in getattr(source, "schema", ())],
+        "field_mapping": source.field_mapping or {},
+        "event_id": getattr(source, "event_id", None),
+        "reading": {
+            option.name: value
+            for option in fields(reading)
+            if option.name not in ("name", "timestamp", "renamed")
+            and (value := getattr(reading, option.name)) != option.default
+        },
+    }
+    made = [
+        [one.name, one.function, one.column, one.time_window and one.time_window // MICROSECOND] for one in aggregations
+    ]
+    return json.dumps({"transactions": of_source, "aggregations": made, "where": where}, sort_keys=True)
 
 
 def _usual_source(name: str) -> FileSource:
@@ -325,8 +351,8 @@ def _faults_of_sliding(
         yield f"continuous is {continuous!r}. Let it be True or False."
     if HORIZON in (tags or {}):
         yield f"the tag {HORIZON} is that of continuous views. Declare continuous=True, horizon=timedelta(...)."
-    if MADE in (tags or {}):
-        yield f"the tag {MADE} says how features are made, and follows from the aggregations. Leave it out."
+    for tag in sorted({MADE, DECLARED, STORED_AS} & set(tags or {})):
+        yield f"the tag {tag} says how features are made, and follows from the aggregations. Leave it out."
     if horizon is not None and not continuous:
         yield "a horizon is that of a continuous view. Add continuous=True, or leave it out."
     if horizon is not None and not (isinstance(horizon, timedelta) and timedelta(0) < horizon <= LONGEST_HORIZON):

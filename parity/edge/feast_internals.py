@@ -18,16 +18,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from functools import lru_cache
 from types import FrameType
 from typing import Any, NamedTuple
 
 from feast import FeatureService, FeatureStore, FeatureView, RepoConfig, ValueType, utils
 from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.infra.online_stores.online_store import OnlineStore
+from feast.infra.registry.registry import Registry
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
 RESOLVED_REQUESTS = 1024
 """How many kinds of requests Feast keeps as it resolved them; by itself it would keep any number."""
+FEATURES_OF_SERVICES = "_feature_service_cache"
+"""Where Feast keeps, on a registry, which features a service has, by what the caller has kept of it: also once the
+registry has another service of that name."""
+STORED_AS = "parity.version"
+"""The tag of a view whose rows are kept apart from those of its other versions; see `stored_name`."""
 
 
 class Request(NamedTuple):
@@ -53,11 +61,38 @@ class Request(NamedTuple):
 def resolved_request(
     registry: Any, project: str, features: FeatureService | Sequence[str], full_feature_names: bool
 ) -> Request:
-    """Resolve a request as Feast does, through its cache; raises what it raises."""
+    """Resolve a request as Feast does, through its cache; raises what it raises.
+
+    A service is taken as the registry has it, whatever the caller has kept of it: Feast would take the names of the
+    features from the one, and the views from the other.
+    """
+    if isinstance(features, FeatureService):
+        features = _as_registered(features.name)
     if len(utils._feature_resolution_cache) >= RESOLVED_REQUESTS:
         with utils._feature_resolution_cache_lock:
             utils._feature_resolution_cache.clear()
     return Request(*utils._get_cached_request_context(registry, project, features, full_feature_names))
+
+
+@lru_cache(RESOLVED_REQUESTS)
+def _as_registered(service: str) -> FeatureService:
+    """A service that Feast looks up by its name, as one that names its features by text."""
+    return FeatureService(name=service, features=[service])
+
+
+def of_one_moment(registry: Any) -> Any:
+    """The same registry, of Feast's own class, as it is at this moment, whoever writes it meanwhile.
+
+    Feast looks each view up by itself, and may read the registry anew between two of them.
+    """
+    if type(registry) is not Registry:
+        return registry
+    registry._get_registry_proto(None, allow_cache=True)
+    moment = object.__new__(Registry)
+    with registry._refresh_lock:
+        moment.__dict__.update(vars(registry))
+    moment.cached_registry_proto_ttl, moment._file_path = timedelta(0), None  # never read anew
+    return moment
 
 
 def distinct_entities(
@@ -82,8 +117,14 @@ def feature_types(online: OnlineStore, request: Request) -> dict[str, Any]:
 
 
 def stored_name(config: RepoConfig, view: Any) -> str:
-    """The name under which the rows of a view are stored."""
-    return compute_versioned_name(view, config.registry.enable_online_feature_view_versioning)
+    """The name under which the rows of a view are stored: its own, with its version if it has one."""
+    name, version = compute_versioned_name(view, config.registry.enable_online_feature_view_versioning), stored_as(view)
+    return f"{name}__{version}" if version else name
+
+
+def stored_as(view: Any) -> str:
+    """The version of a view that its rows are of; empty if it has none. ``view`` may be what a registry has of it."""
+    return (getattr(view, "tags", None) or {}).get(STORED_AS, "")
 
 
 def counts_reads() -> bool:

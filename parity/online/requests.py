@@ -23,7 +23,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.protos.feast.types.Value_pb2 import Value
 
 from parity.definition.keys import KEY_TYPES, parse_value
-from parity.edge.feast_internals import Request, resolved_request
+from parity.edge.feast_internals import FEATURES_OF_SERVICES, Request, of_one_moment, resolved_request
 from parity.online.rows import FIRST_SECOND, LAST_SECOND
 
 READ_FROM_TEXT = (ValueType.BOOL, ValueType.BYTES, ValueType.UNIX_TIMESTAMP)
@@ -47,22 +47,37 @@ class Unavailable(FeastError, redis.ConnectionError):
         return 503
 
 
-class ServingRegistry:
-    """A registry as serving sees it: a feature view that has been materialized is served, also while it is again.
+OF_THE_CACHE = ("cached_registry_proto_created", "is_cache_valid")
+"""What Feast asks of a registry first, to know whether what it has resolved before still holds."""
 
-    Feast refuses to serve a view from the begin of a materialization to its end, and after one that was killed or that
-    failed. The rows of such a view are whole at any time; to take it out of service, disable it.
+
+class ServingRegistry:
+    """A registry as serving sees it, for one request: as it is at one moment, so that no answer is of two.
+
+    A feature view that has been materialized is served, also while it is again. Feast refuses to serve a view from the
+    begin of a materialization to its end, and after one that was killed or that failed. The rows of such a view are
+    whole at any time; to take it out of service, disable it.
     """
 
-    __slots__ = ("_registry",)
+    __slots__ = ("_held", "_registry")
 
     def __init__(self, registry: BaseRegistry):
-        self._registry = registry
+        self._registry, self._held = registry, False
 
     def __getattr__(self, name: str) -> Any:
+        if name == FEATURES_OF_SERVICES:
+            return {}
+        if name not in OF_THE_CACHE:
+            self._hold()
         return getattr(self._registry, name)
 
+    def _hold(self) -> None:
+        """Stay with the moment at which something is looked up first: what is resolved already needs none."""
+        if not self._held:
+            self._registry, self._held = of_one_moment(self._registry), True
+
     def get_any_feature_view(self, name: str, project: str, allow_cache: bool = False) -> Any:
+        self._hold()
         view = self._registry.get_any_feature_view(name, project, allow_cache)
         if getattr(view, "materialization_intervals", None) and view.state not in SERVABLE:
             view = copy.copy(view)
