@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from feast import FeatureStore
 from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
+from feast.infra.registry.base_registry import BaseRegistry
 
 from parity.definition.checks import FeatureTable
 from parity.definition.keys import KeyBook, as_tuples, shown_keys
@@ -21,6 +22,7 @@ from parity.online.following import steps_after
 from parity.online.scanning import Leftovers
 from parity.online.scripts import ForeignKeys
 from parity.online.side import Stored, foreign_keys, online_store_of, replace, retract, stored_events
+from parity.registry_store import deployments
 
 LARGEST_SHARE = 0.5
 """The share of the rows online that a materialization takes out without being asked to."""
@@ -252,8 +254,12 @@ def _size(stored: Stored) -> int:
 
 
 def _views(store: FeatureStore) -> list:
-    """Every view of the project that may have rows online."""
-    registry, project = store.registry, store.project
+    """Every view of the project that may have rows online, those of its other deployments too."""
+    registry = store.registry
+    return [view for project in [store.project, *deployments(store)] for view in _views_of(registry, project)]
+
+
+def _views_of(registry: BaseRegistry, project: str) -> list:
     written = [view for view in registry.list_on_demand_feature_views(project) if view.write_to_online_store]
     return [
         *registry.list_feature_views(project),

@@ -6,7 +6,7 @@ feature_store.yaml names it, through Feast's own plug-in mechanism:
       path: ../data/registry.db        # or s3://bucket/registry.db
       registry_store_type: parity.registry_store.ParityRegistryStore
 
-The bytes are those of Feast's stock registry. It differs in three things:
+The bytes are those of Feast's stock registry. It differs in four things:
 
 - Feast truncates the file and then writes it, so a reader may meet an empty registry. Here it is replaced atomically.
 - Feast writes the whole registry as the process last read it, and so takes back what others wrote meanwhile. Here a
@@ -14,6 +14,12 @@ The bytes are those of Feast's stock registry. It differs in three things:
   changes are kept. Where both changed one definition, the later writer's stays, and a warning says who was first.
 - Feast refuses to serve a feature view while it is materialized, and for good if that run dies. A view that has been
   materialized once holds whole rows at any time, so here its state remains AVAILABLE_ONLINE.
+- What `python -m parity deploy` has brought into force, with a version (`parity.definition.recorded`), only that can
+  change: `feast apply` of the same definitions changes nothing of it, and of others it is refused.
+
+The deployments of a project, the one in force and those before and after it, are kept in the same registry, each as a
+project by itself, called PROJECT@NUMBER, that nobody reads. With ``deployment: NUMBER`` in the configuration, which
+`parity.deploy` sets, the store shows that deployment in the place of the project.
 """
 
 from __future__ import annotations
@@ -23,13 +29,14 @@ import os
 import sys
 import uuid
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from feast import FeatureStore
 from feast.errors import FeastError, S3RegistryBucketForbiddenAccess, S3RegistryBucketNotExist
-from feast.feature_view import FeatureViewState
+from feast.feature_view import FeatureView, FeatureViewState
 from feast.infra.registry.file import FileRegistryStore
 from feast.infra.registry.registry_store import RegistryStore
 from feast.protos.feast.core.FeatureView_pb2 import FeatureViewMeta
@@ -39,11 +46,14 @@ from filelock import FileLock, Timeout
 from google.protobuf.message import Message
 
 from parity.definition.instants import utc_now
-from parity.edge.feast_internals import is_read_by_itself
+from parity.definition.recorded import declared_otherwise, not_declared, version_of
+from parity.edge.feast_internals import STORED_AS, is_read_by_itself
 from parity.edge.files import replacing
 
 logger = logging.getLogger(__name__)
 
+BETWEEN = "@"
+"""What stands between the name of a project and the number of a deployment; no project has it in its name."""
 SECONDS_FOR_THE_LOCK = 30
 MICROSECONDS_10 = 10_000
 """In nanoseconds: a difference of times that a float64 still shows."""
@@ -81,6 +91,12 @@ class ParityRegistryStore(RegistryStore):
     """The object that was last given out, in which Feast makes its changes before it commits them."""
     _base: bytes = b""
     """What that object held when it was last in step with what is stored."""
+    _deployment: tuple[str, str] | None = None
+    """The project, and the one that is shown in its place."""
+
+    def _show(self, registry_config: RegistryConfig) -> None:
+        if shown := (registry_config.model_extra or {}).get("deployment"):
+            self._deployment = tuple(shown)
 
     def get_registry_proto(self) -> Registry:
         """Read the registry. Raises `FileNotFoundError` if there is none.
@@ -89,7 +105,7 @@ class ParityRegistryStore(RegistryStore):
         changed and not yet committed is then kept. It is dropped where Feast is asked to read anew, as after an apply
         that failed.
         """
-        stored = Registry.FromString(self._read()[0])
+        stored = self._shown(Registry.FromString(self._read()[0]))
         _settle(stored)
         if self._given is not None and is_read_by_itself(sys._getframe(1)):
             base = Registry.FromString(self._base)
@@ -111,24 +127,70 @@ class ParityRegistryStore(RegistryStore):
                 return
             except Changed:
                 continue
-        raise RegistryBusy(f"{self._place}: other processes changed the registry {ATTEMPTS} times in a row. Try again.")
+        raise self._busy()
 
-    def _update(self, registry_proto: Registry) -> None:
+    def change(self, how: Callable[[Registry], None]) -> None:
+        """Change what is stored in one step, whoever writes beside: ``how`` may be asked several times.
+
+        It works on the whole registry. What it raises leaves all as it is.
+        """
+        for _ in range(ATTEMPTS):
+            try:
+                with self._alone():
+                    whole, version = self._whole()
+                    whole = whole or Registry()
+                    how(whole)
+                    self._write(whole, version)
+                self._given = None
+                return
+            except Changed:
+                continue
+        raise self._busy()
+
+    def _whole(self) -> tuple[Registry | None, Any]:
         try:
             content, version = self._read()
         except FileNotFoundError:
-            content, version = None, None
+            return None, None
+        return Registry.FromString(content), version
+
+    def _write(self, whole: Registry, version: Any) -> None:
+        whole.version_id = str(uuid.uuid4())
+        whole.last_updated.FromDatetime(utc_now())
+        self._replace(whole.SerializeToString(), version)
+
+    def _busy(self) -> RegistryBusy:
+        return RegistryBusy(
+            f"{self._place}: other processes changed the registry {ATTEMPTS} times in a row. Try again."
+        )
+
+    def _shown(self, whole: Registry) -> Registry:
+        """What is given out of the ``whole`` registry."""
+        if self._deployment is None:
+            return whole
+        shown = Registry(registry_schema_version=whole.registry_schema_version, version_id=whole.version_id)
+        copy_project(whole, self._deployment[1], shown, self._deployment[0])
+        return shown
+
+    def _update(self, registry_proto: Registry) -> None:
+        whole, version = self._whole()
         base = Registry.FromString(self._base)
-        if content is not None and (stored := Registry.FromString(content)).version_id != base.version_id:
+        if whole is not None and whole.version_id != base.version_id:
+            stored = self._shown(_copied(whole))
             _settle(stored)
             merge(stored, base, registry_proto)
         else:
-            stored = Registry()
-            stored.CopyFrom(registry_proto)
+            stored = _copied(registry_proto)
         _settle(stored)
-        stored.version_id = str(uuid.uuid4())
-        stored.last_updated.FromDatetime(utc_now())
-        self._replace(stored.SerializeToString(), version)
+        if self._deployment is not None:
+            whole = whole or Registry(registry_schema_version=stored.registry_schema_version)
+            copy_project(stored, self._deployment[0], whole, self._deployment[1])
+            self._write(whole, version)
+            stored.version_id = whole.version_id
+        else:
+            if whole is not None:
+                keep_versions(whole, stored)
+            self._write(stored, version)
         registry_proto.CopyFrom(stored)
         self._keep(registry_proto)
 
@@ -137,6 +199,8 @@ class ParityRegistryStore(RegistryStore):
 
     _place: Any
     """Where the registry is, for people."""
+    file: Path | None = None
+    """Its file, if it is on a disk."""
 
     @abstractmethod
     def _alone(self) -> Any:
@@ -160,7 +224,8 @@ class _InFile(ParityRegistryStore, FileRegistryStore):
 
     def __init__(self, registry_config: RegistryConfig, repo_path: Path):
         FileRegistryStore.__init__(self, registry_config, repo_path)
-        self._place = self._filepath
+        self._show(registry_config)
+        self._place = self.file = self._filepath
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -201,6 +266,7 @@ class _InBucket(ParityRegistryStore):
         from botocore.config import Config
 
         self._place = registry_config.path
+        self._show(registry_config)
         self._bucket, _, self._key = registry_config.path.removeprefix("s3://").partition("/")
         self._options = registry_config.s3_additional_kwargs or {}
         bounds = Config(connect_timeout=3, read_timeout=20, retries={"mode": "standard", "max_attempts": 3})
@@ -245,6 +311,88 @@ def _settle(registry: Registry) -> None:
     for view in (*registry.feature_views, *registry.stream_feature_views):
         if view.meta.state in STATES_IN_BETWEEN and view.meta.materialization_intervals:
             view.meta.state = FeatureViewState.AVAILABLE_ONLINE.to_proto()
+
+
+# Projects
+
+
+def deployment(project: str, number: int) -> str:
+    """What the deployment of a project with this number is called, as a project."""
+    return f"{project}{BETWEEN}{number}"
+
+
+def deployments(store: FeatureStore) -> list[str]:
+    """The deployments that the registry of a store has of its project, as projects."""
+    names = [project.name for project in store.registry.list_projects()]
+    return [name for name in names if name.startswith(f"{store.project}{BETWEEN}")]
+
+
+def copy_project(source: Registry, of: str, target: Registry, to: str) -> None:
+    """Let project ``to`` of ``target`` hold what project ``of`` of ``source`` does, and nothing else."""
+    for objects, others in zip(_kinds(target), _kinds(source), strict=True):
+        kept = [type(one).FromString(one.SerializeToString()) for one in objects if _project(one) != to]
+        new = [type(one).FromString(one.SerializeToString()) for one in others if _project(one) == of]
+        for one in new:
+            _rename(one, to)
+        del objects[:]
+        objects.extend([*kept, *new])
+
+
+def drop_project(registry: Registry, name: str) -> None:
+    """Take a project out of a registry, and all that it holds."""
+    copy_project(Registry(), name, registry, name)
+
+
+def _kinds(registry: Registry) -> list[Any]:
+    """All lists of a registry that hold things of projects."""
+    named = [getattr(registry, field.name) for field in Registry.DESCRIPTOR.fields if field.is_repeated]
+    return [*named, registry.feature_view_version_history.records]
+
+
+def _project(one: Message) -> str:
+    holder, field = _names_project(one)
+    return getattr(holder, field)
+
+
+def _rename(one: Message, project: str) -> None:
+    holder, field = _names_project(one)
+    setattr(holder, field, project)
+
+
+def _names_project(one: Message) -> tuple[Message, str]:
+    """Where an object says of which project it is; a project, what it is called."""
+    if one.DESCRIPTOR.name == "FeatureViewVersionRecord":
+        return one, "project_id"
+    holder = one.spec if "spec" in one.DESCRIPTOR.fields_by_name else one
+    return holder, "name" if one.DESCRIPTOR.name == "Project" else "project"
+
+
+def keep_versions(before: Registry, after: Registry) -> None:
+    """Leave the views that were deployed as they were ``before``, in what is to be written. Raises `DefinitionError`
+    where ``after`` has another definition in the place of one of them, or none."""
+    views = {_identity(view): view for view in after.feature_views}
+    sources = {_identity(source): source for source in after.data_sources}
+    for old in before.feature_views:
+        if STORED_AS not in old.spec.tags or BETWEEN in old.spec.project:
+            continue
+        new = views.get(_identity(old))
+        if new is not None and new.spec.tags.get(STORED_AS) == old.spec.tags[STORED_AS]:
+            continue
+        if new is None:
+            raise not_declared(old.spec.name)
+        if version_of(FeatureView.from_proto(new)) != old.spec.tags[STORED_AS]:
+            raise declared_otherwise(old.spec.name)
+        new.spec.tags[STORED_AS] = old.spec.tags[STORED_AS]
+        new.spec.batch_source.CopyFrom(old.spec.batch_source)
+        source = sources.get((old.spec.project, old.spec.batch_source.name))
+        if source is not None:
+            source.file_options.CopyFrom(old.spec.batch_source.file_options)
+
+
+def _copied(registry: Registry) -> Registry:
+    copy = Registry()
+    copy.CopyFrom(registry)
+    return copy
 
 
 # Merging

@@ -16,7 +16,8 @@ from feast.utils import make_tzaware
 
 from parity.definition.declare import horizon_of
 from parity.definition.instants import EPOCH, MICROSECOND
-from parity.edge.feast_internals import stored_name
+from parity.definition.recorded import not_declared
+from parity.edge.feast_internals import stored_as, stored_name
 from parity.online.columns import encode_timestamps, encode_values, takes
 from parity.online.connection import RedisConnections, tolerance_of
 from parity.online.encoding import VERSION, KeyEncoding, redis_key, schema_of
@@ -56,6 +57,14 @@ class Writes(RedisConnections):
     """What a store does that lets rows in."""
 
     now: Callable[[], datetime]
+
+    def update(self, config: RepoConfig, tables_to_delete: Sequence[FeatureView], *others: Any, **options: Any) -> None:
+        """Delete the rows of ``tables_to_delete``, as `feast apply` has it. Raises `DefinitionError`, before anything
+        is deleted, for a view that was deployed: its rows are served."""
+        for table in tables_to_delete:
+            if stored_as(table):
+                raise not_declared(table.name)
+        super().update(config, tables_to_delete, *others, **options)
 
     def online_write_batch(
         self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
