@@ -20,12 +20,12 @@ from pathlib import Path
 
 import parity.edge.quick_feast  # noqa: F401
 from parity.compute.history import compute_here, compute_on_spark, require_apart, require_one, update_here
-from parity.definition.checks import declared
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, run, shown
 from parity.edge.files import location
 from parity.offline.side import note_marks, note_origin
 from parity.offline.versions import are_kept, superseding
+from parity.repository import in_force
 from parity.transactions.landed import high_water
 
 REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
@@ -33,7 +33,7 @@ REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
 
 def main() -> int:
     args = arguments()
-    tables = declared(args.repository).of(args.view).tables
+    tables = in_force(args.repository).of(args.view).tables
     require_one(tables, args.input, args.output)
     is_logged = are_kept(args.repository)
     compute = compute_on_spark if args.engine == "spark" else update_here if args.incremental else compute_here

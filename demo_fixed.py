@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 
 import parity.edge.quick_feast  # noqa: F401
-from parity.definition.checks import declared
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, file_named, instant, run, whole_number
 from parity.edge.files import location
@@ -29,14 +28,14 @@ from parity.report import terminal as report
 from parity.report.certificate import Watched, certificate, watched, write_certificate
 from parity.report.page import write_page
 from parity.report.seen import look_through
-from parity.repository import opened
+from parity.repository import in_force, opened
 
 REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
 
 
 def main() -> int:
     args, now = arguments(), utc_now()
-    everything = declared(args.repository)
+    everything = in_force(args.repository)
     chosen = everything.through(args.service) if args.service else everything.of(args.view)
     asked = chosen.asked_for(args.key) or chosen.asked_for(args.explain, alone=True)
     tables = [table for table in chosen if args.explain is None or table.name in asked]

@@ -16,11 +16,10 @@ if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends the
 from pathlib import Path
 
 import parity.edge.quick_feast  # noqa: F401
-from parity.definition.checks import declared
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, instant, run
 from parity.materialization import materialize_all
-from parity.repository import opened
+from parity.repository import in_force, opened
 from parity.stream.seed import seed_streamed
 
 REPOSITORY = Path(__file__).resolve().parent / "feature_repo"
@@ -37,7 +36,7 @@ def main() -> None:
     parser.add_argument("--retract", action="store_true", help="remove even more than half of the rows in Redis")
     args = parser.parse_args()
 
-    tables = declared(args.repository).of(args.view, args.service).tables
+    tables = in_force(args.repository).of(args.view, args.service).tables
     with opened(args.repository, tables) as store:
         materialized = materialize_all(store, tables, args.start, args.end, now, args.retract)
         seeded = seed_streamed(store, tables, now) if args.start is None and args.end == now else {}

@@ -18,6 +18,7 @@ Data flows one way, and each folder is one station of it:
     drift          two windows of features, of transactions or of what was served, and whether anything moved
     watch          quality, drift and the proof of a sample in one go, for whoever is on call
     plan           what a change of the definitions does to their values, before it ships
+    deploy         what is declared, brought into force beside what is served, and back
 
 `materialization` goes from offline to online. `repository` opens the Feast repository that ties all together, and
 `registry_store` keeps its registry. `edge` is where the outside begins: the command line, files, configuration, Redis

@@ -9,6 +9,7 @@ python -m parity experiment NAME     the arms of an experiment held against each
 python -m parity drift [OPTIONS]     two windows of days compared, and what has drifted
 python -m parity watch [OPTIONS]     quality, drift and the proof of a sample, and one page for whoever is on call
 python -m parity plan [OPTIONS]      what a change of definitions does to values, before it ships
+python -m parity deploy [OPTIONS]    what features.py declares, brought into force beside what is served; and back
 """
 
 import sys
@@ -25,6 +26,7 @@ from parity.edge.errors import UserError
 
 COMMANDS = {
     "audit": "parity.audit.command",
+    "deploy": "parity.deploy.command",
     "redis": "parity.edge.redis_server",
     "serve": "parity.online.server",
     "quality": "parity.quality.command",

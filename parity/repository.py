@@ -1,32 +1,99 @@
 """The Feast repository: opened with every reason to fail checked first, each told with the command that mends it."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
-from feast import FeatureService, FeatureStore, FeatureView
+from feast import Entity, FeatureService, FeatureStore, FeatureView, RepoConfig
 from feast.errors import FeastError, FeastObjectNotFoundException
-from feast.repo_config import FeastConfigError
+from feast.protos.feast.core.Registry_pb2 import Registry
+from feast.repo_config import FeastConfigError, RegistryConfig
 from google.protobuf.message import DecodeError
 from pyarrow.fs import FileSystem, FileType
 
-from parity.definition.checks import FeatureTable
+from parity.definition.checks import Declared, FeatureTable, check_definitions, declared
 from parity.definition.declare import horizon_of
+from parity.definition.recorded import recalled, under_version, version_of
 from parity.definition.table import COMPUTED_BY, Definition
 from parity.edge.configuration import addresses, configuration_file, read_configuration, without_secrets
 from parity.edge.errors import UserError, bucket_trouble
+from parity.edge.feast_internals import stored_as
 from parity.edge.files import Location, filesystem_of, location, parquet_files
 from parity.edge.redis_server import startable
 from parity.online.side import online_store_of
+from parity.registry_store import ParityRegistryStore, deployment
 
+REGISTRY_STORE = f"{ParityRegistryStore.__module__}.{ParityRegistryStore.__name__}"
+DEPLOY = "Run: python -m parity deploy"
 APPLY = "Run: cd feature_repo && feast apply"
 COMPUTE = "Run: python compute_features.py"
 MATERIALIZE = "Run: python materialize_to_online.py"
+
+
+def in_force(path: Path) -> Declared:
+    """What is to be computed, brought online and proven of the repository at ``path``: what its features.py declares,
+    or, once `python -m parity deploy` was used, what that has brought into force.
+
+    The two are one but after a change that is not deployed yet, and after a rollback; then a line on stderr says so.
+    """
+    said = declared(path)
+    registry = _registry_of(path)
+    if registry is None:
+        return said
+    project, proto = registry
+    views = [FeatureView.from_proto(view) for view in proto.feature_views if view.spec.project == project]
+    served = {view.name: stored_as(view) for view in views}
+    if not any(served.values()):
+        return said
+    others = [table.name for table in said if served.get(table.name, "") not in ("", version_of(table.view))]
+    others += sorted(served.keys() ^ {table.name for table in said})
+    if not others:
+        tables = [
+            replace(table, view=under_version(table.view)) if served[table.name] else table for table in said.tables
+        ]
+        return replace(said, tables=tuple(tables))
+    named = ", ".join(dict.fromkeys(others))
+    print(f"features.py has another {named} than is deployed; this goes by what is deployed", file=sys.stderr)
+    return recall(path, proto, project)
+
+
+def recall(path: Path, proto: Registry, project: str) -> Declared:
+    """What was declared of the views and services that a project has in a registry. `UserError` if that has no note."""
+    entities = {one.spec.name: Entity.from_proto(one) for one in proto.entities if one.spec.project == project}
+    views = [FeatureView.from_proto(one) for one in proto.feature_views if one.spec.project == project]
+    services = [FeatureService.from_proto(one) for one in proto.feature_services if one.spec.project == project]
+    found = [*entities.values(), *(recalled(view, entities) for view in views), *services]
+    return check_definitions({"__file__": str(path / "features.py")} | dict(enumerate(found)))
+
+
+def _registry_of(path: Path) -> tuple[str, Registry] | None:
+    """The project, and its registry as it is stored; None if it is of another kind than has deployments, or empty."""
+    store = registry_store_of(path)
+    if store is None:
+        return None
+    try:
+        return store[0], store[1].get_registry_proto()
+    except FileNotFoundError:
+        return None
+
+
+def registry_store_of(path: Path) -> tuple[str, ParityRegistryStore] | None:
+    """The project, and where its registry is kept; None if it is kept otherwise than by `ParityRegistryStore`."""
+    file = configuration_file(path)
+    if not file.exists():
+        return None
+    configuration = read_configuration(file)
+    registry = configuration.get("registry")
+    if not isinstance(registry, dict) or registry.get("registry_store_type") != REGISTRY_STORE:
+        return None
+    return str(configuration.get("project")), ParityRegistryStore(RegistryConfig(**registry), path)
 
 
 @contextmanager
@@ -36,15 +103,19 @@ def opened(
     redefined: bool = False,
     may_be_new: bool = False,
     online: bool = True,
+    of: int | None = None,
 ) -> Iterator[FeatureStore]:
     """Open the repository at ``path``, ready to be read: definitions applied, features computed, Redis answering.
 
     ``tables`` are the definitions as declared; the registry must hold the same, and the features must have been
     computed by them, but where they may be ``redefined`` since: to be compared. Of those that ``may_be_new`` nothing
-    may have been computed yet. Redis need not answer where nothing ``online`` is read. What Feast or Redis raise inside
+    may have been computed yet. Redis need not answer where nothing ``online`` is read. With ``of``, the
+    number of a deployment, the project is as that has it, and not as it is served. What Feast or Redis raise inside
     the block becomes a `UserError` too.
     """
     store = _open(path)
+    if of is not None:
+        store = FeatureStore(repo_path=str(path), config=_showing(store.config, of))
     try:
         with _told(store, path):
             for table in tables:
@@ -56,6 +127,15 @@ def opened(
             yield store
     except UserError as error:
         raise UserError(without_secrets(str(error), _connection_string(store))) from None
+
+
+def _showing(config: RepoConfig, number: int) -> RepoConfig:
+    """The same configuration, in which a deployment takes the place of the project."""
+    shown = config.model_copy()
+    kept = deployment(config.project, number)
+    shown._registry = RegistryConfig(**(config.registry.model_dump() | {"deployment": [config.project, kept]}))
+    shown.repo_path = config.repo_path
+    return shown
 
 
 @contextmanager
@@ -122,7 +202,8 @@ def _contract(view: FeatureView) -> tuple:
     """What the registry says of a view that has to be what the code says; there, no ttl is one of nothing."""
     fields = sorted((field.name, str(field.dtype)) for field in [*view.entity_columns, *view.features])
     source = view.batch_source
-    return fields, view.ttl or None, view.online, source.path, source.timestamp_field, horizon_of(view)
+    place = source.path, source.timestamp_field, stored_as(view)
+    return fields, view.ttl or None, view.online, place, horizon_of(view)
 
 
 def computed_by(table: FeatureTable) -> set[str]:
