@@ -55,6 +55,14 @@ def test_a_clock_that_is_late_is_found_in_the_hours_of_the_day():
     assert compared((reference.users, reference.hours), (late.users, late.hours)).chance <= RATE
 
 
+def test_a_chance_that_is_less_than_any_float_is_an_alarm_and_no_error():
+    users = np.repeat(np.arange(3000), 4)
+    before, after = np.arange(12_000) % 10 + 1.0, np.arange(12_000) % 10 + 1000.0
+    found = compared((users, before), (users, after))
+    assert 0 in [part.chance for part in found.parts]
+    assert found.chance == 0
+
+
 def test_a_copy_of_every_row_is_no_evidence():
     """Where rows are the unit, a hundred copies of each make any difference significant."""
     rng = np.random.default_rng(2)
