@@ -56,6 +56,12 @@ def test_a_merge_is_deployed_once_ci_is_green_and_no_pull_request_is():
     assert read("deploy")["on"]["workflow_run"]["workflows"] == [read("ci")["name"]]
 
 
+def test_a_fork_s_token_is_not_asked_to_write():
+    [comment] = [step for _, step in steps_of("plan") if step.get("name") == "comment"]
+    for repository, is_due in (("owner/name", True), ("somebody/fork", False)):
+        assert evaluate(comment["if"], {"github": pull_request(repository=repository)}) is is_due
+
+
 @pytest.mark.scale
 @pytest.mark.skipif(shutil.which("go") is None, reason="actionlint takes Go")
 def test_actionlint_has_nothing_to_say():
@@ -109,11 +115,7 @@ class TestPlan:
             assert ran["gate"].status == 2
             assert comments[3]["body"].startswith("<!-- parity plan -->\n### No plan could be made")
             assert "nothing_there" in comments[3]["body"]
-
-            noted = comments[3]["body"]
-            ran = plan(before, "values may change", repository="somebody/fork")
-            assert ran["comment"] is None, "a fork's token may not write"
-            assert comments == [by_a_person, *others, {**comments[3], "body": noted}]
+        assert comments[:3] == [by_a_person, *others]
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +144,32 @@ def production(runner):
     yield {"vars": variables, "secrets": secrets, "environment": environment}
     redis.terminate()
     redis.wait(10)
+
+
+@pytest.mark.scale
+class TestDeploy:
+    def test_a_merge_deploys_what_adds_and_stops_at_what_changes_values(self, runner, production):
+        features = runner.clone / "feature_repo" / "features.py"
+        before = features.read_text()
+        merged = {"event_name": "workflow_run", "event": {"workflow_run": {"conclusion": "success", "event": "push"}}}
+        by_hand = {"event_name": "workflow_dispatch"}
+
+        def deploy(text: str, github: dict, **inputs: object):
+            features.write_text(text)
+            return runner.run("deploy", "deploy", {**production, "github": github, "inputs": inputs})
+
+        other = before.replace("time_window=timedelta(days=3)", "time_window=timedelta(days=4)")
+        ran = deploy(other, merged)
+        assert [(step.name, step.status) for step in ran.failed] == [("deploy", 1)], ran
+        assert "value-changing" in ran.summary
+        ran = deploy(other, by_hand, allow="value-changing", rollback=False)
+        assert ran.failed == [], ran
+        assert ran["rollback"] is None
+        ran = deploy(other, by_hand, allow="additive", rollback=True)
+        assert (ran.failed, ran["deploy"]) == ([], None), ran
+        features.write_text(before)
+        environment = production["environment"]
+        assert runner.shell("python demo_fixed.py --sample 50", **environment).returncode == 0
 
 
 def matrix_of(part: str) -> dict:
