@@ -4,13 +4,16 @@ import json
 import re
 import runpy
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from feast import FeatureStore
 
 pytest.importorskip("scipy")
 
@@ -60,6 +63,14 @@ spending = AggregatedFeatureView(
 )
 service = FeatureService(name="spending", features=[spending])
 check_definitions(globals())
+"""
+CONFIGURATION = """
+project: shop
+provider: local
+registry: registry.db
+offline_store: {type: parity.offline.store.ParityDuckDBOfflineStore}
+online_store: {type: parity.online.store.ParityRedisOnlineStore, connection_string: "localhost:1", LOGGED}
+entity_key_serialization_version: 3
 """
 BEGIN = datetime(2026, 1, 5, tzinfo=UTC)
 DAYS, BUYERS = 42, 150
@@ -200,27 +211,63 @@ def test_raw_columns_are_compared_and_are_data(drift, dearer):
     assert "shop: steady" in out
 
 
-def test_what_was_served_is_compared(drift, tmp_path):
-    """By its log, whatever else is in it."""
-    shop = Shop(tmp_path / "shop", bought(factor=1.6))
+def log_of(shop: Shop, late: float = 1.0) -> pa.Table:
+    """Every stored row as it was served at its own instant, with means times ``late`` since the change."""
     stored = pq.read_table(shop.stored)
-    names = ["buyer_id", "__log_timestamp", *(f"spending__{name}" for name in ("mean_2d", "last_shop", "count_ever"))]
-    log = stored.rename_columns(names)
+    at = stored["event_timestamp"].cast(pa.timestamp("us", "UTC"))
+    since = pa.scalar(BEGIN + timedelta(days=CHANGED), at.type)
+    mean = pc.multiply(stored["mean_2d"], pc.if_else(pc.greater_equal(at, since), late, 1.0))
+    ids = pa.array([f"a-{number}" for number in range(len(stored))])
+    columns = {"buyer_id": stored["buyer_id"], "__log_timestamp": at, "__as_of": at, "__request_id": ids}
+    for name in ("mean_2d", "last_shop", "count_ever"):
+        columns[f"spending__{name}"] = mean if name == "mean_2d" else stored[name]
+        columns[f"spending__{name}__timestamp"] = at
+        columns[f"spending__{name}__status"] = pa.array([2] * len(stored), pa.int32())  # present
+    return pa.table(columns)
+
+
+def serve(shop: Shop, log: pa.Table) -> None:
+    """Write a log of what was served, beside rows of another project, and apply the repository."""
     for project in ("shop", "another"):
         rows = log if project == "shop" else log.slice(0, 5)
         facts = {"project": project, "service": "spending", "references": []}
         written = HourlyParts(shop.folder / "served" / "service=spending", log.schema.remove_metadata(), facts)
         written.append(rows)
         written.close()
-    (shop.folder / "feature_store.yaml").write_text("project: shop\nonline_store: {type: redis, log_served: served}\n")
+    (shop.folder / "feature_store.yaml").write_text(CONFIGURATION.replace("LOGGED", "log_served: served"))
+    there = runpy.run_path(str(shop.folder / "features.py"))
+    FeatureStore(repo_path=str(shop.folder)).apply([there[name] for name in ("buyer", "spending", "service")])
+
+
+def test_what_was_served_is_compared_and_the_audit_says_that_it_is_the_data(drift, tmp_path):
+    """By its log, whatever else is in it."""
+    shop = Shop(tmp_path / "shop", bought(factor=1.6))
+    serve(shop, log := log_of(shop))
     status, out = drift(shop, "--of", "served")
     assert status == 1
     assert "mean_2d: DRIFT, up: mean " in out
-    assert "python -m parity audit" in out
-    assert f"({stored.num_rows:,}" not in out
-    (shop.folder / "feature_store.yaml").write_text("project: shop\nonline_store: {type: redis}\n")
+    assert re.search(r"data: the audit finds all [\d,]+ values served to \d+ buyers to be the truth", out), out
+    assert f"({log.num_rows:,}" not in out
+    assert "data or pipeline not asked: --oracle 0" in drift(shop, "--of", "served", "--oracle", 0)[1]
+    (shop.folder / "registry.db").unlink()
+    _, out = drift(shop, "--of", "served")
+    asked = (
+        f"ask python -m parity audit -c {shop.folder} --since 2026-02-09T00:00:00Z --until 2026-02-15T23:59:59.999999Z"
+    )
+    assert f"data or pipeline not known, {asked}: " in out
+    (shop.folder / "feature_store.yaml").write_text(CONFIGURATION.replace("LOGGED", "db: 0"))
     with pytest.raises(UserError, match="log_served is off"):
         drift(shop, "--of", "served")
+
+
+def test_it_is_the_pipeline_if_what_was_served_is_not_the_truth(drift, tmp_path):
+    shop = Shop(tmp_path / "shop", bought())
+    serve(shop, log_of(shop, late=1.6))
+    status, out = drift(shop, "--of", "served")
+    assert status == 1
+    assert re.search(
+        r"PIPELINE: [\d,]+ of [\d,]+ values served to \d+ buyers are not the truth \(.*\); more by python -m", out
+    ), out
 
 
 def test_a_new_category_is_named(drift, tmp_path):
@@ -275,6 +322,22 @@ def test_infinite_and_huge_values_are_counted_and_named(drift, tmp_path):
     assert "mean_2d: DRIFT, share of infinite up: 0.00% -> " in out
 
 
+@pytest.mark.parametrize("value", [None, np.nan, np.inf, -1e308, 1e290, 0.0, -3.0, 7.77])
+def test_the_few_rows_that_broke_are_those_that_the_oracle_is_asked_about(drift, tmp_path, value):
+    """One row in fifty, and six buyers are asked about: by whatever is wrong with the rows."""
+    shop = Shop(tmp_path / "shop", bought())
+    shop.change(
+        "mean_2d",
+        lambda values, days: [
+            value if day >= 35 and place % 50 == 0 else one
+            for place, (one, day) in enumerate(zip(values, days, strict=True))
+        ],
+    )
+    status, out = drift(shop, "--oracle", 6)
+    assert status == 1, out
+    assert "; PIPELINE: " in out
+
+
 @pytest.mark.parametrize(
     ("value", "said"), [(None, "share of null up: 0.00% -> "), (np.inf, "share of infinite up"), (1e305, "infinite up")]
 )
@@ -315,6 +378,8 @@ def test_a_constant_feature_is_steady(drift, tmp_path):
         (["--reference", "0001-01-01..2026-01-31"], "span more than 3,660 days"),
         (["--matters", "mean_3d=5%"], "--matters: there is no feature 'mean_3d'; there is "),
         (["--of", "served"], "feature_store.yaml"),
+        (["--input", "/nowhere/at/all.parquet"], "/nowhere/at/all.parquet: there is no such file"),
+        (["--of", "raw", "--current", "2026-02-16..2026-02-20"], "has no rows that have a buyer_id"),
     ],
 )
 def test_what_can_not_be_compared_is_said_in_one_line(drift, steady, arguments, expected):
@@ -334,6 +399,14 @@ def test_what_can_not_be_compared_is_said_in_one_line(drift, steady, arguments, 
         ["--matters", "mean_2d=-1"],
         ["--rate", "0"],
         ["--rate", "2"],
+        ["--rate", "nan"],
+        ["--windows", "0"],
+        ["--windows", "1e3"],
+        ["--oracle", "-1"],
+        ["--current", "2026-02-30"],
+        ["--reference", ".."],
+        ["--matters", "mean_2d=5 EUR"],
+        ["--of", "online"],
         ["--report", "page.txt"],
     ],
 )
@@ -343,12 +416,85 @@ def test_an_option_that_can_not_be_read_is_refused(drift, steady, arguments):
     assert refused.value.code == 2
 
 
-@pytest.mark.parametrize(("buyers", "said"), [(1, "1 buyer has rows"), (5, "5 buyers have rows")])
+@pytest.mark.parametrize(
+    ("buyers", "said"), [(1, "1 buyer has rows"), (5, "5 buyers have rows"), (13, "13 buyers have rows")]
+)
 def test_of_one_entity_or_few_nothing_can_be_said(drift, tmp_path, buyers, said):
     shop = Shop(tmp_path / "shop", bought(buyers=buyers))
     with pytest.raises(UserError, match=said) as refused:
         drift(shop)
-    assert "at least 12 buyers" in str(refused.value)
+    assert "at least 15 buyers" in str(refused.value)
+
+
+def test_of_the_fewest_entities_that_are_judged_all_move_and_that_is_found(drift, tmp_path):
+    shop = Shop(tmp_path / "shop", bought(factor=3, buyers=15))
+    status, out = drift(shop)
+    assert status == 1, out
+    assert "mean_2d: DRIFT, up: mean " in out
+    with pytest.raises(UserError, match="at least 22 buyers"):
+        drift(shop, "--windows", 100)
+    assert drift(Shop(tmp_path / "other", bought(buyers=15)))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("event_timestamp", "yesterday", "event_timestamp is string and no instant. Compute"),
+        ("event_timestamp", None, "it has no column event_timestamp. Compute the features anew."),
+        ("buyer_id", None, "it has no column buyer_id. Compute the features anew."),
+    ],
+)
+def test_a_table_without_keys_or_instants_is_refused(drift, tmp_path, name, values, said):
+    shop = Shop(tmp_path / "shop", bought())
+    table = pq.read_table(shop.stored)
+    other = table.drop_columns([name])
+    pq.write_table(other.append_column(name, pa.array([values] * len(table))) if values else other, shop.stored)
+    with pytest.raises(UserError, match=re.escape(said)):
+        drift(shop)
+
+
+@pytest.mark.parametrize("value", ["text", [1.5]])
+def test_a_feature_of_another_type_than_is_declared_is_not_compared(drift, tmp_path, value):
+    shop = Shop(tmp_path / "shop", bought())
+    table = pq.read_table(shop.stored)
+    values = pa.array([value] * len(table))
+    pq.write_table(table.set_column(table.column_names.index("mean_2d"), "mean_2d", values), shop.stored)
+    status, out = drift(shop)
+    assert status == 0
+    assert re.search("Not compared: spending: mean_2d is (string|list<.*>) in .*, and declared as double", out), out
+
+
+def test_rows_without_a_key_do_not_count(drift, tmp_path):
+    shop = Shop(tmp_path / "shop", bought())
+    table = pq.read_table(shop.stored)
+    pq.write_table(table.set_column(0, "buyer_id", pa.nulls(len(table), pa.int64())), shop.stored)
+    assert table.column_names[0] == "buyer_id"
+    with pytest.raises(UserError, match="has no rows that have a buyer_id"):
+        drift(shop)
+
+
+def test_a_folder_of_which_one_file_lacks_a_feature_is_compared(drift, tmp_path):
+    shop = Shop(tmp_path / "shop", bought())
+    table = pq.read_table(shop.stored)
+    shop.stored.unlink()
+    shop.stored.mkdir()
+    pq.write_table(table.slice(0, 500).drop_columns(["mean_2d"]), shop.stored / "0.parquet")
+    pq.write_table(table.slice(500), shop.stored / "1.parquet")
+    status, out = drift(shop)
+    assert status in (0, 1)
+    assert " of 4 columns" in out
+
+
+def test_neither_time_zone_nor_working_directory_matters(drift, dearer, monkeypatch, tmp_path):
+    usual = drift(dearer, "--json")
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert drift(dearer, "--json") == usual
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_table_without_rows_is_refused(drift, tmp_path):

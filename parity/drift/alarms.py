@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
+from typing import NamedTuple
 
 import numpy as np
 
+from parity.drift.bins import LARGEST
 from parity.drift.matters import Matters
 from parity.drift.spans import Spans
 from parity.drift.test import (
+    EXTREME,
     FEWEST_UNITS,
+    INFINITE,
     LOCATION,
+    MARGIN,
+    NEGATIVE,
     NEW,
     NULL,
     SHARE,
     SHARES,
     SPREAD,
     TAILS,
+    ZERO,
     Effect,
     Part,
     Tested,
@@ -34,6 +42,15 @@ DRIFT, SMALL, STEADY, APPEARED = "drift", "too small to matter", "steady", "appe
 ONE_WEEKDAY = 0.6
 """A weekday with this share of all that moved is named alone."""
 WEEKDAYS = "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"
+
+
+class Gained(NamedTuple):
+    """Which values more rows have than before: those from one bound to another, of ``ranges``; that category; nulls.
+    Nothing of them: any."""
+
+    ranges: tuple[tuple[float, float], ...] = ()
+    category: str | None = None
+    nulls: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,8 +71,8 @@ class Moved:
     """The same effect among entities that are in both windows."""
     new: Effect | None
     """And of those that are in one only."""
-    region: tuple[float, float] | None = None
-    """The values between which there are more rows than before, if that is a range; None: anywhere."""
+    gained: Gained = field(default_factory=lambda: Gained())
+    """Where there are more rows than before."""
 
 
 @dataclass(frozen=True)
@@ -186,11 +203,11 @@ def groups(counted: Counted) -> tuple[list[str], np.ndarray, np.ndarray]:
 def _moved(verdict: Verdict, part: Part, effect: Effect, in_rows: bool) -> Moved:
     counted = verdict.counted
     scores = scores_of(counted, part)
-    group, region = _group(counted)
     paired, shown = counted.counts.paired, scores_in_unit(counted, part)
     old, new = _among(counted, shown, paired), _among(counted, shown, ~paired)
     day = since(counted, scores, verdict.spans.days)
-    return Moved(part, effect, in_rows, day, group, _weekday(verdict, scores), old, new, region)
+    gained = _gained(counted, part, effect)
+    return Moved(part, effect, in_rows, day, _group(counted), _weekday(verdict, scores), old, new, gained)
 
 
 def scores_of(counted: Counted, part: Part) -> np.ndarray:
@@ -244,21 +261,49 @@ def since(counted: Counted, scores: np.ndarray, days: Sequence[date]) -> date:
     return days[found + (int(following[0]) if len(following) else 0)]
 
 
-def _group(counted: Counted) -> tuple[str, tuple[float, float] | None]:
+def _group(counted: Counted) -> str:
     largest, reference, current = _largest_group(counted)
     change = f"{reference:.2%} -> {current:.2%} of rows"
     if counted.labels is not None:
-        return f"{counted.labels[largest]!r}: {change}", None
+        return f"{counted.labels[largest]!r}: {change}"
     groups = _groups(counted)
     if groups.shape[1] < 2:
-        return "", None
-    inside = groups[:, largest] == 1
-    values = counted.bins.values[inside]
+        return ""
+    values = counted.bins.values[groups[:, largest] == 1]
     which = f"{_ordinal(largest + 1)} of {groups.shape[1]} parts of the reference"
     if groups.shape[1] == 10:
         which = f"{_ordinal(largest + 1)} decile"
-    gained = (float(values.min()), float(values.max())) if current > reference else None
-    return f"{which} (about {values.min():.6g} to {values.max():.6g}): {change}", gained
+    return f"{which} (about {values.min():.6g} to {values.max():.6g}): {change}"
+
+
+def _gained(counted: Counted, part: Part, effect: Effect) -> Gained:
+    bins = counted.bins
+    if part.kind == SHARE and part.what == NEW:
+        return Gained(category=counted.new[0])
+    if part.kind == SHARE and part.what in bins.special:
+        if effect.difference <= 0:
+            return Gained()
+        if part.what == NULL:
+            return Gained(nulls=True)
+        low, high = bins.fences
+        known = {
+            ZERO: ((0.0, 0.0),),
+            NEGATIVE: ((-np.inf, -5e-324),),
+            INFINITE: ((-np.inf, -LARGEST), (LARGEST, np.inf)),
+            EXTREME: ((-np.inf, low), (high, np.inf)),
+        }
+        value = float(bins.values[bins.special[part.what]].max())
+        near = abs(value) * 1e-9  # it is a mean of many of them
+        return Gained(known.get(part.what, ((value - near, value + near),)))
+    largest, reference, current = _largest_group(counted)
+    if current <= reference:
+        return Gained()
+    if counted.labels is not None:
+        known = 0 < largest < len(counted.labels) - 2
+        return Gained(category=counted.labels[largest] if known else None, nulls=not largest)
+    groups = _groups(counted)
+    inside = bins.values[groups[:, largest] == 1] if groups.shape[1] > 1 else np.zeros(0)
+    return Gained(((float(inside.min()), float(inside.max())),) if len(inside) else ())
 
 
 def _ordinal(number: int) -> str:
@@ -283,7 +328,7 @@ def _weekday(verdict: Verdict, scores: np.ndarray) -> str:
     return WEEKDAYS[most] if amounts.sum() and amounts[most] >= ONE_WEEKDAY * amounts.sum() else ""
 
 
-def too_few(counting: Counting) -> bool:
-    """Whether there are too few entities for anything to be said."""
-    entities = counting.entities
-    return entities.reference + entities.current - entities.both < FEWEST_UNITS
+def fewest(counting: Counting, rate: float) -> int:
+    """Of how many entities an alarm is possible: if all of them moved alike, and the tests with half of the weight show
+    it, chance alone has done as much more rarely than at ``rate``, over all columns."""
+    return max(FEWEST_UNITS, math.ceil(1 + math.log2(2 * MARGIN * len(counting.columns) / rate)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -71,6 +72,10 @@ def compared(args: argparse.Namespace | Asked, now: datetime) -> Found:
 
     matters = dict(args.matters)
     found, counted, spans, of = Found(args.rate / args.windows), [], [], {}
+    if isinstance(args.input, Path) and not args.input.exists():
+        raise UserError(
+            f"{args.input}: there is no such file. Name the transactions that the features were computed from."
+        )
     chosen = declared(args.repository).of(args.view, args.service if args.of != sources.SERVED else None)
     every = list(_sources(args, chosen, found))
     require_known(matters, [name for source in every for name in sources.names_of(source)])
@@ -79,8 +84,7 @@ def compared(args: argparse.Namespace | Asked, now: datetime) -> Found:
         try:
             days = spans_of(args.reference, args.current, newest_day(source.rows, now))
             counting = count(source.rows, days)
-            if alarms.too_few(counting):
-                raise UserError(_too_few(source, counting))
+            _require_enough(source, counting, alarms.fewest(counting, found.rate))
         except UserError as error:
             found.not_compared.append(error)
             continue
@@ -149,16 +153,16 @@ def _log(args: argparse.Namespace | Asked) -> tuple[Path, str]:
     return (Path(args.repository) / options["path"]).resolve(), str(config.get("project"))
 
 
-def _too_few(source, counting) -> str:
-    from parity.drift.test import FEWEST_UNITS
-
+def _require_enough(source, counting, least: int) -> None:
+    """Raise a `UserError` if there are fewer entities than ``least``."""
     entities = counting.entities
     count = entities.reference + entities.current - entities.both
-    noun = source.table.noun(count)
-    return (
-        f"{source.table.name}: {count} {noun} {'has' if count == 1 else 'have'} rows in these windows, and drift is "
-        f"judged across at least {FEWEST_UNITS} {source.table.noun()}. Name longer windows."
-    )
+    if count < least:
+        noun = source.table.noun(count)
+        raise UserError(
+            f"{source.table.name}: {count} {noun} {'has' if count == 1 else 'have'} rows in these windows, and at this "
+            f"rate of false alarms drift is judged across at least {least} {source.table.noun()}. Name longer windows."
+        )
 
 
 def _with_origin(args: argparse.Namespace | Asked, source, days, verdicts: list) -> list:
@@ -171,10 +175,13 @@ def _with_origin(args: argparse.Namespace | Asked, source, days, verdicts: list)
     said, found = "", {}
     if args.of == sources.RAW:
         said = "data: these are the transactions"
-    elif args.of == sources.SERVED:
-        said = "data or pipeline not asked: python -m parity audit holds what was served against the transactions"
     elif not args.oracle:
         said = "data or pipeline not asked: --oracle 0"
+    elif moved and args.of == sources.SERVED:
+        try:
+            return [_of_served(one, *_audited(args, source, days, moved)) if one.moved else one for one in verdicts]
+        except UserError as error:
+            said = f"data or pipeline not known, ask {audit_command(args, days.current)}: {error}"
     elif moved:
         transactions = origins_of([source.table], args.input)[0]
         try:
@@ -182,6 +189,46 @@ def _with_origin(args: argparse.Namespace | Asked, source, days, verdicts: list)
         except UserError as error:
             said = f"data or pipeline not known: {error}"
     return [_said(one, found.get(one.name), said) if one.moved else one for one in verdicts]
+
+
+def _audited(args: argparse.Namespace | Asked, source, days, moved: dict) -> tuple:
+    """What the audit says of some of the keys, and the command that asks it about all."""
+    from parity.drift.answered import audited
+    from parity.drift.origin import keys_asked
+    from parity.offline.side import origins_of
+    from parity.repository import opened
+    from parity.served.log import parts
+
+    folder, project = _log(args)
+    transactions = origins_of([source.table], args.input)[0]
+    keys = keys_asked(source.rows, days.current, moved, args.oracle)
+    log = [one for one in parts(folder, args.service, days.current.begin, days.current.end) if one.project == project]
+    with opened(args.repository, [source.table], redefined=True, may_be_new=True, online=False) as store:
+        found = audited(store, source.table, transactions, log, keys, days.current, utc_now())
+    return found, audit_command(args, days.current)
+
+
+def audit_command(args: argparse.Namespace | Asked, span) -> str:
+    """The command that audits what was served in the days of ``span``."""
+    where = "" if Path(args.repository) == REPOSITORY else f" -c {shlex.quote(str(args.repository))}"
+    service = f" --service {shlex.quote(args.service)}" if args.service else ""
+    since, until = (f"{one.isoformat().replace('+00:00', 'Z')}" for one in (span.begin, span.end))
+    return f"python -m parity audit{where}{service} --since {since} --until {until}"
+
+
+def _of_served(verdict, found, command: str):
+    """The same verdict with what the audit says of what was served."""
+    whom = f"served to {found.entities:,} {verdict.noun}"
+    if not found.values:
+        said = f"data or pipeline not known: the audit can't tell of any value {whom}; ask {command}"
+    elif not found.differing:
+        said = f"data: the audit finds all {found.values:,} values {whom} to be the truth, or to have been it then"
+    else:
+        said = (
+            f"PIPELINE: {found.differing:,} of {found.values:,} values {whom} are not the truth ({found.example}); "
+            f"more by {command}"
+        )
+    return replace(verdict, origin=said, by_pipeline=bool(found.differing) if found.values else None)
 
 
 def _said(verdict, agreement, otherwise: str):

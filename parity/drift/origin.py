@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import duckdb
 import pyarrow as pa
 
 from parity.definition.checks import FeatureTable
 from parity.definition.keys import as_tuples
 from parity.drift.alarms import Moved
 from parity.drift.spans import Span
-from parity.drift.test import INFINITE, NEGATIVE, NULL, SHARE, ZERO
-from parity.drift.windows import Column, Rows, connected, name
+from parity.drift.windows import NUMBER, Column, Rows, connected, name, text
 from parity.edge.files import Location
 from parity.offline.side import nan_as_null
 from parity.proof.causes import same
@@ -99,39 +99,55 @@ def _purchases(table: FeatureTable, transactions: Location, wanted: set) -> dict
         return found
 
 
-def _stored(table: FeatureTable, rows: Rows, span: Span, moved: dict[str, Moved], size: int) -> pa.Table:
-    """The rows of the current window of some entities."""
-    keys = ", ".join(map(name, rows.keys))
-    inside = (
-        f"{rows.instant} BETWEEN TIMESTAMPTZ '{span.begin:%Y-%m-%d %H:%M:%S.%f}+00' "
-        f"AND TIMESTAMPTZ '{span.end:%Y-%m-%d %H:%M:%S.%f}+00'"
-    )
+def keys_asked(rows: Rows, span: Span, moved: dict[str, Moved], size: int) -> pa.Table:
+    """The keys of some entities of the current window, half of them with rows of which there are more than before."""
+    with connected(rows) as connection:
+        _choose(connection, rows, span, moved, size)
+        return connection.execute(f"SELECT {', '.join(map(name, rows.keys))} FROM chosen").fetch_arrow_table()
+
+
+def _choose(connection: duckdb.DuckDBPyConnection, rows: Rows, span: Span, moved: dict[str, Moved], size: int) -> None:
+    """Make the table `chosen` of keys."""
+    keys, inside = ", ".join(map(name, rows.keys)), _inside(rows, span)
     columns = {column.name: column for column in rows.columns}
     regions = [f"({region})" for one, how in moved.items() if (region := _region(columns[one], how))]
     among = " OR ".join(regions) or "true"
+    connection.execute(
+        f"CREATE TEMP TABLE chosen AS "
+        f"(SELECT DISTINCT {keys} FROM {rows.relation} WHERE {inside} AND ({among}) "
+        f"ORDER BY hash({keys}) LIMIT {(size + 1) // 2}) UNION "
+        f"(SELECT DISTINCT {keys} FROM {rows.relation} WHERE {inside} ORDER BY hash({keys}, 1) LIMIT {size // 2})"
+    )
+
+
+def _inside(rows: Rows, span: Span) -> str:
+    """The condition of rows of these days, of known keys, in SQL."""
+    known = "".join(f" AND {name(key)} IS NOT NULL" for key in rows.keys)
+    return (
+        f"{rows.instant} BETWEEN TIMESTAMPTZ '{span.begin:%Y-%m-%d %H:%M:%S.%f}+00' "
+        f"AND TIMESTAMPTZ '{span.end:%Y-%m-%d %H:%M:%S.%f}+00'{known}"
+    )
+
+
+def _stored(table: FeatureTable, rows: Rows, span: Span, moved: dict[str, Moved], size: int) -> pa.Table:
+    """The rows of the current window of some entities."""
+    keys = ", ".join(map(name, rows.keys))
     wanted = [field.name for field in table.definition.schema]
     with connected(rows) as connection:
-        connection.execute(
-            f"CREATE TEMP TABLE chosen AS "
-            f"(SELECT DISTINCT {keys} FROM {rows.relation} WHERE {inside} AND ({among}) "
-            f"ORDER BY hash({keys}) LIMIT {(size + 1) // 2}) UNION "
-            f"(SELECT DISTINCT {keys} FROM {rows.relation} WHERE {inside} ORDER BY hash({keys}, 1) LIMIT {size // 2})"
-        )
+        _choose(connection, rows, span, moved, size)
         found = connection.execute(
-            f"SELECT {', '.join(map(name, wanted))} FROM {rows.relation} SEMI JOIN chosen USING ({keys}) WHERE {inside}"
+            f"SELECT {', '.join(map(name, wanted))} FROM {rows.relation} SEMI JOIN chosen USING ({keys}) "
+            f"WHERE {_inside(rows, span)}"
         ).fetch_arrow_table()
     return found.cast(pa.schema([(field.name, field.type) for field in table.definition.schema]))
 
 
 def _region(column: Column, moved: Moved) -> str:
     """The condition of rows of which there are more than before, in SQL; nothing if there is none."""
-    what = moved.part.what
-    if moved.part.kind == SHARE:
-        if moved.effect.difference <= 0:
-            return ""
-        special = {NULL: "IS NULL", ZERO: "= 0", NEGATIVE: "< 0", INFINITE: "IN ('Infinity', '-Infinity')"}
-        if what in special:
-            return f"{column.sql} {special[what]}"
-    if moved.region:
-        return f"{column.sql} BETWEEN {moved.region[0]!r} AND {moved.region[1]!r}"
-    return ""
+    gained = moved.gained
+    if gained.nulls:
+        return f"{column.sql} IS NULL" + (f" OR isnan({column.sql})" if column.kind == NUMBER else "")
+    if gained.category is not None:
+        return f"{column.sql} = {text(gained.category)}"
+    bounds = [(f"'{low!r}'::DOUBLE", f"'{high!r}'::DOUBLE") for low, high in gained.ranges]
+    return " OR ".join(f"{column.sql} BETWEEN {low} AND {high}" for low, high in bounds)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from parity.definition.checks import FeatureTable
-from parity.drift.windows import Rows, columns_of, connected, name, parquet
+from parity.drift.windows import Rows, columns_of, connected, kind_of, name, parquet
 from parity.edge.errors import UserError
 from parity.edge.files import Location, location, on_disk, parquet_files
 from parity.served.hourly import LOG_TIMESTAMP
@@ -43,7 +44,7 @@ def features(table: FeatureTable) -> Source:
     rows = Rows(str(place), relation, tuple(definition.keys.names), name(definition.event), (), table.noun(), tables)
     wanted = [field.name for field in table.view.features]
     units = {field.name: field.tags[UNIT] for field in table.view.features if UNIT in field.tags}
-    return _with_columns(table, rows, wanted, units, {}, growing(table))
+    return _with_columns(table, rows, wanted, units, {}, growing(table), _types(table))
 
 
 def growing(table: FeatureTable) -> set[str]:
@@ -78,7 +79,7 @@ def served(table: FeatureTable, folder: Path, project: str, service: str | None)
     keys, instant = tuple(table.definition.keys.names), name(LOG_TIMESTAMP)
     rows = Rows(str(folder), parquet(paths), keys, instant, (), table.noun())
     units = {field.name: field.tags[UNIT] for field in table.view.features if UNIT in field.tags}
-    return _with_columns(table, rows, list(wanted), units, wanted, growing(table))
+    return _with_columns(table, rows, list(wanted), units, wanted, growing(table), _types(table))
 
 
 def _with_columns(
@@ -88,20 +89,42 @@ def _with_columns(
     units: Mapping[str, str],
     called: Mapping[str, str],
     grow: Container[str] = (),
+    declared: Mapping[str, pa.DataType] = MappingProxyType({}),
 ) -> Source:
+    """The source with those of the columns that can be compared. ``declared`` are the types of features, whose stored
+    ones have to be of the same kind."""
     with connected(rows) as connection:
         schema = connection.execute(f"SELECT * FROM {rows.relation} LIMIT 0").fetch_arrow_table().schema
-    missing = [key for key in rows.keys if key not in schema.names]
-    if missing:
-        raise UserError(f"{rows.title}: it has no column {missing[0]}. Compute the features anew.")
-    there = [column for column in wanted if column in schema.names]
+    _require_rows_of(rows, schema)
+    there, reasons = [], []
+    for column in wanted:
+        shown = called.get(column, column)
+        if column not in schema.names:
+            reasons.append(f"{shown} is not in {rows.title}")
+            continue
+        type = schema.field(column).type
+        if shown in declared and kind_of(type) != kind_of(declared[shown]):
+            reasons.append(f"{shown} is {type} in {rows.title}, and declared as {declared[shown]}")
+        else:
+            there.append(column)
     columns, left = columns_of(schema, there, rows.instant, units, called, grow)
-    reasons = [
-        f"{called.get(column, column)} is not in {rows.title}" for column in wanted if column not in schema.names
-    ]
     reasons += [f"{column} is of a type that has no order and no categories" for column in left]
     complete = Rows(rows.title, rows.relation, rows.keys, rows.instant, columns, rows.noun, rows.tables)
     return Source(complete, table, reasons, table.view.tags or {})
+
+
+def _require_rows_of(rows: Rows, schema: pa.Schema) -> None:
+    """Raise a `UserError` if the rows have no keys or no instant."""
+    instant = next((column for column in schema if name(column.name) == rows.instant), None)
+    missing = [key for key in rows.keys if key not in schema.names] or ([] if instant else [rows.instant.strip('"')])
+    if missing:
+        raise UserError(f"{rows.title}: it has no column {missing[0]}. Compute the features anew.")
+    if not pa.types.is_timestamp(instant.type):
+        raise UserError(f"{rows.title}: {instant.name} is {instant.type} and no instant. Compute the features anew.")
+
+
+def _types(table: FeatureTable) -> dict[str, pa.DataType]:
+    return {column.name: column.type for column in table.definition.schema}
 
 
 def names_of(source: Source) -> list[str]:

@@ -26,7 +26,7 @@ from parity.drift.spans import Spans
 from parity.drift.test import FREQUENT_CATEGORIES, NEW, NULL, OTHERS, Bins, Counts
 from parity.edge.errors import UserError
 
-NUMBER, CATEGORY = "number", "category"
+NUMBER, CATEGORY, INSTANT = "number", "category", "instant"
 TIME_OF_DAY = "time of day"
 SAMPLED = 50_000
 """Rows of each window by which bins are laid."""
@@ -115,7 +115,7 @@ def connected(rows: Rows) -> Iterator[duckdb.DuckDBPyConnection]:
 
 def parquet(paths: Sequence[str | Path]) -> str:
     """The relation of the rows of Parquet files; a column that some of them don't have is null there."""
-    names = ", ".join(_quoted(glob.escape(str(path)), "'") for path in paths)
+    names = ", ".join(text(glob.escape(str(path))) for path in paths)
     return f"read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
 
 
@@ -126,6 +126,11 @@ def _quoted(text: str, sign: str = '"') -> str:
 def name(text: str) -> str:
     """A name as SQL has it."""
     return _quoted(text)
+
+
+def text(value: str) -> str:
+    """A text as SQL has it."""
+    return _quoted(value, "'")
 
 
 def columns_of(
@@ -141,18 +146,29 @@ def columns_of(
     for one in names:
         type, sql, shown = schema.field(one).type, name(one), called.get(one, one)
         unit, grows = units.get(shown, ""), shown in growing
-        if pa.types.is_timestamp(type):
-            found.append(
-                Column(shown, f"epoch({instant}) - epoch({sql}::TIMESTAMPTZ)", NUMBER, "s before the row", grows)
-            )
-        elif pa.types.is_integer(type) or pa.types.is_floating(type) or pa.types.is_decimal(type):
+        kind = kind_of(type)
+        if kind == INSTANT:
+            age = f"epoch({instant}) - epoch({sql}::TIMESTAMPTZ)"
+            found.append(Column(shown, age, NUMBER, "s before the row", grows))
+        elif kind == NUMBER:
             found.append(Column(shown, f"{sql}::DOUBLE", NUMBER, unit, grows))
-        elif pa.types.is_boolean(type) or pa.types.is_string(type) or pa.types.is_large_string(type):
+        elif kind == CATEGORY:
             found.append(Column(shown, f"{sql}::VARCHAR", CATEGORY, unit))
         else:
             left.append(shown)
     hours = Column(TIME_OF_DAY, f"(epoch_us({instant}) % 86400000000) / 3.6e9", NUMBER, "h")
     return (*found, hours), left
+
+
+def kind_of(type: pa.DataType) -> str | None:
+    """How values of a type are compared: as an instant, a number or a category; None if they can't be."""
+    if pa.types.is_timestamp(type):
+        return INSTANT
+    if pa.types.is_integer(type) or pa.types.is_floating(type) or pa.types.is_decimal(type):
+        return NUMBER
+    if pa.types.is_boolean(type) or pa.types.is_string(type) or pa.types.is_large_string(type):
+        return CATEGORY
+    return None
 
 
 def newest_day(rows: Rows, now: datetime) -> date:
@@ -173,7 +189,10 @@ def count(rows: Rows, spans: Spans) -> Counting:
         found = _row_counts(connection)
         for number, which in ((1, "current window"), (0, "reference")):
             if not found[number]:
-                raise UserError(f"{rows.title}: the {which}, {spans[number]}, has no rows. Name days that have some.")
+                of = "" if len(rows.keys) > 1 else f" that have a {rows.keys[0]}"
+                raise UserError(
+                    f"{rows.title}: the {which}, {spans[number]}, has no rows{of}. Name days that have some."
+                )
         samples = _samples(connection, len(rows.columns), found)
         made = [_Making(connection, number, column, samples) for number, column in enumerate(rows.columns)]
         places = _Places.of(connection, sum(map(len, made)))
