@@ -182,3 +182,13 @@ def test_a_server_without_its_variables_says_which_in_one_line(project):
     assert outcome.status == 2
     assert outcome.err.count("\n") == 1
     assert "FEATURE_STORE_REDIS, FEATURE_STORE_REDIS_TYPE, FEATURE_STORE_REGISTRY, which are not set" in outcome.err
+
+
+def test_the_workflow_builds_the_image_and_tries_what_the_tasks_run():
+    workflow = (ROOT / ".github" / "workflows" / "image.yml").read_text()
+    commands = [step["run"] for step in yaml.safe_load(workflow)["jobs"]["build"]["steps"] if "run" in step]
+    assert commands[0].startswith("docker build -f deploy/Dockerfile ")
+    assert any("sh deploy/smoke.sh" in command for command in commands)
+    smoke = (DEPLOY / "smoke.sh").read_text()
+    assert set(re.findall(r"(FEATURE_STORE_\w+)=", smoke)) >= NAMED
+    assert "sh deploy/pipeline.sh" in smoke
