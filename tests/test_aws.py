@@ -101,6 +101,15 @@ def test_only_what_nobody_else_can_know_must_be_given():
     assert network <= needed, "what network.yaml gives is what feature-store.yaml takes"
 
 
+def test_what_a_client_makes_the_server_log_counts_as_no_run():
+    def group(task: str) -> str:
+        return container(task)["LogConfiguration"]["Options"]["awslogs-group"]["Ref"]
+
+    filters = [one["Properties"] for one in RESOURCES.values() if one["Type"] == "AWS::Logs::MetricFilter"]
+    assert {one["LogGroupName"]["Ref"] for one in filters} == {group("Pipeline")}
+    assert group("Server") != group("Pipeline")
+
+
 def test_alarms_say_what_they_do_where_nothing_is_measured():
     missing = {
         name: resource["Properties"]["TreatMissingData"]

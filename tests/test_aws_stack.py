@@ -179,12 +179,12 @@ def test_alarms_reach_the_topic_and_the_topic_reaches_a_person(stack):
     assert all(alarm["AlarmActions"] == [stack.outputs["Topic"]] for alarm in alarms)
     [subscription] = stack.client("sns").list_subscriptions_by_topic(TopicArn=stack.outputs["Topic"])["Subscriptions"]
     assert subscription["Endpoint"] == GIVEN["AlarmEmail"]
-    [group] = stack.client("logs").describe_log_groups(logGroupNamePrefix=stack.outputs["Logs"])["logGroups"]
+    [group] = stack.client("logs").describe_log_groups(logGroupNamePrefix=stack.outputs["PipelineLogs"])["logGroups"]
     assert group["retentionInDays"] == 90
 
 
 def test_the_filters_that_are_made_find_the_lines_of_the_script(stack):
-    logs, name = stack.client("logs"), {"logGroupName": stack.outputs["Logs"]}
+    logs, name = stack.client("logs"), {"logGroupName": stack.outputs["PipelineLogs"]}
     lines = [line for line in (ROOT / "deploy" / "pipeline.sh").read_text().splitlines() if "echo " in line]
     logs.create_log_stream(**name, logStreamName="lines")
     events = [{"timestamp": int(time.time() * 1000), "message": line} for line in lines]
@@ -219,7 +219,7 @@ def replacing_parameters(name: str) -> set[str]:
         ("RedisConnection", set()),
         ("Cluster", set()),
         ("Service", set()),
-        ("Logs", set()),
+        ("PipelineLogs", set()),
         ("Topic", set()),
     ],
 )
