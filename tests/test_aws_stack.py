@@ -117,7 +117,7 @@ def _stack(name: str, path: Path, parameters: dict[str, str]) -> dict:
 
 @pytest.fixture(scope="module")
 def account():
-    with s3_server(sys.executable, "-m", "tests.aws_server") as url:
+    with s3_server(sys.executable, "-m", "tests.aws_server", PYTHONPATH=str(ROOT)) as url:
         yield Account(url)
 
 
@@ -134,6 +134,33 @@ def stack(account, network):
 def test_every_resource_is_made(stack):
     made = {name for name, id in stack.ids.items() if id}
     assert made >= {name for name, resource in RESOURCES.items() if resource["Type"] not in NOT_MADE}
+
+
+OTHERS = {
+    "BucketName": "named-bucket",
+    "Engine": "redis",
+    "NodeType": "cache.m7g.large",
+    "Schedule": "daily",
+    "PipelineSize": "large",
+    "FailOn": "never",
+    "AlarmEmail": "",
+}
+
+
+def test_every_other_choice_makes_a_stack_too(account, network):
+    certificate = account.client("acm").request_certificate(DomainName="features.internal")["CertificateArn"]
+    stack = account.create("other", STORE, **network, **GIVEN | OTHERS, CertificateArn=certificate)
+    assert stack.ids["Bucket"] == "named-bucket"
+    assert not stack.ids.get("Mail")
+    [listener] = stack.client("elbv2").describe_listeners(ListenerArns=[stack.ids["Listener"]])["Listeners"]
+    assert (listener["Protocol"], listener["Port"], len(listener["Certificates"])) == ("HTTPS", 443, 1)
+    assert stack.outputs["ServerUrl"].startswith("https://")
+    [alarm] = stack.client("cloudwatch").describe_alarms(AlarmNames=[stack.ids["NoGreenRun"]])["MetricAlarms"]
+    assert alarm["EvaluationPeriods"] == 30
+    clock = stack.client("scheduler").get_schedule(Name=stack.ids["Clock"])
+    assert clock["ScheduleExpression"] == "cron(5 3 * * ? *)"
+    assert clock["Target"]["EcsParameters"]["TaskDefinitionArn"] == stack.ids["Pipeline"]
+    assert stack.environment("Pipeline")["FEATURE_STORE_FAIL_ON"] == "never"
 
 
 @pytest.mark.parametrize("left_out", ["VpcId", "PrivateSubnetA", "PrivateSubnetB", "ImageRepository", "ImageTag"])
@@ -174,7 +201,8 @@ def test_redis_has_tls_a_password_encryption_and_two_zones(stack):
 
 
 def test_alarms_reach_the_topic_and_the_topic_reaches_a_person(stack):
-    alarms = stack.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    names = [stack.ids[name] for name in ("ProofIsRed", "NoGreenRun", "NoServer")]
+    alarms = stack.client("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"]
     assert {alarm["MetricName"] for alarm in alarms} == {"Red", "Green", "HealthyHostCount"}
     assert all(alarm["AlarmActions"] == [stack.outputs["Topic"]] for alarm in alarms)
     [subscription] = stack.client("sns").list_subscriptions_by_topic(TopicArn=stack.outputs["Topic"])["Subscriptions"]
@@ -333,7 +361,7 @@ def server(project, environment: dict[str, str]):
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_until(lambda: healthy(url), 60)
+        wait_until(lambda: healthy(url), 120)
         yield url
     finally:
         process.terminate()
