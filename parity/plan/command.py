@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +20,7 @@ from parity.edge.command import argument_parser, run, whole_number
 from parity.edge.errors import UserError
 from parity.plan.as_json import as_json
 from parity.plan.base import Base, at_commit, head_title
-from parity.plan.found import VERDICTS, Plan
+from parity.plan.found import VERDICTS, Plan, is_as_bad
 from parity.plan.markdown import as_markdown
 from parity.plan.models import places_of
 from parity.plan.planning import make_plan
@@ -32,27 +33,36 @@ REPOSITORY = Path(__file__).resolve().parents[2] / "feature_repo"
 def main() -> int:
     sys.dont_write_bytecode = True
     args = _arguments()
+    plan = planned(args.repository, args.against, args.sample, _models(args))
+    print(_written(plan, args))
+    return int(args.fail_on is not None and is_as_bad(plan.verdict, args.fail_on))
+
+
+def planned(
+    repository: Path, against: str | None = None, sample: int | None = None, models: Sequence[Path] | None = None
+) -> Plan:
+    """Hold the ``repository`` as it is against a commit, or against what is applied; on about ``sample`` keys, or on
+    all. `UserError` if that can't be done."""
     start = time.monotonic()
+    models = places_of(repository) if models is None else models
     with TemporaryDirectory(prefix="parity-plan-") as name:
         folder = Path(name)
         (folder / "head").mkdir()
         with (
-            Side("the head", args.repository, LIBRARY, folder / "head", [LIBRARY, Path.cwd(), *python_path()]) as head,
-            _base(args, folder / "base") as base,
+            Side("the head", repository, LIBRARY, folder / "head", [LIBRARY, Path.cwd(), *python_path()]) as head,
+            _base(repository, against, folder / "base") as base,
         ):
-            plan = make_plan(base, head, args.sample, _models(args), head_title(args.repository), folder)
+            plan = make_plan(base, head, sample, models, head_title(repository), folder)
     plan.seconds = time.monotonic() - start
-    print(_written(plan, args))
-    failing = args.fail_on and VERDICTS.index(plan.verdict) >= VERDICTS.index(args.fail_on)
-    return int(bool(failing))
+    return plan
 
 
-def _base(args: argparse.Namespace, folder: Path) -> AbstractContextManager[Base]:
-    if args.against is not None:
-        return at_commit(args.repository, args.against, folder)
+def _base(repository: Path, against: str | None, folder: Path) -> AbstractContextManager[Base]:
+    if against is not None:
+        return at_commit(repository, against, folder)
     from parity.plan.applied import as_applied  # which imports Feast
 
-    return as_applied(args.repository, folder)
+    return as_applied(repository, folder)
 
 
 def _models(args: argparse.Namespace) -> list[Path]:

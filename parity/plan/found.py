@@ -34,6 +34,11 @@ def worst(verdicts: Iterable[str]) -> str:
     return max(verdicts, key=VERDICTS.index, default=NO_OP)
 
 
+def is_as_bad(verdict: str, as_which: str) -> bool:
+    """Whether a verdict is as bad as another, or worse."""
+    return VERDICTS.index(verdict) >= VERDICTS.index(as_which)
+
+
 @dataclass
 class Note:
     """Something that is no value, and what it means."""

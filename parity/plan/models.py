@@ -8,7 +8,7 @@ from typing import Any
 
 from parity.edge.command import shown
 from parity.edge.errors import UserError
-from parity.plan.found import ADDED, NO_OP, UNCHANGED, VALUE_CHANGING, VERDICTS, ModelFound, ViewFound
+from parity.plan.found import ADDED, NO_OP, UNCHANGED, VALUE_CHANGING, ModelFound, ViewFound, is_as_bad
 from parity.plan.readers import Description
 
 SUFFIX, LOGGED = ".model", "contract.json"
@@ -78,7 +78,7 @@ def _others(contract: Any, title: str, views: Sequence[ViewFound]) -> Iterator[s
             yield f"{feature} (is not there)"
             continue
         found.readers.models.append(title)
-        rows = [note for note in view.notes if VERDICTS.index(note.verdict) >= VERDICTS.index(VALUE_CHANGING)]
+        rows = [note for note in view.notes if is_as_bad(note.verdict, VALUE_CHANGING)]
         if found.status != UNCHANGED:
             yield f"{feature} ({found.status})"
         elif view.status != UNCHANGED and view.verdict != NO_OP and view.before:

@@ -47,7 +47,8 @@ def make_plan(base: Base, head: Side, sample: int | None, models: Sequence[Path]
                 pool.submit(_compute, side, described, places[title], below)
                 for side, described, title in ((head, now, "head"), (base, before, "base"))
             ]
-            computed = tuple(job.result() for job in reversed(jobs))
+            of_head, of_base = (job.result() for job in jobs)  # so that a fault of the head is said first
+            computed = of_base, of_head
     found = Plan(base.title.removeprefix("the base, "), title, said)
 
     def look_closer(pair: ViewPair, both: tuple[Computed, Computed], view: ViewFound) -> None:
