@@ -8,6 +8,8 @@ import pandas as pd
 import pyarrow.csv as pacsv
 import pytest
 
+from parity.definition.checks import declared
+from parity.model.contract import Contract
 from parity.plan.as_json import as_json
 from parity.plan.command import planned
 from parity.plan.found import BREAKING
@@ -63,6 +65,12 @@ trial = Experiment(name="trial", unit="buyer_id", arms={"control": some, "treatm
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     shop = Shop(tmp_path_factory.mktemp("plan"), BASE)
+    declarations = declared(shop.folder)
+    for number, service in enumerate(("everything", "some", "some", "few")):
+        place = shop.folder / "data" / f"run_{number}" / "contract.json"
+        place.parent.mkdir(parents=True)
+        place.write_text(Contract.of(declarations, service, project="shop").to_json())
+    place.with_name("other.model").write_text("no model")
     shop.write(CHANGED)
     return shop
 
@@ -227,6 +235,27 @@ def test_what_a_service_does_not_give_any_more_and_an_experiment_that_draws_anew
     said = {one["text"]: one["verdict"] for one in found["notes"]}
     assert said["the service everything does not give spending:gone, old:of_old any more"] == "breaking"
     assert any("trial: its seed were trial and are another" in text for text in said)
+
+
+def test_models_that_would_be_served_other_values_than_they_were_trained_on_are_named(found):
+    models = {one["service"]: one for one in found["models"]}
+    assert models["few"]["served_other_values"] == ["spending:mean_3d (values changed)"]
+    assert models["few"]["refused"]
+    assert "spending:gone (removed)" in models["everything"]["served_other_values"]
+    assert "visits:visits_5d (other rows, or another ttl)" in models["everything"]["served_other_values"]
+    assert "spending:spent (unchanged)" not in models["everything"]["served_other_values"]
+    assert not any(one["stale"] for one in models.values())
+    read_by = feature_of(found, "spending", "mean_3d")["models"]
+    assert read_by == [models["everything"]["model"], models["few"]["model"]]
+
+
+def test_a_model_of_features_that_stay_is_served_what_it_was_trained_on(found):
+    some = next(one for one in found["models"] if one["service"] == "some")
+    assert (some["served_other_values"], some["refused"], len(some["places"])) == ([], False, 2)
+
+
+def test_what_is_no_model_is_said_and_passed_over(found):
+    assert any("other.model" in one and "not a file that a model was saved to" in one for one in found["not_asked"])
 
 
 def test_the_verdict_is_the_worst_and_the_values_are_counted(found):

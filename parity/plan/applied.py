@@ -132,11 +132,12 @@ def require_computed_as_applied(base: Mapping[str, Any], head: Mapping[str, Any]
         by = computed_by(view)
         same = view["made"] == declared["made"]
         if by and (by != {declared["computed_by"]} if same else declared["computed_by"] in by):
-            what = "features.py has by now" if not same else "are applied"
-            raise UserError(
-                f"{view['source']}: it was computed by {'other definitions than' if same else 'the definitions that'} "
-                f"{what}{'' if same else ', which are not applied'}, so it is no base. {COMPUTE}."
+            what, then = (
+                ("other definitions than are applied", COMPUTE)
+                if same
+                else ("the definitions that features.py has by now, which are not applied", APPLY)
             )
+            raise UserError(f"{view['source']}: it was computed by {what}, so it is no base. {then}.")
 
 
 @contextmanager

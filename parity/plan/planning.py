@@ -39,6 +39,7 @@ def make_plan(base: Base, head: Side, sample: int | None, models: Sequence[Path]
         from parity.plan.applied import require_computed_as_applied  # which imports Feast
 
         require_computed_as_applied(before, now)
+        _recall(head, before, now)
     with ExitStack() as stack:
         places = _places(before, now, base.origins() if base.is_stored else {}, stack)
         below, totals, said = _sample(head, now, places, sample)
@@ -66,6 +67,15 @@ def make_plan(base: Base, head: Side, sample: int | None, models: Sequence[Path]
     found.models, unread = models_found(models, found.views, before, now)
     found.not_asked += unread
     return found
+
+
+def _recall(head: Side, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Say of a base that is stored how its features were made, where the head's definitions lead there."""
+    declared = {view["name"]: view for view in now["views"]}
+    for view in before["views"]:
+        if view["name"] in declared and view["made"]:
+            view["where"] = declared[view["name"]]["where"]
+            view["rules"] = head.recall(view["name"], view["made"])
 
 
 def _add_costs(

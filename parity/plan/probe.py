@@ -134,6 +134,15 @@ class Side:
 
         return measured(self.views[view], _project(self.repository) or "plan", Path(features), port)
 
+    def recall(self, view: str, made: Mapping[str, str]) -> dict[str, Any]:
+        """How features were made that have these fingerprints, where that is found; of the head, as `online` is."""
+        from parity.definition.declare import column_type
+        from parity.plan.recall import recalled
+
+        of = self.views[view]
+        types = {field.name: column_type(field.dtype) for field in getattr(of.transactions, "schema", ())}
+        return {name: _rule(rule) for name, rule in recalled(of.definition, types, made).items()}
+
     def _by_command(self, view: str, transactions: str, features: Path) -> dict[str, float]:
         """As `compute`, by the command line of a library that can't be called in another way."""
         command = [sys.executable, "-B", str(self.root / COMMAND)]
@@ -292,7 +301,13 @@ def _sampled(rows: pa.Table, keys: list[str], below: int) -> pa.Table:
     return rows.filter(kept)
 
 
-ANSWERS = {"describe": Side.describe, "count": Side.count, "compute": Side.compute, "online": Side.online}
+ANSWERS = {
+    "describe": Side.describe,
+    "count": Side.count,
+    "compute": Side.compute,
+    "online": Side.online,
+    "recall": Side.recall,
+}
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +87,11 @@ class Side:
     def online(self, view: str, computed: Computed, port: int) -> dict[str, Any] | None:
         """What the latest rows of a view take in the empty Redis at ``port``; None if that can't be measured."""
         self._send({"do": "online", "view": view, "features": str(computed.features), "port": port})
+        return self._answer()
+
+    def recall(self, view: str, made: Mapping[str, str]) -> dict[str, Any]:
+        """How features were made that have these fingerprints, as far as that can be found out."""
+        self._send({"do": "recall", "view": view, "made": dict(made)})
         return self._answer()
 
     def _send(self, request: dict[str, Any]) -> None:
