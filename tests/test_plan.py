@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pandas as pd
@@ -12,7 +13,7 @@ from parity.definition.checks import declared
 from parity.model.contract import Contract
 from parity.plan.as_json import as_json
 from parity.plan.command import planned
-from parity.plan.found import BREAKING
+from parity.plan.found import BREAKING, Note
 from parity.plan.markdown import MARK, as_markdown, lines_not_folded
 from parity.plan.terminal import shown
 from tests.plans import Shop
@@ -287,6 +288,24 @@ def test_the_comment_of_a_pull_request_fits_a_screen_and_folds_the_rest(plan):
     assert lines_not_folded(lines) <= 50
     assert sum(line.startswith("<details>") for line in lines) == sum(line == "</details>" for line in lines) > 3
     assert any("`spending:mean_3d`" in line and "values changed" in line for line in lines)
+    assert "- 🔴 `remains`: renamed, was `stays`" in lines
+
+
+def test_the_comment_of_a_large_change_fits_a_screen_too(plan):
+    many = replace(plan, views=[replace(view, name=f"{view.name}_{n}") for n in range(30) for view in plan.views])
+    text = as_markdown(many)
+    assert lines_not_folded(text.splitlines()) <= 50
+    assert len(text) <= 65_536
+    assert text.count("<details>") == text.count("</details>")
+
+
+def test_names_that_would_be_markdown_are_text(plan):
+    [view, *_] = plan.views
+    evil = replace(view, name="a|b`c<details>@all", notes=[Note("[x](http://y) <img> #1", BREAKING)])
+    text = as_markdown(replace(plan, views=[evil]))
+    assert "<img>" not in text
+    assert "[x](" not in text
+    assert all(line.count("|") - line.count("\\|") == 6 for line in text.splitlines() if line.startswith("| `"))
 
 
 def test_the_drift_of_new_values_against_old_is_judged_or_said_how(plan, found):

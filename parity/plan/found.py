@@ -25,9 +25,9 @@ OF_STATUS = {
     RENAMED: BREAKING,
     RETYPED: BREAKING,
     CHANGED: VALUE_CHANGING,
-    UNKNOWN: NO_OP,
+    UNKNOWN: BREAKING,
 }
-"""The verdict on a feature, or on a view, by what became of it; what is not compared is said by its view."""
+"""The verdict on a feature, or on a view, by what became of it. What can't be compared has other keys."""
 
 
 def worst(verdicts: Iterable[str]) -> str:

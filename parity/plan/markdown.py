@@ -6,13 +6,24 @@ import re
 from collections.abc import Iterable, Iterator
 
 from parity.edge.errors import printable
-from parity.plan.found import ADDED, NO_OP, REMOVED, UNCHANGED, VERDICTS, FeatureFound, Plan, ViewFound
+from parity.plan.found import (
+    ADDED,
+    ADDITIVE,
+    BREAKING,
+    NO_OP,
+    REMOVED,
+    UNCHANGED,
+    VERDICTS,
+    FeatureFound,
+    Plan,
+    ViewFound,
+)
 from parity.plan.words import details, model_line, readers, share, status, summary, title_of
 
 MARK = "<!-- parity plan -->"
 """The first line, by which a workflow finds its comment again."""
-ROWS = 20
-"""Of the table that is not folded, and as many of the other lines."""
+ROWS, FOLDS = 14, 8
+"""Lines of the table, and as many others, that are not folded; and views with a fold of their own."""
 LONGEST = 60_000
 """GitHub takes comments of 65,536 characters."""
 SIGNS = dict(zip(VERDICTS, ("🟢", "🔵", "🟠", "🔴"), strict=True))
@@ -30,16 +41,20 @@ def as_markdown(plan: Plan) -> str:
     said = [*_notes(plan), *(f"- {_text(model_line(model))}" for model in plan.models if model.features)]
     lines += said[:ROWS]
     lines += [f"- and {len(said) - ROWS} more, below"] if len(said) > ROWS else []
-    whole = [line for view in plan.views for line in _folded(view)]
-    more = [
-        *rows[ROWS:],
-        *said[ROWS:],
-        *(f"- {_text(model_line(model))}" for model in plan.models if not model.features),
-    ]
+    anew = [view for view in plan.views if view.verdict != NO_OP]
+    same = [view for view in plan.views if view.verdict == NO_OP]
+    lines.append("")
+    for view in anew[:FOLDS]:
+        lines += _fold(_text(title_of(view)), _whole(view))
+    if anew[FOLDS:]:
+        lines += _fold(f"and {len(anew) - FOLDS} more views", _each(anew[FOLDS:]))
+    if same:
+        lines += _fold(f"{_text(', '.join(view.name for view in same)):.200}: no-op", _each(same))
+    more = [*rows[ROWS:], *said[ROWS:]]
+    more += [f"- {_text(model_line(model))}" for model in plan.models if not model.features]
     more += [f"- not asked: {_text(what)}" for what in plan.not_asked]
-    lines += ["", *whole]
     if more:
-        lines += ["<details><summary>More</summary>", "", *more, "", "</details>"]
+        lines += _fold("More", more)
     return _short("\n".join(lines))
 
 
@@ -64,14 +79,22 @@ def _notes(plan: Plan) -> Iterator[str]:
         for note in view.notes:
             if note.verdict != NO_OP:
                 yield f"- {SIGNS[note.verdict]} {_code(view.name)}: {_text(note.text)}"
-        if view.verdict != NO_OP and not view.features:
-            yield f"- {SIGNS[view.verdict]} {_text(title_of(view))}"
+        if view.before:
+            sign = SIGNS[ADDITIVE if view.is_aliased else BREAKING]
+            yield f"- {sign} {_code(view.name)}: renamed, was {_code(view.before)}"
     yield from (f"- {SIGNS[note.verdict]} {_text(note.text)}" for note in plan.notes if note.verdict != NO_OP)
 
 
-def _folded(view: ViewFound) -> Iterator[str]:
-    yield f"<details><summary>{_text(title_of(view))}</summary>"
-    yield ""
+def _fold(title: str, lines: Iterable[str]) -> Iterator[str]:
+    yield from (f"<details><summary>{title}</summary>", "", *lines, "", "</details>")
+
+
+def _each(views: Iterable[ViewFound]) -> Iterator[str]:
+    for view in views:
+        yield from (f"#### {_text(title_of(view))}", *_whole(view))
+
+
+def _whole(view: ViewFound) -> Iterator[str]:
     yield from (f"- {_text(note.text)}" for note in view.notes)
     for feature in view.features:
         yield f"- {_code(feature.name)}: {_text(status(feature, view.noun))}"
@@ -79,7 +102,6 @@ def _folded(view: ViewFound) -> Iterator[str]:
             yield from (f"  - {_text(line)}" for line in details(feature, view))
     if view.cost:
         yield from (f"- {_text(line)}" for line in view.cost.lines(view.noun))
-    yield from ("", "</details>")
 
 
 def _short(text: str) -> str:

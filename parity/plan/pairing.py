@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from parity.edge.command import shown
+from parity.edge.files import location
 from parity.plan.compare import SAME_ENOUGH, Described, ViewPair, found_alone, found_of, found_rekeyed, same_keys
 from parity.plan.found import ADDED, ADDITIVE, BREAKING, REMOVED, VALUE_CHANGING, Note, ViewFound
 from parity.plan.side import Computed
@@ -111,15 +113,12 @@ def notes_of(base: Described, head: Described) -> list[Note]:
     if base["event"] != head["event"]:
         notes.append(Note(f"its timestamp is called {head['event']}, and was {base['event']}: compute it anew"))
     if base["source"] != head["source"]:
-        notes.append(
-            Note(f"its features are kept at {head['source']}, and were at {base['source']}: compute them there")
-        )
+        kept, before = (shown(location(side["source"])) for side in (head, base))
+        notes.append(Note(f"its features are kept at {kept}, and were at {before}: compute them there"))
     if head.get("transactions") and base.get("transactions") not in (None, head["transactions"]):
+        place, before = (shown(location(side["transactions"])) for side in (head, base))
         notes.append(
-            Note(
-                f"both sides are computed of the transactions at {head['transactions']}; the base declares those at "
-                f"{base['transactions']}"
-            )
+            Note(f"both sides are computed of the transactions at {place}; the base declares those at {before}")
         )
     return notes
 

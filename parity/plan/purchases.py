@@ -58,15 +58,15 @@ class Transactions:
         self.rows = pa.concat_tables(parts) if parts else None
         self.timestamp = timestamp
 
-    def within(self, number: int, at: int, rule: Mapping[str, Any]) -> Counter | None:
-        """The transactions in the window of a rule that ends ``at``; None if they are not known."""
+    def within(self, number: int, at: int, rule: Mapping[str, Any]) -> list[tuple[int, Any]] | None:
+        """The transactions in the window of a rule that ends ``at``, when and what; None if they are not known."""
         if rule["column"] not in self.columns or self.rows is None:
             return None
         times = self.rows[self.timestamp].cast(UTC_MICROSECONDS).cast(pa.int64()).to_numpy()
         begin = -np.inf if rule["window"] is None else at - round(rule["window"] * 1e6)
         mask = (self.rows[":key"].to_numpy() == number) & (times <= at) & (times >= begin)
         values = self.rows[rule["column"]].filter(pa.array(mask)).to_pylist()
-        return Counter(zip(times[mask].tolist(), values, strict=True))
+        return list(zip(times[mask].tolist(), values, strict=True))
 
 
 def add_users(pair: ViewPair, computed: Sequence[Computed], features: Sequence[FeatureFound]) -> None:
@@ -92,23 +92,33 @@ def add_users(pair: ViewPair, computed: Sequence[Computed], features: Sequence[F
                 side.within(number, instant, rule) if side and rule else None
                 for side, rule in zip(sides, one.rules, strict=True)
             ]
-            one.change.users.append(_user(key, aligned.book.schema, instant, beside.at(place), windows))
+            same = None in one.rules or one.rules[0]["column"] == one.rules[1]["column"]
+            one.change.users.append(_user(key, aligned.book.schema, instant, beside.at(place), windows, same))
 
 
 def _one(book: KeyBook, number: int) -> pa.Table:
     return book.keys(np.array([number]))
 
 
-def _user(key: Key, schema: pa.Schema, instant: int, values: tuple, windows: list[Counter | None]) -> User:
+def _user(key: Key, schema: pa.Schema, instant: int, values: tuple, windows: list, same_column: bool) -> User:
     entered = left = None
     if None not in windows:
         base, head = windows
-        entered, left = _purchases(head - base), _purchases(base - head)
+        entered, left = _beyond(head, base, same_column), _beyond(base, head, same_column)
     return User(shown_key(key, schema), _time(instant), *values, entered, left)
 
 
-def _purchases(counted: Counter) -> list[Purchase]:
-    return [Purchase(_time(at), value) for at, value in sorted(counted.elements(), key=lambda one: -one[0])]
+def _beyond(some: list[tuple[int, Any]], others: list[tuple[int, Any]], same_column: bool) -> list[Purchase]:
+    """The transactions that are not among ``others``; where the columns are two, by their instant alone."""
+    there = Counter(others if same_column else (at for at, _ in others))
+    found = []
+    for at, value in some:
+        what = (at, value) if same_column else at
+        if there[what]:
+            there[what] -= 1
+        else:
+            found.append(Purchase(_time(at), value))
+    return sorted(found, key=lambda one: one.at, reverse=True)
 
 
 def _time(instant: int) -> datetime:

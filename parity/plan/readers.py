@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from parity.plan.found import ADDITIVE, BREAKING, REMOVED, RENAMED, VALUE_CHANGING, Note, ViewFound
+from parity.plan.found import ADDITIVE, BREAKING, CHANGED, REMOVED, RENAMED, VALUE_CHANGING, Note, ViewFound
 
 Description = Mapping[str, Any]
 """A side, as `parity.plan.probe` describes it."""
@@ -31,12 +31,28 @@ def add_readers(views: Sequence[ViewFound], base: Description, head: Description
 
 def notes_of_readers(views: Sequence[ViewFound], base: Description, head: Description) -> list[Note]:
     """What becomes of services, experiments and on-demand views."""
-    found = list(_of_services(views, base, head))
+    found = [*_of_names(views), *_of_services(views, base, head)]
     if base["experiments"] is not None:  # of which a registry knows nothing
         found += _of_experiments(base, head)
     if base["on_demand"] is not None:
         found += _of_on_demand(views, base, head)
     return found
+
+
+def _of_names(views: Sequence[ViewFound]) -> Iterator[Note]:
+    """What would get other values online under the name that it has."""
+    served = [
+        (view.name, one.name)
+        for view in views
+        for one in view.features
+        if one.status == CHANGED and one.readers.services
+    ]
+    if served:
+        yield Note(
+            f"{_listed(served)}: served online under a name that would get other values. Give the new ones a version "
+            "or a name of their own",
+            VALUE_CHANGING,
+        )
 
 
 def _of_services(views: Sequence[ViewFound], base: Description, head: Description) -> Iterator[Note]:
