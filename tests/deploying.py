@@ -64,8 +64,9 @@ SECOND = FIRST.replace('("sum", 3)', '("sum", 4)').replace('("count", 7)', '("co
 CONFIGURATION = """project: {project}
 provider: local
 registry:
-  path: data/registry.db
+  path: {folder}/data/registry.db
   registry_store_type: parity.registry_store.ParityRegistryStore
+  cache_ttl_seconds: 1
 offline_store:
   type: parity.offline.store.ParityDuckDBOfflineStore
 batch_engine:
@@ -85,9 +86,14 @@ class Shop:
         self.folder, self.port, self.capture = folder, port, capture
         self.project = f"deployed_{abs(hash(str(folder)))}"
         (folder / "data").mkdir()
-        (folder / "feature_store.yaml").write_text(CONFIGURATION.format(project=self.project, port=port))
+        self.configure(port)
         self.declare(FIRST)
         self.sell(datetime.now(UTC), buyers)
+
+    def configure(self, port: int) -> None:
+        """Let the online store be the Redis at this port."""
+        text = CONFIGURATION.format(project=self.project, folder=self.folder, port=port)
+        (self.folder / "feature_store.yaml").write_text(text)
 
     def declare(self, views: str) -> None:
         (self.folder / "features.py").write_text(FEATURES + views)
