@@ -1,7 +1,7 @@
 """Readers that never rest beside a deployment and its rollback; and deployments that are killed, or lose their Redis.
 
-Every answer is that of the old definitions or that of the new ones, worked out here of the transactions: never a part of
-each, never none, and never the old one again once the new one was there.
+Every answer is that of the old definitions or that of the new ones, worked out here of the transactions: never a part
+of each, never none, and never the old one again once the new one was there.
 """
 
 import json
@@ -125,8 +125,8 @@ def test_readers_have_the_old_or_the_new_through_a_deployment_and_its_rollback(s
         time.sleep(SECONDS_OF_ONE_MORE_READ)  # in which caches of the registry, of one second, become too old
     for reader in readers.values():
         reader.end()
-    assert {name: reader.odd[:3] for name, reader in readers.items()} == dict.fromkeys(readers, [])
-    assert {name: reader.got for name, reader in readers.items()} == dict.fromkeys(readers, [OLD, NEW, OLD])
+    assert {name: reader.odd[:3] for name, reader in readers.items() if reader.odd} == {}
+    assert {name: reader.got for name, reader in readers.items() if reader.got != [OLD, NEW, OLD]} == {}
     assert all(reader.answers > 100 for reader in readers.values())
     counts = ", ".join(f"{reader.answers:,} {name}" for name, reader in readers.items())
     record_property("counts", f"a deployment and its rollback beside readers: {counts}, each of them right")
