@@ -155,8 +155,7 @@ def _log(args: argparse.Namespace | Asked) -> tuple[Path, str]:
 
 def _require_enough(source, counting, least: int) -> None:
     """Raise a `UserError` if there are fewer entities than ``least``."""
-    entities = counting.entities
-    count = entities.reference + entities.current - entities.both
+    count = counting.entities.in_any
     if count < least:
         noun = source.table.noun(count)
         raise UserError(

@@ -64,9 +64,15 @@ class Rows:
 
 
 class Entities(NamedTuple):
+    """How many have rows in which window."""
+
     reference: int
     current: int
     both: int
+
+    @property
+    def in_any(self) -> int:
+        return self.reference + self.current - self.both
 
 
 @dataclass

@@ -53,7 +53,7 @@ def add_drift(pair: ViewPair, view: ViewFound, tags: Mapping[str, str]) -> str |
     try:
         rows = _rows(pair, view, {one.name: one.unit or "" for one in changed})
         counting = count(rows, spans)
-        if alarms.too_few(counting):
+        if counting.entities.in_any < alarms.fewest(counting, RATE):
             return f"drift of new values against old of {view.name}: there are too few {view.noun}"
         matters = matters_of(names, tags, {}, view.name)
         verdicts = alarms.judged([(view.name, view.noun, counting, matters)], [spans], RATE)
