@@ -199,8 +199,12 @@ def _require_applied(store: FeatureStore, service: FeatureService, view: Feature
 
 
 def _contract(view: FeatureView) -> tuple:
-    """What the registry says of a view that has to be what the code says; there, no ttl is one of nothing."""
-    fields = sorted((field.name, str(field.dtype)) for field in [*view.entity_columns, *view.features])
+    """What the registry says of a view that has to be what the code says; there, no ttl is one of nothing.
+
+    Feast answers no request for a feature that has another description or other tags.
+    """
+    fields = sorted((one.name, str(one.dtype)) for one in view.entity_columns)
+    fields += sorted((one.name, str(one.dtype), one.description, sorted(one.tags.items())) for one in view.features)
     source = view.batch_source
     place = source.path, source.timestamp_field, stored_as(view)
     return fields, view.ttl or None, view.online, place, horizon_of(view)

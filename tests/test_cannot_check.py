@@ -39,10 +39,15 @@ def test_nothing_materialized(computed):
 
 
 @BOTH
-def test_definitions_changed_since_they_were_applied(computed, script):
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("ttl=timedelta(days=30)", "ttl=timedelta(days=31)"), ("timedelta(days=3)", "timedelta(days=2)")],
+    ids=["a ttl", "a window"],
+)
+def test_definitions_changed_since_they_were_applied(computed, script, before, after):
     features = computed.root / "feature_repo" / "features.py"
-    features.write_text(features.read_text().replace("ttl=timedelta(days=30)", "ttl=timedelta(days=31)"))
-    assert "feast apply" in computed.fail(script)
+    features.write_text(features.read_text().replace(before, after))
+    assert "has changed since it was applied. Run: cd feature_repo && feast apply" in computed.fail(script)
 
 
 @BOTH
