@@ -1,7 +1,9 @@
 """Transactions and features held to what is expected of them, by Great Expectations itself, as people run it."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,7 @@ from tests.definition import AVERAGE, TOTAL, aggregation, customers, purchases, 
 
 pytest.importorskip("great_expectations")
 
-from parity.quality.check import Checker
+from parity.quality.check import Checker, alone
 
 pytestmark = pytest.mark.scale
 
@@ -105,7 +107,7 @@ class TestTransactions:
         (tmp_path / "transactions.csv").write_text("user_id,timestamp,purchase_amount\n1,2026-02-01T00:00:00Z,1\n")
         product = Expectation("expect_column_values_to_not_be_null", column="product_id", mostly=0.1)
         [line] = lines(shop(tmp_path, product))
-        assert line.endswith("transactions.csv: it has no column product_id")
+        assert "transactions.csv: it has no column product_id; the columns are 'user_id', 'timestamp'" in line
 
     def test_a_file_without_rows_and_an_unknown_expectation_can_t_be_checked(self, tmp_path):
         write(tmp_path / "transactions.csv")
@@ -324,3 +326,41 @@ class TestGate:
         assert view["quarantine"]["of"] == 101
         aside = project.root / "data/quality/quarantine/user_transactions/set_aside/user_transactions.csv"
         assert aside.read_text().splitlines()[1:] == ["1,101,2026-01-01T00:00:00Z,5000"]
+
+
+class TestDamage:
+    @pytest.mark.parametrize("share", [0, 0.5])
+    def test_what_a_run_that_was_killed_left_is_no_trouble_to_the_next(self, tmp_path, capfd, share):
+        write(tmp_path / "transactions.csv", purchase(3, -1))
+        assert len(lines(shop(tmp_path, RANGE))) == 1
+        files = [file for file in (tmp_path / "quality").rglob("*.*") if file.suffix in (".yml", ".json")]
+        assert len(files) >= 5
+        for file in files:
+            text = file.read_text()
+            file.write_text(text[: int(share * len(text))])
+            assert len(lines(shop(tmp_path, RANGE), incremental=True)) == 1, file
+        assert (tmp_path / "quality/gx/great_expectations.damaged").exists()
+        assert "Error" not in "".join(capfd.readouterr())
+
+    def test_two_runs_at_once_keep_out_of_each_other_s_way(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("parity.quality.check.SECONDS_TO_WAIT", 0.1)
+        other = alone(tmp_path / "quality")
+        with alone(tmp_path / "quality"), pytest.raises(UserError, match="another run keeps its results here"):
+            other.__enter__()
+        with alone(tmp_path / "quality"):
+            assert (tmp_path / "quality").is_dir()
+
+
+class TestPage:
+    def test_what_failed_is_first_with_links_to_its_days(self, tmp_path):
+        write(tmp_path / "transactions.csv", purchase(3, -1), purchase(2, 700), purchase(1))
+        checker = Checker(tmp_path / "quality", AT)
+        with checker.transactions((tmp_path / "transactions.csv", (shop(tmp_path, RANGE),))):
+            page = checker.publish()
+        text = page.read_text()
+        assert "2 of 2 values (100 %) on 2 days, the first 2026-02-26" in text
+        links = [unquote(link) for link in re.findall(r'<a href="([^"]+)"', text)]
+        assert [link.split("/")[-3] for link in links[:-1]] == ["2026-02-27", "2026-02-26"]
+        assert all((page.parent / link).exists() for link in links)
+        assert "<script" not in text
+        assert "http" not in text

@@ -128,9 +128,9 @@ class Expectation:
 def _shown(value: Any) -> str:
     match value:
         case SameWeekday(share):
-            return f"same_weekday({share:g})"
+            return f"same_weekday({share!r})"
         case Usually(share):
-            return f"usually({share:g})"
+            return f"usually({share!r})"
         case Ago(time):
             return f"now - {time}" if time >= timedelta(0) else f"now + {-time}"
         case datetime():

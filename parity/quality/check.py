@@ -14,15 +14,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from parity.definition.checks import FeatureTable
 from parity.definition.expectations import Expectation
+from parity.edge.errors import UserError
 from parity.edge.files import Location, absolute, location, replacing
 from parity.quality.by_definition import NOT_NULL, ByDefinition, by_definition
 from parity.quality.days import Spool, feature_files, spool_features, spool_transactions, spooling
 from parity.quality.gx import Store, file_name
 from parity.quality.judge import Judged, Past, judge
+from parity.quality.page import write_page
 from parity.transactions.refusals import RefusedError
 
+LOCK, SECONDS_TO_WAIT = ".lock", 60
 Source = tuple[Location, tuple[FeatureTable, ...]]
 """A place of transactions, and the feature tables that are computed of it."""
 
@@ -43,6 +48,19 @@ def sources_of(tables: Sequence[FeatureTable], places: Sequence[Location]) -> li
 def declared_of(tables: Sequence[FeatureTable]) -> list[Expectation]:
     """What is declared of the transactions that ``tables`` share."""
     return list(getattr(tables[0].view.transactions, "expectations", ()))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other runs from keeping results in ``folder`` for as long as the block lasts. `UserError` if one does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, SECONDS_TO_WAIT, 0o600, fallback_to_soft=False):
+            yield
+    except Timeout:
+        raise UserError(
+            f"{folder}: another run keeps its results here. Wait until it has ended, or name another folder: --store"
+        ) from None
 
 
 class Checker:
@@ -88,6 +106,13 @@ class Checker:
                 derived = _without_windows(derived)
             expectations = [*table.view.expectations, *derived.expectations]
             self._judge(table.name, f"features {table.name}", table, spool, expectations)
+
+    def publish(self) -> Path:
+        """Build the page of what was found, and Data Docs; that page."""
+        docs, page = self.store.build_docs(self.at), self.folder / "index.html"
+        failed = {(one.suite, date) for one in self.judged for tally in one.tallies for date in tally.dates}
+        write_page(page, self.judged, self.at, docs, self.store.pages(self.at, failed))
+        return page
 
     def _judge(
         self, name: str, suite: str, table: FeatureTable, spool: Spool, expectations: Sequence[Expectation]

@@ -3,8 +3,8 @@
     python -m parity quality [-c REPO] [--view NAME] [--input FILE_OR_FOLDER] [--at INSTANT]
     python -m parity quality --incremental
 
-Each expectation that fails is one line, with how many, what share, and three examples. Results and Data Docs are kept
-in data/quality. Status 0: all is as expected; 1: something is not; 2: it could not be checked.
+Each expectation that fails is one line, with how many, what share, and three examples. A page, results and Data Docs
+are kept in data/quality. Status 0: all is as expected; 1: something is not; 2: it could not be checked.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from parity.edge.command import argument_parser, instant, shown
 from parity.edge.errors import UserError
 from parity.edge.files import filesystem_of, location
 from parity.offline.side import origins_of
-from parity.quality.check import Checker, folder_of, sources_of
+from parity.quality.check import Checker, alone, folder_of, sources_of
 from parity.quality.judge import Judged
 from parity.repository import computed_by
 
@@ -27,15 +27,17 @@ REPOSITORY = Path(__file__).resolve().parents[2] / "feature_repo"
 def main() -> int:
     args = arguments()
     tables = declared(args.repository).of(args.view).tables
-    checker = Checker(args.store or folder_of(args.repository), args.at or utc_now(), args.incremental)
-    for source in sources_of(tables, origins_of(tables, args.input)):
-        with checker.transactions(source) as transactions:
-            report(checker.judged[-1])
-            for table in source[1]:
-                if _is_computed(table):
-                    checker.features(table, transactions)
-                    report(checker.judged[-1])
-    print(f"Data Docs: {shown(checker.store.build_docs(checker.at))}")
+    folder = args.store or folder_of(args.repository)
+    with alone(folder):
+        checker = Checker(folder, args.at or utc_now(), args.incremental)
+        for source in sources_of(tables, origins_of(tables, args.input)):
+            with checker.transactions(source) as transactions:
+                report(checker.judged[-1])
+                for table in source[1]:
+                    if _is_computed(table):
+                        checker.features(table, transactions)
+                        report(checker.judged[-1])
+        print(f"page: {shown(checker.publish())}")
     return 0 if all(one.is_fine for one in checker.judged) else 1
 
 

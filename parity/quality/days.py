@@ -145,7 +145,8 @@ def spool_transactions(
                 total += rows.num_rows
             gone = [name for name in columns if start and not _has(path, name, definition)]
             told = shown(location(file))
-            missing += [f"{told}: it has no column {definition.reading.in_file(name)}" for name in gone]
+            there = f"; the columns are {', '.join(map(repr, _names(path, definition)))}." if gone else ""
+            missing += [f"{told}: it has no column {definition.reading.in_file(name)}{there}" for name in gone]
             absent.update(gone)
         files.append(location(file))
     if not total:
@@ -175,17 +176,16 @@ def _placed(rows: pa.Table, tables: Sequence[FeatureTable], file: int, start: in
 
 
 def _has(path: Path, name: str, definition: Definition) -> bool:
-    """Whether a file has the column that is read as ``name``."""
-    name = definition.reading.in_file(name)
-    if name in partition_columns(path):
-        return True
-    match kind_of(path):
-        case "parquet":
-            return name in pq.read_schema(path).names
-        case "json":
-            return True  # where an object may leave out what it has nothing for
+    """Whether a file has the column that is read as ``name``, which an object of JSON may leave out."""
+    return kind_of(path) == "json" or definition.reading.in_file(name) in _names(path, definition)
+
+
+def _names(path: Path, definition: Definition) -> list[str]:
+    """The columns of a file of text or Parquet."""
+    if kind_of(path) == "parquet":
+        return [*pq.read_schema(path).names, *partition_columns(path)]
     with text.readable(path, definition.reading) as file:
-        return name in file.names
+        return [*file.names, *partition_columns(path)]
 
 
 def _parquet(files: Sequence[Path | str], options: str = "") -> str:

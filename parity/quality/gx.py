@@ -11,12 +11,15 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from datetime import datetime
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import pandas as pd
 
@@ -27,6 +30,8 @@ from parity.quality.parts import added_up, questions
 
 NUMBER = "parity"
 """What the meta of an expectation has its number by."""
+ENDINGS = (" but for the newest day", " on days without rows", "")
+"""What is added to the name of a suite for those of its expectations that are asked of some days."""
 SILENT = {"GX_ANALYTICS_ENABLED": "false", "TQDM_DISABLE": "1"}
 
 
@@ -65,13 +70,29 @@ class Store:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.gx = great_expectations()
-        try:
-            self.context = self.gx.get_context(mode="file", project_root_dir=str(folder))
-        except Exception as error:  # of many kinds, for a file of its configuration that can't be read
-            raise UserError(f"{folder}/gx: Great Expectations can't open it: {error!s:.300}. Remove it.") from None
+        self.context = self._opened()
         self.context.variables.progress_bars = {"globally": False}
         source = self.context.data_sources.add_or_update_pandas("parity")
         self._source = source
+
+    def _opened(self) -> Any:
+        """The project. Configuration that can't be read, as of a run that was killed, is left beside a new one."""
+        folder = self.folder / "gx"
+        files = [folder / "great_expectations.yml", folder / "uncommitted" / "config_variables.yml"]
+        while True:
+            try:
+                with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # where it prints what it also raises
+                    return self.gx.get_context(mode="file", project_root_dir=str(self.folder))
+            except OSError:
+                raise
+            except Exception as error:  # of many kinds
+                files = [file for file in files if file.exists()]
+                if not files:
+                    reason = f"Great Expectations can't open it: {error!s:.300}. Remove it."
+                    raise UserError(f"{folder}: {reason}") from None
+                for file in files:
+                    file.replace(file.with_suffix(".damaged"))
+                files = []
 
     def suite(self, name: str, expectations: Sequence[Expectation]) -> Suite:
         """Keep ``expectations`` as a suite, in place of an earlier one of that ``name``."""
@@ -84,7 +105,7 @@ class Store:
         """
         from great_expectations.data_context.types.resource_identifiers import ExpectationSuiteIdentifier
 
-        of_run = [key for key in self.context.validation_results_store.list_keys() if key.run_id.run_time == at]
+        of_run = self._keys(at)
         suites = [
             ExpectationSuiteIdentifier(name)
             for name in sorted({key.expectation_suite_identifier.name for key in of_run})
@@ -92,7 +113,23 @@ class Store:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             built = self.context.build_data_docs(resource_identifiers=[*suites, *of_run])
-        return Path(next(iter(built.values())).removeprefix("file://"))
+        return _path(next(iter(built.values())))
+
+    def pages(self, at: datetime, chosen: Container[tuple[str, str]]) -> dict[tuple[str, str], Path]:
+        """The pages of the ``chosen`` days of suites, of the run at this instant."""
+        found = {}
+        for key in self._keys(at):
+            suite = key.expectation_suite_identifier.name
+            for ending in ENDINGS:
+                named = suite.removesuffix(ending), key.run_id.run_name
+                if named in chosen:
+                    [site] = self.context.get_docs_sites_urls(resource_identifier=key)[:1]
+                    found[named] = _path(site["site_url"])
+        return found
+
+    def _keys(self, at: datetime) -> list[Any]:
+        """The results of the run at this instant."""
+        return [key for key in self.context.validation_results_store.list_keys() if key.run_id.run_time == at]
 
 
 class Suite:
@@ -110,16 +147,23 @@ class Suite:
     @cached_property
     def _of_days_in_general(self) -> Any:
         numbers = [number for number, one in enumerate(self.expectations) if not one.newest_day]
-        return self._kept(f"{self.name} but for the newest day", numbers)
+        return self._kept(self.name + ENDINGS[0], numbers)
 
     @cached_property
     def _of_empty_days(self) -> Any:
         """What is asked of a day without rows: how many there are."""
         numbers = [n for n, one in enumerate(self.expectations) if one.type.startswith(OF_TABLE)]
-        return self._kept(f"{self.name} on days without rows", numbers)
+        return self._kept(self.name + ENDINGS[1], numbers)
 
     def _kept(self, name: str, numbers: Sequence[int]) -> Any:
-        return self.store.context.suites.add_or_update(self._suite(name, numbers)) if numbers else None
+        if not numbers:
+            return None
+        suite, suites = self._suite(name, numbers), self.store.context.suites
+        try:
+            return suites.add_or_update(suite)
+        except (TypeError, ValueError):  # an earlier one can't be read, as of a run that was killed
+            (self.store.folder / "gx" / "expectations" / f"{name}.json").unlink(missing_ok=True)
+            return suites.add_or_update(suite)
 
     def _suite(self, name: str, numbers: Sequence[int]) -> Any:
         return self.store.gx.ExpectationSuite(name=name, expectations=[self._made(number) for number in numbers])
@@ -239,6 +283,10 @@ class Run(NamedTuple):
     name: str
     at: datetime
     newest: bool
+
+
+def _path(url: str) -> Path:
+    return Path(unquote(url.removeprefix("file://")))
 
 
 def file_name(name: str) -> str:

@@ -52,16 +52,31 @@ class Tally:
     def severity(self) -> str:
         return self.expectation.severity
 
+    @property
+    def expected(self) -> str:
+        """The expectation, for people."""
+        return _readable(self.expectation)
+
+    @property
+    def dates(self) -> list[str]:
+        """The days that failed."""
+        return list(map(_date, self.failed))
+
+    @property
+    def count(self) -> str:
+        """How many values, or days, and what share, since when."""
+        if self.expectation.is_row_wise:
+            count, of = self.unexpected, self.looked_at
+            what = "values" if len(self.expectation.columns) == 1 else "rows"
+            first = self.dates[0]
+            days = f"on {first}" if len(self.failed) == 1 else f"on {len(self.failed)} days, the first {first}"
+            return f"{count:,} of {of:,} {what} ({_percent(count, of)}) {days}"
+        return f"{len(self.failed):,} of {self.days:,} days ({_percent(len(self.failed), self.days)})"
+
     def line(self, name: str) -> str:
         """One line: which, of what, how many and what share, since when, three examples."""
-        one, first = self.expectation, _date(self.failed[0])
         examples = f": {'; '.join(self.examples[:EXAMPLES])}" if self.examples else ""
-        if one.is_row_wise:
-            count, of, what = self.unexpected, self.looked_at, "values" if len(one.columns) == 1 else "rows"
-            days = f"on {first}" if len(self.failed) == 1 else f"on {len(self.failed)} days, the first {first}"
-            return f"{name}: {_readable(one)}: {count:,} of {of:,} {what} ({_percent(count, of)}) {days}{examples}"
-        count, of = len(self.failed), self.days
-        return f"{name}: {_readable(one)}: {count:,} of {of:,} days ({_percent(count, of)}){examples}"
+        return f"{name}: {self.expected}: {self.count}{examples}"
 
 
 class Judged(NamedTuple):
@@ -76,6 +91,8 @@ class Judged(NamedTuple):
     """The digest of each day that failed nothing."""
     trouble: tuple[str, ...] = ()
     """What is wrong beside the expectations, a line each."""
+    suite: str = ""
+    """What the suite is called that they were held to."""
 
     @property
     def failures(self) -> list[Tally]:
@@ -134,7 +151,7 @@ def judge(
         if all(found.success for found in seen.values()):
             passed[day.day] = digest
     past.passed = passed
-    return Judged(name, looked_at, rows, tallies, passed, spool.missing)
+    return Judged(name, looked_at, rows, tallies, passed, spool.missing, suite.name)
 
 
 @dataclass
