@@ -15,7 +15,7 @@ if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends the
     start()
 
 import argparse
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import parity.edge.quick_feast  # noqa: F401
@@ -41,18 +41,21 @@ def main() -> int:
     outputs = [args.output or location(table.source.path) for table in tables]
     for source, output in zip(sources, outputs, strict=True):
         require_apart(source, output)
-    if args.require_quality:
-        from parity.quality.gate import passed  # an extra, and slow to import
+    marks = [high_water(source) for source in sources]
+    with ExitStack() as checked:
+        if args.require_quality:
+            from parity.quality.gate import passed  # an extra, and slow to import
 
-        sources = passed(tables, sources, args.repository, utc_now(), args.incremental)
-        if sources is None:
-            return 1
-    for table, source, output in zip(tables, sources, outputs, strict=True):
-        marks = high_water(source)
-        with superseding(table, output) if is_logged else nullcontext():
-            print(f"{compute(table, source, output)} -> {shown(output)}")
-        note_origin(table, output, source)
-        note_marks(table, output, marks)
+            found = checked.enter_context(passed(tables, sources, args.repository, utc_now(), args.incremental))
+            if found is None:
+                return 1
+            sources = [found.transactions[table.name] for table in tables]
+            compute = compute if args.incremental else found.put
+        for table, source, output, mark in zip(tables, sources, outputs, marks, strict=True):
+            with superseding(table, output) if is_logged else nullcontext():
+                print(f"{compute(table, source, output)} -> {shown(output)}")
+            note_origin(table, output, source)
+            note_marks(table, output, mark)
     return 0
 
 

@@ -288,6 +288,9 @@ class TestGate:
         project.succeed("generate_synthetic_data.py")
         assert "as expected" in project.succeed("compute_features.py", *repository, "--require-quality")
         before = project.features.read_bytes(), project.features.stat().st_mtime_ns
+        project.succeed("compute_features.py", *repository)
+        assert project.features.read_bytes() == before[0]  # what was checked is what is computed without a check
+        before = project.features.read_bytes(), project.features.stat().st_mtime_ns
         project.transactions.write_text(project.transactions.read_text() + "1,101,2026-01-01T00:00:00Z,5000\n")
         outcome = project.run("compute_features.py", *repository, "--require-quality")
         assert outcome.status == 1
@@ -326,6 +329,21 @@ class TestGate:
         assert view["quarantine"]["of"] == 101
         aside = project.root / "data/quality/quarantine/user_transactions/set_aside/user_transactions.csv"
         assert aside.read_text().splitlines()[1:] == ["1,101,2026-01-01T00:00:00Z,5000"]
+
+    def test_a_quarantine_stays_as_long_as_the_features_that_are_computed_of_it(self, project):
+        held = f"Expectation('{BETWEEN}', column='purchase_amount', max_value=1000, quarantine=True)"
+        repository = self.declare(project, held, "Expectation('expect_table_row_count_to_be_between', max_value=150)")
+        project.succeed("generate_synthetic_data.py")
+        good = project.transactions.read_text()
+        project.transactions.write_text(good + "1,101,2026-01-01T00:00:00Z,5000\n")
+        project.succeed("compute_features.py", *repository, "--require-quality")
+        kept = project.root / "data/quality/quarantine/user_transactions"
+        before = {file: file.read_bytes() for file in kept.rglob("*") if file.is_file()}
+        assert len(before) == 3
+        rows = "".join(f"{n},101,2026-01-01T00:00:{n % 60:02}Z,{5000 + n}\n" for n in range(1, 200))
+        project.transactions.write_text(good + rows)
+        assert project.run("compute_features.py", *repository, "--require-quality").status == 1
+        assert {file: file.read_bytes() for file in kept.rglob("*") if file.is_file()} == before
 
 
 class TestDamage:

@@ -37,8 +37,13 @@ def compute_here(table: FeatureTable, source: Location, output: Location) -> str
     definition = table.definition
     with on_disk(source) as file:
         history = aggregate(read_transactions(file, definition), definition)
+    return write_here(table, history, output)
+
+
+def write_here(table: FeatureTable, history: pa.Table, output: Location) -> str:
+    """Write features that were computed, into one file; say in words what was written."""
     write_table(history, output)
-    keys = _distinct(history.select(definition.keys.names))
+    keys = _distinct(history.select(table.definition.keys.names))
     return f"{history.num_rows:,} feature rows of {keys:,} {table.noun(keys)}"
 
 
