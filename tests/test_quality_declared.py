@@ -58,6 +58,7 @@ class TestDeclaring:
             (Expectation("expect_column_values_to_be_unique", column="b"), "'b' is none of the columns: there is a"),
             (Expectation("expect_column_values_to_be_between", column="a", min_value=same_weekday(1)), "one number"),
             (Expectation(ROW_COUNT, min_value=same_weekday(-1)), "a positive share"),
+            (Expectation(ROW_COUNT, min_value=same_weekday("a")), "min_value is same_weekday('a'): a positive share"),
             (Expectation("expect_column_values_to_be_unique", column="a", mostly=usually(1)), "between 0 and 1"),
             (Expectation(ROW_COUNT, min_value=usually(0.5)), "for mostly alone"),
             (Expectation(ROW_COUNT, min_value=1, quarantine=True), "a quarantine is for rows"),
