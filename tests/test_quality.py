@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -370,9 +371,10 @@ class TestDamage:
 
 
 class TestPage:
-    def test_what_failed_is_first_with_links_to_its_days(self, tmp_path):
+    def test_what_failed_is_first_with_links_to_its_days(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
         write(tmp_path / "transactions.csv", purchase(3, -1), purchase(2, 700), purchase(1))
-        checker = Checker(tmp_path / "quality", AT)
+        checker = Checker(Path("quality"), AT)
         with checker.transactions((tmp_path / "transactions.csv", (shop(tmp_path, RANGE),))):
             page = checker.publish()
         text = page.read_text()

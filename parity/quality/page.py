@@ -3,6 +3,7 @@
 The first page of those is a table that scripts from the internet fill, and empty without them.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -33,7 +34,7 @@ def write_page(
 
 
 def _link(page: Path, path: Path) -> str:
-    return quote(str(page.relative_to(path.parent)))
+    return quote(os.path.relpath(page.resolve(), path.parent.resolve()))
 
 
 def _of_one(judged: Judged, linked: Mapping[tuple[str, str], str]) -> dict[str, Any]:
