@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from feast import FeatureStore
+from prometheus_client.parser import text_string_to_metric_families
 
 pytest.importorskip("scipy")
 
@@ -208,6 +209,7 @@ def test_raw_columns_are_compared_and_are_data(drift, dearer):
     assert status == 1
     assert "amount: DRIFT, up: mean " in out
     assert "data: these are the transactions" in out
+    assert column(drift(dearer, "--of", "raw", "--json")[1], "amount")["moved"]["origin"] == "data"
     assert "shop: steady" in out
 
 
@@ -526,7 +528,7 @@ def test_json_has_numbers_that_a_machine_can_read(drift, dearer):
 def test_the_page_shows_the_verdicts_first_and_loads_nothing(drift, dearer, tmp_path):
     drift(dearer, "--report", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert page.index("<h1") < page.index("mean_2d") < page.index("count_ever")
+    assert page.index("<h1") < page.index("mean_2d") < page.index("drift of the data") < page.index("count_ever")
     assert page.count("<svg") == 8
     assert "prefers-color-scheme: dark" in page
     assert not re.search(r"<script|https?://|@import|\bNaN\b|\bnan\b", page)
@@ -537,6 +539,9 @@ def test_metrics_are_those_of_prometheus(drift, dearer, tmp_path):
     text = (tmp_path / "drift.prom").read_text()
     assert 'parity_drift_alarm{column="mean_2d",view="spending"} 1.0' in text
     assert 'parity_drift_alarm{column="last_shop",view="spending"} 0.0' in text
+    families = {one.name: one for one in text_string_to_metric_families(text)}
+    assert {one.type for one in families.values()} == {"gauge"}
+    assert {one.labels["column"] for one in families["parity_drift_p"].samples} >= {"mean_2d", "time of day"}
 
 
 def test_the_same_windows_give_the_same_answer(drift, dearer):

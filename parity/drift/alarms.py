@@ -196,7 +196,8 @@ def groups(counted: Counted) -> tuple[list[str], np.ndarray, np.ndarray]:
     if counted.labels is None:
         names = [f"{counted.bins.values[masks[:, group] == 1].mean():.3g}" for group in range(masks.shape[1])]
         return names or [""], reference, current
-    most = np.argsort(-(reference + current), kind="stable")[:MOST_SHOWN]
+    there = max(1, np.count_nonzero(reference + current))
+    most = np.argsort(-(reference + current), kind="stable")[: min(there, MOST_SHOWN)]
     return [counted.labels[place] for place in most], reference[most], current[most]
 
 

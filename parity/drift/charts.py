@@ -11,10 +11,13 @@ import numpy as np
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 190, 58, 10, 14, 34
 
 
-def daily(means: np.ndarray, labels: Sequence[str], current: int, since: int | None, described: str) -> str:
-    """Draw a mean by day; the days from number ``current`` on are the current window, and ``since`` marks a change."""
+def daily(
+    means: np.ndarray, labels: Sequence[str], current: int, since: int | None, described: str, is_share: bool = False
+) -> str:
+    """Draw a mean by day; the days from number ``current`` on are the current window, and ``since`` marks a change.
+    The scale of a share begins at 0."""
     known = np.flatnonzero(np.isfinite(means))
-    low, high = _span(means[known])
+    low, high = (0.0, max(float(means[known].max(initial=0)) * 1.1, 0.01)) if is_share else _span(means[known])
     step = (WIDTH - LEFT - RIGHT) / max(len(means), 1)
 
     def x(day: float) -> float:
@@ -25,7 +28,7 @@ def daily(means: np.ndarray, labels: Sequence[str], current: int, since: int | N
 
     first = x(current - 0.5)
     marks = [f'<rect class="now" x="{first:.1f}" y="{TOP}" width="{WIDTH - RIGHT - first:.1f}" height="{_deep()}"/>']
-    marks += _levels(low, high, y)
+    marks += _levels(low, high, y, percent=is_share)
     marks += [
         f'<text x="{x(day):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="{anchor}">{escape(labels[day])}</text>'
         for day, anchor in ((0, "start"), (current, "middle"), (len(means) - 1, "end"))

@@ -173,12 +173,14 @@ def _with_origin(args: argparse.Namespace | Asked, source, days, verdicts: list)
     moved = {one.name: one.moved for one in verdicts if one.moved}
     said, found = "", {}
     if args.of == sources.RAW:
-        said = "data: these are the transactions"
-    elif not args.oracle:
+        data = {"origin": "data: these are the transactions", "by_pipeline": False}
+        return [replace(one, **data) if one.moved else one for one in verdicts]
+    if not args.oracle:
         said = "data or pipeline not asked: --oracle 0"
     elif moved and args.of == sources.SERVED:
         try:
-            return [_of_served(one, *_audited(args, source, days, moved)) if one.moved else one for one in verdicts]
+            asked = _audited(args, source, days, moved)
+            return [_of_served(one, *asked) if one.moved else one for one in verdicts]
         except UserError as error:
             said = f"data or pipeline not known, ask {audit_command(args, days.current)}: {error}"
     elif moved:

@@ -6,36 +6,34 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from parity.drift import charts
 from parity.drift.alarms import APPEARED, DRIFT, SMALL, STEADY, Verdict, by_day, groups, scores_in_unit, scores_of
 from parity.drift.found import Found, head, number, sentences
-from parity.drift.test import LOCATION, NULL, SHARE, Part
-from parity.edge.files import replacing
+from parity.drift.test import INFINITE, LOCATION, NEGATIVE, NULL, SHARE, Part
+from parity.report.html import write_html
 
 TEMPLATE = Path(__file__).with_name("page.html")
+NEVER_BY_GROWING = NULL, NEGATIVE, INFINITE
+"""What is said of a feature that becomes another by definition."""
 WORDS = {DRIFT: "drift", APPEARED: "appeared meanwhile", SMALL: "too small to matter", STEADY: "steady"}
 
 
 def write_page(path: Path, found: Found, now: datetime) -> None:
     """Write the page to ``path``, replacing an earlier one."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    with replacing(path) as temporary:
-        temporary.write_text(
-            environment.from_string(TEMPLATE.read_text()).render(
-                drifted=len(found.drifted),
-                pipeline=sum(one.by_pipeline is True for one in found.drifted),
-                columns=[_column(one) for one in found.ordered],
-                heads=list(dict.fromkeys(head(one) for one in found.ordered)),
-                several=len({one.table for one in found.verdicts}) > 1,
-                not_compared=[*found.left, *map(str, found.not_compared)],
-                rate=f"{found.rate:g}",
-                now=f"{now:%Y-%m-%d %H:%M} UTC",
-            ),
-            encoding="utf-8",
-        )
+    write_html(
+        path,
+        TEMPLATE,
+        drifted=len(found.drifted),
+        pipeline=sum(one.by_pipeline is True for one in found.drifted),
+        columns=[_column(one) for one in found.ordered],
+        heads=list(dict.fromkeys(head(one) for one in found.ordered)),
+        several=len({one.table for one in found.verdicts}) > 1,
+        not_compared=[*found.left, *map(str, found.not_compared)],
+        rate=f"{found.rate:g}",
+        now=f"{now:%Y-%m-%d %H:%M} UTC",
+    )
 
 
 def _column(one: Verdict) -> dict[str, Any]:
@@ -44,7 +42,8 @@ def _column(one: Verdict) -> dict[str, Any]:
     return {
         "name": one.name,
         "table": one.table,
-        "status": WORDS[one.status],
+        "status": _status(one),
+        "since": one.moved.since if one.moved else "",
         "alarm": one.status == DRIFT,
         "sentence": first.removeprefix(f"{one.name}: ").split(" (p ")[0],
         "more": [line.strip() for line in more],
@@ -55,8 +54,17 @@ def _column(one: Verdict) -> dict[str, Any]:
         "shares": _shares(one),
         "daily": _daily(one),
         "shown_by_day": _shown_by_day(one),
+        "shown_by_group": "share of rows by "
+        + ("decile, named by its mean" if one.counted.labels is None else "category"),
         "groups": _groups(one),
     }
+
+
+def _status(one: Verdict) -> str:
+    if one.status != DRIFT:
+        return WORDS[one.status]
+    of = {True: "of the pipeline", False: "of the data", None: ""}[one.by_pipeline]
+    return f"{WORDS[DRIFT]} {of}".strip()
 
 
 def _shares(one: Verdict) -> list[str]:
@@ -64,7 +72,7 @@ def _shares(one: Verdict) -> list[str]:
     return [
         f"{name}: {effect.reference:.2%} -> {effect.current:.2%} of rows"
         for name, effect in one.tested.shares.items()
-        if effect.reference or effect.current
+        if (effect.reference or effect.current) and (not one.counted.column.grows or name in NEVER_BY_GROWING)
     ]
 
 
@@ -95,7 +103,8 @@ def _daily(one: Verdict) -> str:
     since = days.index(one.moved.since) if one.moved else None
     labels = [f"{day.day} {day:%b}" for day in days]
     described = f"{one.name}: {_shown_by_day(one)}, from {days[0]} to {days[-1]}"
-    return charts.daily(means, labels, days.index(one.spans.current.first), since, described)
+    is_share = one.counted.labels is not None or _part(one).kind == SHARE
+    return charts.daily(means, labels, days.index(one.spans.current.first), since, described, is_share)
 
 
 def _groups(one: Verdict) -> str:
