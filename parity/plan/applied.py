@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,12 @@ class Applied:
         noted = {name: origin_beside(view.batch_source.path) for name, view in self.views.items()}
         return {name: str(place) for name, place in noted.items() if place is not None}
 
-    def compute(self, view: str, transactions: Path, below: int | None) -> Computed:
-        """What is stored of a view: nothing is computed. `UserError` if it is not what the registry says."""
+    def computing(self, view: str, transactions: Path, below: int | None) -> Callable[[], Computed]:
+        """As that of a side, of what is stored: nothing is computed."""
+        return partial(self._stored, view, below)
+
+    def _stored(self, view: str, below: int | None) -> Computed:
+        """What is stored of a view. `UserError` if it is not what the registry says."""
         start = time.perf_counter()
         found = self.views[view]
         place = location(found.batch_source.path)

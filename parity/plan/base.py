@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ class Base(Protocol):
     is_stored: bool
 
     def description(self) -> dict[str, Any]: ...
-    def compute(self, view: str, transactions: Path, below: int | None) -> Computed: ...
+    def computing(self, view: str, transactions: Path, below: int | None) -> Callable[[], Computed]: ...
 
 
 class Nothing:
@@ -33,7 +33,7 @@ class Nothing:
     def description(self) -> dict[str, Any]:
         return {"project": None, "views": [], "on_demand": [], "services": [], "experiments": [], "contracts": {}}
 
-    def compute(self, view: str, transactions: Path, below: int | None) -> Computed:
+    def computing(self, view: str, transactions: Path, below: int | None) -> Callable[[], Computed]:
         raise LookupError(view)
 
 

@@ -36,7 +36,7 @@ def models_found(
         try:
             contract = Contract.from_json(file.read_bytes()) if file.name == LOGGED else read_contract(file)
         except (UserError, ValueError, OSError) as error:
-            unread.append(f"the model {shown(file)}: {error}")
+            unread.append(f"the model {shown(file)}: {str(error).removeprefix(f'{file}: ')}")
             continue
         if contract.project and head["project"] and contract.project != head["project"]:
             continue

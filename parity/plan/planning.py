@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -43,13 +42,7 @@ def make_plan(base: Base, head: Side, sample: int | None, models: Sequence[Path]
     with ExitStack() as stack:
         places = _places(before, now, base.origins() if base.is_stored else {}, stack)
         below, totals, said = _sample(head, now, places, sample)
-        with ThreadPoolExecutor(2) as pool:
-            jobs = [
-                pool.submit(_compute, side, described, places[title], below)
-                for side, described, title in ((head, now, "head"), (base, before, "base"))
-            ]
-            of_head, of_base = (job.result() for job in jobs)  # so that a fault of the head is said first
-            computed = of_base, of_head
+        computed = _computed(((base, before, places["base"]), (head, now, places["head"])), below)
     found = Plan(base.title.removeprefix("the base, "), title, said)
 
     def look_closer(pair: ViewPair, both: tuple[Computed, Computed], view: ViewFound) -> None:
@@ -144,18 +137,23 @@ def _names(view: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(name for name, _ in view["keys"]))
 
 
-def _compute(
-    side: Base, described: Mapping[str, Any], places: Mapping[str, Path], below: Mapping[tuple, int]
-) -> dict[str, Computed]:
-    """The features of every view of a side whose transactions are known."""
-    found = {}
-    for view in described["views"]:
-        name = view["name"]
-        if name in places:
+def _computed(
+    sides: Sequence[tuple[Base, Mapping[str, Any], Mapping[str, Path]]], below: Mapping[tuple, int]
+) -> tuple[dict[str, Computed], dict[str, Computed]]:
+    """The features of every view whose transactions are known, of the base and of the head: a view of both at once."""
+    keys = [{view["name"]: _names(view) for view in described["views"]} for _, described, _ in sides]
+    found: tuple[dict[str, Computed], dict[str, Computed]] = ({}, {})
+    for name in dict.fromkeys([*keys[1], *keys[0]]):
+        pending = [
+            (place, side.computing(name, transactions[name], below.get(keys[place][name])))
+            for place, (side, _, transactions) in enumerate(sides)
+            if name in transactions and name in keys[place]
+        ]
+        for place, computed in reversed(pending):  # so that a fault of the head is said first
             try:
-                found[name] = side.compute(name, places[name], below.get(_names(view)))
+                found[place][name] = computed()
             except UserError as error:
-                raise UserError(f"{error!s}".replace(": ", f": {name}: ", 1)) from None
+                raise UserError(str(error).replace(": ", f": {name}: ", 1)) from None
     return found
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,16 +73,20 @@ class Side:
         self._send({"do": "count", "view": view, "transactions": str(transactions)})
         return self._answer()["keys"]
 
-    def compute(self, view: str, transactions: Path, below: int | None) -> Computed:
-        """Compute a view on the ``transactions``, of the keys whose hash is ``below``; or raise `UserError`."""
+    def computing(self, view: str, transactions: Path, below: int | None) -> Callable[[], Computed]:
+        """Begin to compute a view on the ``transactions``, of the keys whose hash is ``below``; return a function that
+        waits for it, or raises `UserError`."""
         self._views += 1
         folder = self.folder / f"view-{self._views}"
         folder.mkdir()
         request = {"view": view, "transactions": str(transactions), "below": below, "folder": str(folder)}
         self._send({"do": "compute", **request})
+        return self._computed
+
+    def _computed(self) -> Computed:
         found = self._answer()
         rows = found["rows"] and Path(found["rows"])
-        return Computed(Path(found["features"]), rows, found["count"], found["keys"], found["bytes"], found["seconds"])
+        return Computed(Path(found["features"]), rows, *(found[name] for name in ("count", "keys", "bytes", "seconds")))
 
     def online(self, view: str, computed: Computed, port: int) -> dict[str, Any] | None:
         """What the latest rows of a view take in the empty Redis at ``port``; None if that can't be measured."""
