@@ -371,7 +371,7 @@ def keep_versions(before: Registry, after: Registry) -> None:
     """Leave the views that were deployed as they were ``before``, in what is to be written. Raises `DefinitionError`
     where ``after`` has another definition in the place of one of them, or none."""
     views = {_identity(view): view for view in after.feature_views}
-    sources = {_identity(source): source for source in after.data_sources}
+    parts = [part for service in after.feature_services for part in service.spec.features]
     for old in before.feature_views:
         if STORED_AS not in old.spec.tags or BETWEEN in old.spec.project:
             continue
@@ -384,9 +384,12 @@ def keep_versions(before: Registry, after: Registry) -> None:
             raise declared_otherwise(old.spec.name)
         new.spec.tags[STORED_AS] = old.spec.tags[STORED_AS]
         new.spec.batch_source.CopyFrom(old.spec.batch_source)
-        source = sources.get((old.spec.project, old.spec.batch_source.name))
-        if source is not None:
-            source.file_options.CopyFrom(old.spec.batch_source.file_options)
+        for source in (
+            *(one for one in after.data_sources if one.project == old.spec.project),
+            *(part.batch_source for part in parts if part.feature_view_name == old.spec.name),
+        ):
+            if source.name == old.spec.batch_source.name:
+                source.file_options.CopyFrom(old.spec.batch_source.file_options)
 
 
 def _copied(registry: Registry) -> Registry:

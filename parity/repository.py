@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
-from feast import Entity, FeatureService, FeatureStore, FeatureView, RepoConfig
+from feast import Entity, FeatureService, FeatureStore, FeatureView
 from feast.errors import FeastError, FeastObjectNotFoundException
 from feast.protos.feast.core.Registry_pb2 import Registry
 from feast.repo_config import FeastConfigError, RegistryConfig
@@ -24,7 +24,7 @@ from parity.definition.recorded import recalled, under_version, version_of
 from parity.definition.table import COMPUTED_BY, Definition
 from parity.edge.configuration import addresses, configuration_file, read_configuration, without_secrets
 from parity.edge.errors import UserError, bucket_trouble
-from parity.edge.feast_internals import stored_as
+from parity.edge.feast_internals import stored_as, with_registry
 from parity.edge.files import Location, filesystem_of, location, parquet_files
 from parity.edge.redis_server import startable
 from parity.online.side import online_store_of
@@ -115,7 +115,8 @@ def opened(
     """
     store = _open(path)
     if of is not None:
-        store = FeatureStore(repo_path=str(path), config=_showing(store.config, of))
+        options = store.config.registry.model_dump() | {"deployment": [store.project, deployment(store.project, of)]}
+        store = FeatureStore(repo_path=str(path), config=with_registry(store.config, **options))
     try:
         with _told(store, path):
             for table in tables:
@@ -127,15 +128,6 @@ def opened(
             yield store
     except UserError as error:
         raise UserError(without_secrets(str(error), _connection_string(store))) from None
-
-
-def _showing(config: RepoConfig, number: int) -> RepoConfig:
-    """The same configuration, in which a deployment takes the place of the project."""
-    shown = config.model_copy()
-    kept = deployment(config.project, number)
-    shown._registry = RegistryConfig(**(config.registry.model_dump() | {"deployment": [config.project, kept]}))
-    shown.repo_path = config.repo_path
-    return shown
 
 
 @contextmanager

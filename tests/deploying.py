@@ -1,5 +1,6 @@
 """A shop of its own in a folder and a Redis database, that is deployed to: what the tests of deployments share."""
 
+import contextlib
 import os
 import random
 import runpy
@@ -10,10 +11,16 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
+import click
 from feast import FeatureStore
+from feast.protos.feast.core.Registry_pb2 import Registry
 
+from parity.definition.checks import declared
+from parity.definition.declare import made_by
 from parity.deploy import command
+from parity.deploy.verdict import planned
 from parity.edge.errors import UserError
+from parity.repository import in_force
 from tests.conftest import ROOT, Outcome
 
 FEATURES = '''
@@ -82,13 +89,13 @@ BUYERS = 12
 class Shop:
     """A feature repository in a folder, and the command line on it."""
 
-    def __init__(self, folder: Path, port: int, capture: object, buyers: int = BUYERS):
+    def __init__(self, folder: Path, port: int, capture: object):
         self.folder, self.port, self.capture = folder, port, capture
         self.project = f"deployed_{abs(hash(str(folder)))}"
         (folder / "data").mkdir()
         self.configure(port)
         self.declare(FIRST)
-        self.sell(datetime.now(UTC), buyers)
+        self.sell(datetime.now(UTC))
 
     def configure(self, port: int) -> None:
         """Let the online store be the Redis at this port."""
@@ -98,18 +105,33 @@ class Shop:
     def declare(self, views: str) -> None:
         (self.folder / "features.py").write_text(FEATURES + views)
 
-    def sell(self, until: datetime, buyers: int = BUYERS) -> None:
+    def sell(self, until: datetime, more: int = 0) -> None:
         """Write the transactions anew: some of each buyer, in the ten days before ``until``."""
         draw, lines = random.Random(7), ["buyer_id,at,amount"]
-        for buyer in range(1, buyers + 1):
-            for _ in range(12):
+        for buyer in range(1, BUYERS + 1):
+            for _ in range(12 + more):
                 at = until - timedelta(seconds=draw.randrange(60, 10 * 86_400))
                 lines.append(f"{buyer},{at:%Y-%m-%d %H:%M:%S},{draw.randrange(1, 10_000) / 100}")
         (self.folder / "bought.csv").write_text("\n".join([*lines, ""]))
 
     def deploy(self, *arguments: object) -> Outcome:
-        """Run `python -m parity deploy`, in this process."""
-        return self._called(command.main, "python -m parity deploy", "--no-quality", *arguments)
+        """Run `python -m parity deploy`, in this process, with a verdict by definitions, which takes no other one."""
+        command.planned = lambda path, against: self._verdict()
+        try:
+            return self._called(command.main, "python -m parity deploy", "--no-quality", *arguments)
+        finally:
+            command.planned = planned
+
+    def _verdict(self) -> tuple[str, str]:
+        """What `python -m parity plan` comes to of these shops, by which features there are and how they are made."""
+        served, said = (
+            {(table.name, name): made for table in tables for name, made in made_by(table.view).items()}
+            for tables in (in_force(self.folder), declared(self.folder))
+        )
+        if served.keys() - said.keys():
+            return "breaking", ""
+        changed = any(said[name] != served[name] for name in served)
+        return ("value-changing" if changed else "additive" if said.keys() - served.keys() else "no-op"), ""
 
     def script(self, name: str, *arguments: object) -> Outcome:
         """Run one of the scripts, in this process."""
@@ -142,15 +164,27 @@ class Shop:
         return subprocess.Popen(list(map(str, command)), cwd=ROOT, env=os.environ | environment, **pipes)
 
     def feast(self, *arguments: str) -> Outcome:
-        done = subprocess.run(
-            [Path(sys.executable).parent / "feast", *arguments],
-            cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        """Run the `feast` command in this process; a `ClickException` is one line, and the status that it names."""
+        from feast.cli.cli import cli
+
+        self.forget()
+        path = list(sys.path)
+        self.capture.readouterr()
+        try:
+            with contextlib.chdir(self.folder):
+                sys.path.insert(0, str(self.folder))
+                cli(list(arguments), standalone_mode=False)
+        except click.ClickException as error:
+            return Outcome(error.exit_code, self.capture.readouterr().out, f"Error: {error.format_message()}\n")
+        finally:
+            sys.path[:] = path
+            self.forget()
+        return Outcome(0, *self.capture.readouterr())
+
+    def kept_views(self) -> list[str]:
+        """All views that the registry has, of any deployment, but for when they were written."""
+        registry = Registry.FromString((self.folder / "data" / "registry.db").read_bytes())
+        return sorted(str(view.spec) for view in registry.feature_views)
 
     def store(self) -> FeatureStore:
         return FeatureStore(repo_path=str(self.folder))

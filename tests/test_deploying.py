@@ -1,10 +1,31 @@
 """python -m parity deploy: what features.py declares, brought into force beside what is served, and back."""
 
-import pytest
+import re
+from datetime import UTC, datetime
+from pathlib import Path
 
-from tests.deploying import SECOND, Shop
+import pyarrow as pa
+import pytest
+import redis
+from feast.infra.registry.registry import Registry
+from feast.protos.feast.types.Value_pb2 import Value
+from filelock import FileLock
+
+from parity.deploy import steps
+from parity.deploy.deployments import bring_into_force
+from parity.edge.feast_internals import stored_name
+from parity.edge.redis_server import free_port
+from parity.online.encoding import redis_key
+from parity.online.rows import Fields
+from parity.online.side import entity_keys
+from parity.repository import opened
+from tests.deploying import BUYERS, FIRST, SECOND, Shop
 
 ALLOWED = ("--allow", "value-changing")
+WITH_A_PART = FIRST.replace(
+    "features=[spending, visiting])",
+    "features=[spending[['spent']], visiting])\nwhole = FeatureService(name='whole', features=[spending])",
+)
 
 
 @pytest.fixture
@@ -51,3 +72,270 @@ def test_changed_values_have_to_be_allowed_are_served_then_and_taken_back(shop):
     assert shop.read() == before
     listed = shop.deploy("--status").out.splitlines()
     assert [line.split()[:2] for line in listed] == [["1", "served"], ["2", "kept"]]
+
+
+@pytest.mark.scale
+def test_a_feature_that_is_added_needs_no_permission_and_what_is_unchanged_is_left_alone(shop):
+    shop.deploy()
+    visiting = served_file(shop, "visiting")
+    stamp = visiting.stat().st_mtime_ns
+    shop.declare(FIRST.replace('visits=("count", None)', 'visits=("count", None), dearest=("max", 5)'))
+    done = shop.deploy()
+    assert done.status == 0, done
+    assert "compute: visiting" not in done.out
+    assert "prove: deployment 2: all sides are equal, of 12 buyers of spending\n" in done.out
+    assert visiting.stat().st_mtime_ns == stamp
+    answer = shop.read()
+    assert {name: answer[name] for name in shop.right()} == shop.right()
+    assert None not in answer["dearest"]
+    assert shop.deploy("--rollback").status == 0
+    assert shop.read() == shop.right()
+
+
+@pytest.mark.scale
+def test_a_service_alone_is_switched_and_proven(shop):
+    shop.deploy()
+    shop.declare(WITH_A_PART)
+    done = shop.deploy()
+    assert done.status == 0, done
+    assert shop.read() == {name: values for name, values in shop.right().items() if name != "visits"}
+
+
+@pytest.mark.scale
+def test_what_feast_apply_has_brought_there_is_what_a_rollback_goes_back_to(shop):
+    for script in ("apply", "compute_features.py", "materialize_to_online.py"):
+        done = shop.script(script) if script != "apply" else shop.feast("apply")
+        assert done.status == 0, done
+    assert shop.deploy().out.startswith("nothing to deploy")
+    shop.declare(SECOND)
+    assert shop.deploy(*ALLOWED).status == 0
+    assert shop.read() == shop.right(spent=4, visits_7d=5)
+    assert shop.deploy("--rollback").status == 0
+    assert shop.read() == shop.right()
+    assert served_file(shop, "spending") == shop.folder / "data" / "spending.parquet"
+
+
+@pytest.mark.scale
+def test_the_scripts_go_on_with_what_is_served_after_a_rollback(shop):
+    shop.deploy()
+    shop.declare(SECOND)
+    shop.deploy(*ALLOWED)
+    shop.deploy("--rollback")
+    shop.sell(datetime.now(UTC), more=5)
+    for script in ("compute_features.py", "materialize_to_online.py", "demo_fixed.py"):
+        done = shop.script(script)
+        assert done.status == 0, done
+        assert done.err.startswith("features.py has another spending, visiting than is deployed; this goes by what is")
+    assert shop.read() == shop.right()
+    shop.declare(FIRST)
+    assert shop.script("demo_fixed.py").err == ""
+
+
+@pytest.mark.scale
+def test_a_kept_version_is_brought_up_to_date_before_it_is_served_again(shop):
+    shop.deploy()
+    shop.declare(SECOND)
+    shop.deploy(*ALLOWED)
+    shop.sell(datetime.now(UTC), more=5)
+    assert shop.deploy("--rollback").status == 0
+    assert shop.read() == shop.right()
+
+
+@pytest.mark.scale
+class TestFeastApply:
+    """On a project that is deployed."""
+
+    def test_of_what_is_served_changes_nothing(self, shop):
+        shop.deploy()
+        before = shop.kept_views()
+        assert shop.feast("apply").status == 0
+        assert shop.kept_views() == before
+        assert shop.read() == shop.right()
+        assert shop.deploy().out.startswith("nothing to deploy")
+
+    @pytest.mark.parametrize(
+        ("views", "error"),
+        [
+            (SECOND, "Error: spending is declared in another way, and what is deployed of it is served"),
+            (FIRST.replace("ttl=None", "ttl=1"), "Error: visiting is declared in another way, and what is deployed"),
+            (
+                FIRST.replace('("visiting"', '("visits"'),
+                "Error: visiting is not declared any more, and what is deployed",
+            ),
+        ],
+    )
+    def test_of_anything_else_is_refused_in_one_line_and_takes_nothing_away(self, shop, views, error):
+        shop.deploy()
+        registry = (shop.folder / "data" / "registry.db").read_bytes()
+        shop.declare(views)
+        done = shop.feast("apply")
+        assert (done.status, done.err.startswith(error), done.err.count("\n")) == (2, True, 1)
+        assert (shop.folder / "data" / "registry.db").read_bytes() == registry
+        assert shop.read() == shop.right()
+
+
+class TestWhatStops:
+    """A deployment, with the old version served."""
+
+    @pytest.fixture
+    def ready(self, shop):
+        shop.deploy()
+        shop.declare(SECOND)
+        return shop
+
+    def spoil(self, shop, number) -> None:
+        """Change a value in Redis of what a deployment has of a buyer."""
+        with opened(shop.folder, [], of=number) as store:
+            view = store.get_feature_view("spending")
+            [key] = entity_keys(pa.table({"buyer_id": [1]}))
+            name = redis_key(store.project, key, 3)
+            field = Fields(stored_name(store.config, view))["spent"]
+        with redis.Redis(port=shop.port) as client:
+            assert client.hset(name, field, Value(double_val=-1.0).SerializeToString()) == 0
+
+    def test_a_proof_that_is_red(self, ready, monkeypatch):
+        whole = steps.materialize
+
+        def materialize(target, number, *arguments):
+            whole(target, number, *arguments)
+            self.spoil(ready, number)
+
+        monkeypatch.setattr(steps, "materialize", materialize)
+        done = ready.deploy(*ALLOWED)
+        assert done.status == 1
+        assert "prove: deployment 2: training, serving and the transactions differ. Deployment 1 is served" in done.out
+        assert ready.read() == ready.right()
+        monkeypatch.undo()
+        assert ready.deploy(*ALLOWED).status == 0
+        assert ready.read() == ready.right(spent=4, visits_7d=5)
+
+    @pytest.mark.scale
+    def test_a_proof_of_what_is_served_that_is_red(self, ready, monkeypatch):
+        whole = steps.switch
+
+        def switch(target, number, *arguments, **options):
+            whole(target, number, *arguments, **options)
+            self.spoil(ready, number)
+
+        monkeypatch.setattr(steps, "switch", switch)
+        done = ready.deploy(*ALLOWED)
+        assert done.status == 1
+        assert "switch: deployment 1 is served again" in done.out
+        assert ready.read() == ready.right()
+        monkeypatch.undo()
+        assert ready.deploy(*ALLOWED).status == 0
+        assert ready.read() == ready.right(spent=4, visits_7d=5)
+        assert ready.deploy("--rollback").status == 0
+        assert ready.read() == ready.right()
+
+    @pytest.mark.scale
+    def test_a_redis_that_does_not_answer(self, ready):
+        ready.configure(free_port())
+        done = ready.deploy(*ALLOWED)
+        assert (done.status, "does not answer" in done.err) == (2, True)
+        ready.configure(ready.port)
+        assert ready.read() == ready.right()
+        assert [line.split()[1] for line in ready.deploy("--status").out.splitlines()] == ["served", "never"]
+        assert ready.deploy(*ALLOWED).status == 0
+
+    @pytest.mark.scale
+    def test_transactions_that_lack_a_column(self, ready):
+        ready.declare(SECOND.replace('("sum", 4)', '("sum", 4)), rebate=("sum", 4)').replace("4)), reb", "4), reb"))
+        text = (ready.folder / "features.py").read_text()
+        (ready.folder / "features.py").write_text(
+            text.replace('column="amount"', 'column="amount" if feature != "rebate" else "rebate"')
+        )
+        done = ready.deploy(*ALLOWED)
+        assert done.status == 2
+        assert "rebate" in done.err
+        assert ready.read() == ready.right()
+
+    @pytest.mark.scale
+    def test_somebody_who_changes_what_is_served_meanwhile(self, ready, monkeypatch):
+        whole = steps.prove
+
+        def change(registry, project):
+            [service] = [one for one in registry.feature_services if one.spec.project == project]
+            service.spec.owner = "another"
+
+        def prove(target, number, *arguments):
+            whole(target, number, *arguments)
+            target.store.change(lambda registry: change(registry, target.project))
+
+        monkeypatch.setattr(steps, "prove", prove)
+        done = ready.deploy(*ALLOWED)
+        assert (done.status, "what is served was changed while this was prepared" in done.err) == (2, True)
+        assert ready.read() == ready.right()
+
+    @pytest.mark.scale
+    def test_another_deployment(self, ready):
+        with FileLock(ready.folder / "data" / "registry.db.deploy.lock"):
+            done = ready.deploy(*ALLOWED)
+        assert (done.status, "another deployment" in done.err) == (2, True)
+
+    @pytest.mark.scale
+    def test_a_registry_that_is_not_written_in_one_step(self, ready):
+        file = ready.folder / "feature_store.yaml"
+        file.write_text(re.sub("  registry_store_type.*\n", "", file.read_text()))
+        done = ready.deploy(*ALLOWED)
+        assert (done.status, "is not kept by parity.registry_store.ParityRegistryStore" in done.err) == (2, True)
+
+    @pytest.mark.scale
+    def test_a_features_py_that_is_broken(self, ready):
+        ready.declare("1 / 0")
+        done = ready.deploy(*ALLOWED)
+        assert (done.status, "ZeroDivisionError" in done.err) == (2, True)
+        assert ready.read() == ready.right()
+
+
+@pytest.mark.scale
+def test_there_is_nothing_to_go_back_to_in_a_project_that_was_never_deployed(shop):
+    done = shop.deploy("--rollback")
+    assert (done.status, "was never deployed" in done.err) == (2, True)
+    assert shop.deploy("--status").out.endswith("was never deployed\n")
+
+
+def test_an_answer_is_of_one_moment_of_the_registry(shop, monkeypatch):
+    """Also where it is brought to another deployment between the views of a service."""
+    shop.deploy()
+    shop.declare(SECOND)
+    shop.deploy(*ALLOWED)
+    target = steps.Target(shop.folder)
+    find, found = Registry.get_any_feature_view, []
+
+    def switching(self, name, *arguments, **options):
+        view = find(self, name, *arguments, **options)
+        if not found:
+            target.store.change(
+                lambda registry: bring_into_force(registry, target.project, 1, datetime.now(UTC), "me", True)
+            )
+        found.append(name)
+        return view
+
+    store = shop.store()
+    service = store.get_feature_service("shop")
+    rows = [{"buyer_id": buyer} for buyer in range(1, BUYERS + 1)]
+    monkeypatch.setattr(Registry, "get_any_feature_view", switching)
+    assert store.get_online_features(service, rows).to_dict() == shop.right(spent=4, visits_7d=5)
+    assert sorted(found) == ["spending", "visiting"]
+    assert shop.read(store) == shop.right()
+
+
+@pytest.mark.scale
+def test_a_service_that_was_kept_is_read_as_it_is_by_now(shop):
+    shop.deploy()
+    store = shop.store()
+    service = store.get_feature_service("shop")
+    rows = [{"buyer_id": buyer} for buyer in range(1, BUYERS + 1)]
+    assert store.get_online_features(service, rows).to_dict() == shop.right()
+    shop.declare(FIRST.replace('spent=("sum", 3), visits=("count", None)', 'visits=("count", None), dear=("max", 5)'))
+    assert shop.deploy("--allow", "breaking").status == 0
+    store.refresh_registry()
+    answer = store.get_online_features(service, rows).to_dict()
+    assert answer.keys() == {"buyer_id", "visits", "dear", "visits_7d"}
+    assert answer["visits"] == shop.right()["visits"]
+    assert None not in answer["dear"]
+
+
+def served_file(shop: Shop, view: str) -> Path:
+    return Path(shop.store().get_feature_view(view).batch_source.path)

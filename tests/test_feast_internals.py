@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from feast import FeatureService, FeatureStore, ValueType, utils
+from feast import FeatureService, FeatureStore, RepoConfig, ValueType, utils
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.offline_stores import duckdb
 from feast.infra.offline_stores.ibis import IbisRetrievalJob
@@ -21,7 +21,7 @@ import parity
 from parity.definition.keys import as_table
 from parity.edge import feast_internals
 from parity.online.side import entity_keys, online_store_of
-from tests.definition import purchases
+from tests.definition import TOTAL, purchases
 from tests.online import opened
 
 PACKAGE = Path(parity.__file__).parent
@@ -80,6 +80,29 @@ class TestOfRequests:
         for name in ("_feature_resolution_cache", "_feature_resolution_cache_lock"):
             require(hasattr(utils, name), f"feast.utils.{name}", self.USED_BY)
 
+    def test_a_service_is_looked_up_in_the_registry_whatever_the_caller_has_kept_of_it(self, store, table):
+        kept = FeatureService(name=table.service.name, features=[table.view[[TOTAL]]])
+        request = feast_internals.resolved_request(store.registry, store.project, kept, False)
+        [(_, features)] = request.groups
+        require(
+            sorted(features) == sorted(rule.name for rule in table.definition.rules),
+            "FeatureService._pending_feature_refs, by which a service is looked up",
+            self.USED_BY,
+        )
+
+    def test_a_registry_stays_as_it_was_at_a_moment(self, store, table):
+        for name in ("_get_registry_proto", "_refresh_lock", "_file_path", "cached_registry_proto_ttl"):
+            require(hasattr(store.registry, name), f"Registry.{name}", "of_one_moment")
+        moment = feast_internals.of_one_moment(store.registry)
+        opened(Path(store.config.registry.path).parent, 6379, [purchases(Path("/elsewhere"))], project=store.project)
+        [view] = moment.list_feature_views(store.project, allow_cache=True)
+        assert view.batch_source.path == table.source.path
+        assert moment.cached_registry_proto_created <= store.registry.cached_registry_proto_created
+
+    def test_feast_keeps_features_of_services_where_they_are_not_looked_up(self, store):
+        name = feast_internals.FEATURES_OF_SERVICES
+        require(f'"{name}"' in inspect.getsource(utils._get_features), f"the attribute {name}", "ServingRegistry")
+
     def test_entities_are_made_distinct(self, store, table):
         for name in ("_get_unique_entities", "_get_entity_key_protos"):
             require(hasattr(utils, name), f"feast.utils.{name}", "distinct_entities")
@@ -124,6 +147,14 @@ class TestOfParts:
     def test_a_feature_store_has_a_provider_with_its_online_store(self, store):
         require(hasattr(FeatureStore, "_get_provider"), "FeatureStore._get_provider", "online_store_of")
         require(hasattr(store._get_provider(), "online_store"), "Provider.online_store", "online_store_of")
+
+    def test_a_configuration_has_its_registry(self, store):
+        require("self._registry" in inspect.getsource(RepoConfig), "RepoConfig._registry", "with_registry")
+        other = feast_internals.with_registry(store.config, path="/elsewhere/registry.db", deployment=["a", "a@1"])
+        assert other.registry.path == "/elsewhere/registry.db"
+        assert other.registry.model_extra["deployment"] == ["a", "a@1"]
+        assert store.config.registry.path != other.registry.path
+        assert other.online_store == store.config.online_store
 
     def test_a_feature_service_notes_what_it_names_by_text(self, table):
         require(

@@ -20,7 +20,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import python_values_to_proto_values
 from feast.types import Float64
 
-from tests.definition import AVERAGE, TOTAL, TTL, purchases, user
+from tests.definition import AVERAGE, TOTAL, TTL, aggregation, purchases, table, user
 from tests.online import OFFLINE, write_history
 
 VIEW = "purchases"
@@ -252,3 +252,35 @@ class TestEntitylessViews:
         stock.feast.apply([view])
         with pytest.raises(ValueError, match="Column __dummy_id not found in table"):
             stock.feast.materialize(NOW - TTL, NOW, ["of_all"])
+
+
+class TestVersionsOfViews:
+    """Why `python -m parity deploy` keeps versions of its own (parity/definition/recorded.py)."""
+
+    def versions(self, folder, *conditions: str) -> tuple[FeatureStore, list]:
+        """What a registry lists of a view that was applied with each of these conditions."""
+        config = RepoConfig(
+            project="versions",
+            provider="local",
+            registry={"path": str(folder / "registry.db"), "enable_online_feature_view_versioning": True},
+            online_store={"type": "sqlite", "path": str(folder / "online.db")},
+            entity_key_serialization_version=3,
+        )
+        store = FeatureStore(config=config)
+        for where in conditions:
+            view = table(folder, VIEW, [user], [aggregation("sum", "amount", 3, "spent")], where=where).view
+            store.apply([user, view])
+        return store, store.list_feature_view_versions(VIEW)
+
+    def test_a_view_of_other_transactions_is_no_version(self, tmp_path):
+        _, versions = self.versions(tmp_path, "amount > 0", "amount > 100")
+        assert len(versions) == 1
+
+    def test_readers_of_a_version_get_other_names(self, tmp_path):
+        store, _ = self.versions(tmp_path, "amount > 0")
+        rows = [{user.join_key: 1}]
+        names = [
+            list(store.get_online_features([f"{view}:spent"], rows, full_feature_names=True).to_dict())[-1]
+            for view in (VIEW, f"{VIEW}@v0")
+        ]
+        assert names == ["purchases__spent", "purchases@v0__spent"]

@@ -1,7 +1,7 @@
 """Bring what features.py declares into force, beside what is served, and proven ahead of being so; and back.
 
-    python -m parity deploy [-c REPO] [--against REF] [--allow VERDICT] [--at INSTANT] [--no-quality]
-    python -m parity deploy --rollback [-c REPO] [--at INSTANT]
+    python -m parity deploy [-c REPO] [--against REF] [--allow VERDICT] [--input FILE] [--at INSTANT] [--no-quality]
+    python -m parity deploy --rollback [-c REPO] [--input FILE] [--at INSTANT]
     python -m parity deploy --status [-c REPO]
 
 Plan, quality gate, apply under a new version, compute, materialize, prove, switch, prove again. Readers have the old
@@ -18,17 +18,19 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 import parity.edge.quick_feast  # noqa: F401
-from parity.definition.checks import declared
+from parity.definition.checks import Declared, declared, require_one_source
 from parity.definition.instants import utc_now
 from parity.deploy import deployments, steps
 from parity.deploy.declared import applied
 from parity.deploy.deployments import Deployment
 from parity.deploy.steps import Stopped, Target
-from parity.deploy.verdict import ADDITIVE, VERDICTS, planned
+from parity.deploy.verdict import planned
 from parity.edge.command import argument_parser, instant
 from parity.edge.errors import UserError
+from parity.edge.files import Location, location
+from parity.plan.found import ADDITIVE, VERDICTS
 from parity.registry_store import deployment
-from parity.repository import opened
+from parity.repository import opened, recall
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "feature_repo"
 
@@ -41,7 +43,7 @@ def main() -> int:
         return 0
     with _alone(target):
         try:
-            rollback(target, args.at) if args.rollback else deploy(target, args)
+            rollback(target, args) if args.rollback else deploy(target, args)
         except Stopped as reason:
             print(f"{reason}. {_served(target)}")
             return 1
@@ -65,14 +67,19 @@ def deploy(target: Target, args: argparse.Namespace) -> None:
             print("nothing to deploy: what features.py declares is what is served")
         return
 
-    verdict, what = planned(target.path, args.against, candidate, served, project)
-    print(f"plan: {verdict}{f': {what}' if what else ''}")
-    if VERDICTS.index(verdict) > VERDICTS.index(args.allow):
-        raise Stopped(f"plan: it is {verdict}, which has to be allowed: --allow {verdict}")
+    if not deployments.views_of(served, project):
+        print("plan: nothing is served yet, so nothing changes")
+    else:
+        verdict, what = planned(target.path, args.against)
+        print(f"plan: {verdict}{f': {what}' if what else ''}")
+        if VERDICTS.index(verdict) > VERDICTS.index(args.allow):
+            raise Stopped(f"plan: it is {verdict}, which has to be allowed: --allow {verdict}")
     names = deployments.touched(candidate, project, served, project)
-    sources = {} if args.no_quality or not names else steps.judge(target, said, names, args.at or utc_now())
+    sources = given(said, names, args.input)
     if args.no_quality:
         print("quality: left out")
+    else:
+        sources = steps.judge(target, said, names, sources, args.at or utc_now())
     number, run = steps.apply(target, candidate)
     print(f"apply: deployment {number} of {project}, beside what is served: {_versions(target, number)}")
     prepare(target, number, names, sources, args.at)
@@ -81,27 +88,38 @@ def deploy(target: Target, args: argparse.Namespace) -> None:
     finish(target, deployments.numbered(target.registry(), project, number), names, args.at)
 
 
-def rollback(target: Target, at: datetime | None) -> None:
+def rollback(target: Target, args: argparse.Namespace) -> None:
     """Back to the deployment that was in force before the one that is."""
     served, project = target.registry(), target.project
     now = deployments.in_force(served, project)
     if now is None:
         raise UserError(f"{project} was never deployed, so there is nothing to go back to.")
     if deployments.BACK_FROM in now.notes and deployments.PROVEN not in now.notes:
-        finish(target, now, None, at)
+        finish(target, now, None, args.at)
         return
     if now.before is None:
         raise UserError(f"deployment {now.number} is the first of {project}, so there is nothing to go back to.")
     old = deployments.numbered(served, project, now.before)
     print(f"rollback: from deployment {now.number} to {old.number}: {_versions(target, old.number)}")
     names = deployments.touched(served, deployment(project, old.number), served, project)
-    prepare(target, old.number, names, {}, at)
+    back = recall(target.path, served, deployment(project, old.number))
+    prepare(target, old.number, names, given(back, names, args.input), args.at)
     steps.switch(target, old.number, None, served, utc_now, back=True)
     print(f"switch: deployment {old.number} is served")
-    finish(target, deployments.numbered(target.registry(), project, old.number), names, at)
+    finish(target, deployments.numbered(target.registry(), project, old.number), names, args.at)
 
 
-def prepare(target: Target, number: int, names: Sequence[str], sources: dict, at: datetime | None) -> None:
+def given(said: Declared, names: Sequence[str], place: Location | None) -> dict[str, Location]:
+    """What the views of these names are computed of: what is declared, or all of them of one ``place``."""
+    tables = [table for table in said if table.name in names]
+    if place is not None:
+        require_one_source(tables)
+    return {table.name: place or table.transactions for table in tables}
+
+
+def prepare(
+    target: Target, number: int, names: Sequence[str], sources: dict[str, Location], at: datetime | None
+) -> None:
     """Make the rows of a deployment, and prove them, while another one is served."""
     tables = target.tables(number, names)
     if not tables:
@@ -171,5 +189,7 @@ def arguments() -> argparse.Namespace:
     allow = f"go on if the plan's verdict is this one or a lesser one: {', '.join(VERDICTS)} (default: {ADDITIVE})"
     parser.add_argument("--allow", choices=VERDICTS, default=ADDITIVE, metavar="VERDICT", help=allow)
     parser.add_argument("--at", type=instant, help="materialize up to this instant, and prove it (default: now)")
+    place = "the transactions (default: where they are declared to be)"
+    parser.add_argument("--input", type=location, help=place)
     parser.add_argument("--no-quality", action="store_true", help="leave the quality gate out")
     return parser.parse_args()

@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 
 from feast import FeatureStore, Project
 from feast.protos.feast.core.Registry_pb2 import Registry
-from feast.repo_config import RegistryConfig
 from feast.repo_operations import parse_repo
+
+from parity.edge.feast_internals import with_registry
 
 
 def applied(path: Path, store: FeatureStore) -> Registry:
@@ -20,9 +21,7 @@ def applied(path: Path, store: FeatureStore) -> Registry:
     """
     with TemporaryDirectory() as folder, _as_feast_runs(path):
         contents = parse_repo(path)
-        config = store.config.model_copy()
-        config._registry = RegistryConfig(path=str(Path(folder) / "registry.db"))
-        config.repo_path = store.config.repo_path
+        config = with_registry(store.config, path=str(Path(folder) / "registry.db"))
         scratch = FeatureStore(repo_path=str(path), config=config)
         objects = [one for kind in contents for one in kind]
         projects = [] if contents.projects else [Project(name=store.project)]

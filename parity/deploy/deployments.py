@@ -184,9 +184,9 @@ def touched(candidate: Registry, of: str, registry: Registry, project: str) -> l
     served, new = views_of(registry, project), views_of(candidate, of)
     found = [name for name, view in new.items() if name not in served or _kept(view) != _kept(served[name])]
     given = _given(registry, project)
-    for service, projections in _given(candidate, of).items():
-        if given.get(service) != projections:
-            found += [name for name, *_ in projections if name in new]
+    for place, projections in _given(candidate, of).items():
+        if given.get(place) != projections and place[1] in new:
+            found.append(place[1])
     return sorted(set(found))
 
 
@@ -194,21 +194,16 @@ def _kept(view: FeatureViewProto) -> tuple:
     return stored(view), version_of(FeatureView.from_proto(view)), view.spec.batch_source.file_options.uri
 
 
-def _given(registry: Registry, project: str) -> dict[str, list[tuple]]:
-    """What each service of a project gives of which views."""
-    return {
-        service.spec.name: [
-            (
-                one.feature_view_name,
-                one.feature_view_name_alias,
-                sorted(one.join_key_map.items()),
-                sorted((column.name, column.value_type) for column in one.feature_columns),
-            )
-            for one in service.spec.features
-        ]
-        for service in registry.feature_services
-        if service.spec.project == project
-    }
+def _given(registry: Registry, project: str) -> dict[tuple[str, str], list[tuple]]:
+    """What each service of a project gives of which view, by their names."""
+    given: dict[tuple[str, str], list[tuple]] = {}
+    for service in registry.feature_services:
+        if service.spec.project == project:
+            for one in service.spec.features:
+                columns = sorted((column.name, column.value_type) for column in one.feature_columns)
+                what = one.feature_view_name_alias, sorted(one.join_key_map.items()), columns
+                given.setdefault((service.spec.name, one.feature_view_name), []).append(what)
+    return given
 
 
 def are_same(registry: Registry, project: str, other: Registry, of: str) -> bool:

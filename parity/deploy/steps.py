@@ -80,9 +80,13 @@ def require_versions(store: FeatureStore) -> None:
         raise UserError(f"a deployment keeps versions apart online, which {ours} does. Let the online_store be that.")
 
 
-def judge(target: Target, said: Declared, names: Sequence[str], at: datetime) -> dict[str, Location]:
-    """Hold the transactions of the views, and their features, to what is expected of them. Gives, by view, what they
-    are to be computed of. Raises `Stopped` if it is not as expected."""
+def judge(
+    target: Target, said: Declared, names: Sequence[str], sources: dict[str, Location], at: datetime
+) -> dict[str, Location]:
+    """Hold the transactions of the views, by name in ``sources``, and their features to what is expected of them.
+
+    Gives what the views are to be computed of. Raises `Stopped` if something is not as expected.
+    """
     tables = [table for table in said if table.name in names]
     if not _is_installed():
         if any(table.view.expectations or getattr(table.view.transactions, "expectations", ()) for table in tables):
@@ -91,10 +95,13 @@ def judge(target: Target, said: Declared, names: Sequence[str], at: datetime) ->
                 "-r requirements-quality.txt; or leave the gate out, with --no-quality"
             )
         print("quality: nothing is expected, and Great Expectations is not installed")
-        return {}
+        return sources
+    if not tables:
+        print("quality: nothing is computed")
+        return sources
     from parity.quality.gate import passed  # an extra, and slow to import
 
-    places = passed(tables, [table.transactions for table in tables], target.path, at, incremental=False)
+    places = passed(tables, [sources[table.name] for table in tables], target.path, at, incremental=False)
     if places is None:
         raise Stopped("quality: the data is not as expected")
     print("quality: as expected")
@@ -121,7 +128,7 @@ def compute(target: Target, tables: Sequence[FeatureTable], sources: dict[str, L
     """Compute the offline tables, each in a place of its own."""
     is_logged = are_kept(target.path)
     for table in tables:
-        source, output = sources.get(table.name, table.transactions), location(table.source.path)
+        source, output = sources[table.name], location(table.source.path)
         require_apart(source, output)
         how = compute_here if str(output).lower().endswith(".parquet") else update_here
         marks = high_water(source)

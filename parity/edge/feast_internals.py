@@ -28,6 +28,7 @@ from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.registry.registry import Registry
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.repo_config import RegistryConfig
 
 RESOLVED_REQUESTS = 1024
 """How many kinds of requests Feast keeps as it resolved them; by itself it would keep any number."""
@@ -93,6 +94,13 @@ def of_one_moment(registry: Any) -> Any:
         moment.__dict__.update(vars(registry))
     moment.cached_registry_proto_ttl, moment._file_path = timedelta(0), None  # never read anew
     return moment
+
+
+def with_registry(config: RepoConfig, **options: Any) -> RepoConfig:
+    """The same configuration with another registry, of these options."""
+    copy = config.model_copy()
+    copy._registry, copy.repo_path = RegistryConfig(**options), config.repo_path
+    return copy
 
 
 def distinct_entities(
