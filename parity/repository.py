@@ -61,7 +61,7 @@ def in_force(path: Path) -> Declared:
         return replace(said, tables=tuple(tables))
     named = ", ".join(dict.fromkeys(others))
     print(f"features.py has another {named} than is deployed; this goes by what is deployed", file=sys.stderr)
-    return recall(path, proto, project)
+    return replace(recall(path, proto, project), experiments=said.experiments)
 
 
 def recall(path: Path, proto: Registry, project: str) -> Declared:

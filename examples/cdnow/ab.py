@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from cdnow import PRESENT, REPOSITORY, model_of
 from feast import FeatureStore
 
-from parity.definition.checks import Declared, FeatureTable, declared
+from parity.definition.checks import Declared, FeatureTable
 from parity.definition.experiments import Experiment
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, instant, run, share, shown, whole_number
@@ -48,7 +48,7 @@ from parity.proof.proof import proving, unseen_views
 from parity.report import terminal as report
 from parity.report.certificate import watched
 from parity.report.seen import look_through
-from parity.repository import opened
+from parity.repository import in_force, opened
 from parity.transactions.read import read_transactions
 
 EXPERIMENT = "scoring"
@@ -67,7 +67,7 @@ class Arm(NamedTuple):
 def main() -> int:
     args, now = arguments(), utc_now()
     exposures, outcomes = (args.repository / "data" / name for name in ("exposures", "outcomes.csv"))
-    everything = declared(args.repository)
+    everything = in_force(args.repository)
     experiment = everything.experiment(EXPERIMENT)
     arms = {arm: trained(everything, args.repository, service.name) for arm, service in experiment.arms.items()}
     chosen = everything.through([service.name for service in experiment.arms.values()])

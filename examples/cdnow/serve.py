@@ -48,7 +48,7 @@ from model import SERVICE, inputs_of, matrix, scores
 from redis import RedisError
 from starlette.requests import ClientDisconnect
 
-from parity.definition.checks import Declared, FeatureTable, declared
+from parity.definition.checks import Declared, FeatureTable
 from parity.edge.command import argument_parser, instant, of_chosen, run, whole_number
 from parity.edge.errors import UserError
 from parity.edge.signals import ending_by
@@ -56,7 +56,7 @@ from parity.model.applied import require_served
 from parity.model.contract import Contract
 from parity.model.file import load
 from parity.online.side import Coerced, online_store_of, python_values
-from parity.repository import opened
+from parity.repository import in_force, opened
 
 logger = logging.getLogger("cdnow.serve")
 
@@ -86,7 +86,7 @@ def opened_as_trained(
     args: argparse.Namespace,
 ) -> Iterator[tuple[FeatureStore, "Scorer", tuple[FeatureTable, ...]]]:
     """Open the repository with the model and its tables. Raises `UserError` where they are not those of training."""
-    scorer, tables = trained(args.model, args.service, declared(args.repository))
+    scorer, tables = trained(args.model, args.service, in_force(args.repository))
     with opened(args.repository, []) as store:
         require_served(store, scorer.contract, tables)  # ahead of what `opened` says, as it names the feature
     with opened(args.repository, tables) as store:

@@ -34,13 +34,12 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.inspection import permutation_importance
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
-from parity.definition.checks import declared
 from parity.edge.command import argument_parser, run, shown, whole_number
 from parity.edge.errors import UserError
 from parity.edge.files import replacing
 from parity.model.contract import Contract
 from parity.model.file import save
-from parity.repository import opened
+from parity.repository import in_force, opened
 from parity.transactions.read import read_transactions
 
 HELD_OUT = datetime(1998, 1, 1, tzinfo=UTC)
@@ -84,7 +83,7 @@ class Purchases(NamedTuple):
 
 def main() -> None:
     args = arguments()
-    everything = declared(args.repository)
+    everything = in_force(args.repository)
     contract = Contract.of(everything, args.service)
     inputs = inputs_of(feature.name for feature in contract.features)
     tables = everything.of(service=args.service).tables

@@ -24,7 +24,6 @@ from parity.audit.found import Audit
 from parity.audit.logged import Requests, View, views_of
 from parity.audit.page import write_page
 from parity.audit.terminal import as_json, summary
-from parity.definition.checks import declared
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, file_named, instant, shown
 from parity.edge.errors import UserError
@@ -33,7 +32,7 @@ from parity.offline.side import origin_of
 from parity.offline.versions import Versions
 from parity.proof.found import counted
 from parity.report.certificate import watched
-from parity.repository import opened
+from parity.repository import in_force, opened
 from parity.served.log import Part, parts
 from parity.served.options import folder_of_log
 
@@ -43,7 +42,7 @@ TODAY, THEN = "today", "then"
 
 def main() -> int:
     args, now = arguments(), utc_now()
-    everything = declared(args.repository)
+    everything = in_force(args.repository)
     with opened(args.repository, everything, redefined=True, may_be_new=True, online=False) as store:
         folder = _log_of(store)
         found = Audit(shown(folder), [], Requests(), since=args.since, until=args.until)

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import parity.edge.quick_feast  # noqa: F401
-from parity.definition.checks import declared
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, file_named, run, whole_number
 from parity.edge.errors import UserError
 from parity.edge.files import Location, location
+from parity.repository import in_force
 
 if TYPE_CHECKING:
     from parity.drift.found import Found
@@ -76,7 +76,7 @@ def compared(args: argparse.Namespace | Asked, now: datetime) -> Found:
         raise UserError(
             f"{args.input}: there is no such file. Name the transactions that the features were computed from."
         )
-    chosen = declared(args.repository).of(args.view, args.service if args.of != sources.SERVED else None)
+    chosen = in_force(args.repository).of(args.view, args.service if args.of != sources.SERVED else None)
     every = list(_sources(args, chosen, found))
     require_known(matters, [name for source in every for name in sources.names_of(source)])
     for source in every:

@@ -11,7 +11,6 @@ import argparse
 import json
 from pathlib import Path
 
-from parity.definition.checks import declared
 from parity.edge.command import argument_parser, share
 from parity.edge.errors import UserError
 from parity.experiment.analysis import (
@@ -27,13 +26,14 @@ from parity.experiment.analysis import (
     exposed_by_log,
 )
 from parity.experiment.outcomes import read_outcomes
+from parity.repository import in_force
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "feature_repo"
 
 
 def main() -> None:
     args = _arguments()
-    experiment = declared(args.repository).experiment(args.name)
+    experiment = in_force(args.repository).experiment(args.name)
     outcomes = read_outcomes(args.outcomes, experiment)
     if args.exposures is None:
         exposed = exposed_by_hash(outcomes, experiment)

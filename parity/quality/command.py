@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 import parity.edge.quick_feast  # noqa: F401
-from parity.definition.checks import FeatureTable, declared
+from parity.definition.checks import FeatureTable
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, instant, shown
 from parity.edge.errors import UserError
@@ -19,14 +19,14 @@ from parity.edge.files import filesystem_of, location
 from parity.offline.side import origins_of
 from parity.quality.check import Checker, alone, folder_of, sources_of
 from parity.quality.judge import Judged
-from parity.repository import computed_by
+from parity.repository import computed_by, in_force
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "feature_repo"
 
 
 def main() -> int:
     args = arguments()
-    tables = declared(args.repository).of(args.view).tables
+    tables = in_force(args.repository).of(args.view).tables
     folder = args.store or folder_of(args.repository)
     with alone(folder):
         checker = Checker(folder, args.at or utc_now(), args.incremental)

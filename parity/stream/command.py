@@ -17,7 +17,7 @@ import pyarrow as pa
 from feast import FeatureStore
 
 import parity.edge.quick_feast  # noqa: F401
-from parity.definition.checks import FeatureTable, declared
+from parity.definition.checks import FeatureTable
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, shown, whole_number
 from parity.edge.configuration import addresses
@@ -26,7 +26,7 @@ from parity.edge.files import absolute
 from parity.edge.signals import ending_by
 from parity.offline.side import origin_of
 from parity.online.side import online_store_of
-from parity.repository import opened
+from parity.repository import in_force, opened
 from parity.stream.apply import Applier
 from parity.stream.broker import Broker
 from parity.stream.configuration import StreamSource, stream_sources
@@ -45,7 +45,7 @@ REPOSITORY = Path(__file__).resolve().parents[2] / "feature_repo"
 
 def main() -> None:
     args = arguments()
-    source = one_of(stream_sources(args.config, declared(REPOSITORY).tables, args.view, args.source), args.config)
+    source = one_of(stream_sources(args.config, in_force(REPOSITORY).tables, args.view, args.source), args.config)
     if args.produce:
         _produce(source, args)
     else:

@@ -28,10 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import parity.edge.quick_feast  # noqa: F401
-from parity.definition.checks import declared
 from parity.edge.command import argument_parser, run, shown, whole_number
 from parity.edge.errors import UserError
-from parity.repository import opened
+from parity.repository import in_force, opened
 from parity.stream.command import REPOSITORY, marks_of, one_of, worker_of
 from parity.stream.configuration import StreamSource, stream_sources
 from parity.stream.events import Raw
@@ -79,7 +78,7 @@ class Work(ProcessWindowFunction):
         self._config, self._name = config, name
 
     def open(self, _context: RuntimeContext) -> None:
-        tables = declared(REPOSITORY).tables
+        tables = in_force(REPOSITORY).tables
         [self._source] = stream_sources(self._config, tables, source=self._name)
         self._open = ExitStack()
         store = self._open.enter_context(opened(REPOSITORY, self._source.tables, may_be_new=True))
@@ -218,7 +217,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    source = one_of(stream_sources(args.config, declared(REPOSITORY).tables, None, args.source), args.config)
+    source = one_of(stream_sources(args.config, in_force(REPOSITORY).tables, None, args.source), args.config)
     if source.type != "kafka":
         raise source.refuse(
             "a job of Flink reads Kafka, and its type is redis. Have it read by: python -m parity stream"

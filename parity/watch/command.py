@@ -17,10 +17,11 @@ from datetime import datetime
 from pathlib import Path
 
 import parity.edge.quick_feast  # noqa: F401
-from parity.definition.checks import Declared, declared
+from parity.definition.checks import Declared
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, explained, file_named, instant, shown, traced, whole_number
 from parity.edge.files import replacing
+from parity.repository import in_force
 from parity.watch.found import DRIFT, PARTS, PROOF, QUALITY, Part, Watched, as_json
 from parity.watch.found import shown as summary
 from parity.watch.page import write_page
@@ -34,7 +35,7 @@ def main() -> int:
     args, now = arguments(), utc_now()
     page = args.report or args.repository.parent / "data" / "watch" / "watch.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    watched = watch(declared(args.repository), args, page.parent, now)
+    watched = watch(in_force(args.repository), args, page.parent, now)
     write_page(page, watched)
     found = json.dumps(as_json(watched), indent=2, allow_nan=False)
     with replacing(page.with_suffix(".json")) as temporary:
