@@ -12,9 +12,11 @@ from tests.test_deploy import DEPLOY
 STEPS = ["feast", "compute_features.py", "materialize_to_online.py", "demo_fixed.py"]
 
 
-def run_with(folder: Path, failing: str, status: int, **environment: str) -> subprocess.CompletedProcess:
+def run_with(
+    folder: Path, failing: str, status: int, body: str = "", **environment: str
+) -> subprocess.CompletedProcess:
     """Run the script where the one step that is ``failing`` ends with ``status``, and all others well."""
-    body = f'#!/bin/sh\ncase "$0 $*" in *"{failing}"*) exit {status};; esac\n'
+    body += f'#!/bin/sh\ncase "$0 $*" in *"{failing}"*) exit {status};; esac\n'
     for name in ("python", "feast"):
         (folder / name).write_text(body)
         (folder / name).chmod(0o755)
@@ -47,6 +49,15 @@ def test_without_a_plan_it_goes_on(tmp_path, fail_on, plans):
     ended = run_with(tmp_path, "parity plan", 2, FEATURE_STORE_FAIL_ON=fail_on)
     assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "pipeline: green")
     assert ("there is no plan" in ended.stdout) == plans
+
+
+def test_what_is_deployed_is_left_as_it_is_and_kept_fresh(tmp_path):
+    """Where features.py is ahead of what is served, or behind it, after a rollback, `feast apply` would be refused."""
+    body = '#!/bin/sh\ncase "$*" in *"deploy --status"*) echo "2  served since then by me: spending 1a2b";; esac\n'
+    ended = run_with(tmp_path, "feast", 1, body=body, FEATURE_STORE_FAIL_ON="breaking")
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "pipeline: green")
+    assert "so nothing is applied here" in ended.stdout
+    assert "materialize_to_online.py" in ended.stdout
 
 
 def test_a_green_run_says_so(tmp_path):
