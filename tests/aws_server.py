@@ -16,6 +16,8 @@ import boto3
 from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.parsing import get_model_map, get_name_type_map
 from moto.core.utils import pascal_to_camelcase, remap_nested_keys
+from moto.ec2.models.elastic_network_interfaces import NetworkInterface
+from moto.ecs.models import EC2ContainerServiceBackend
 from moto.elbv2.models import FakeLoadBalancer, FakeTargetGroup
 from moto.iam.access_control import PermissionResult
 from moto.s3.models import FakeBucket
@@ -215,6 +217,10 @@ class Model:
 
 def fill_in() -> None:
     FakeBucket.get_permission = lambda *_: PermissionResult.NEUTRAL  # as moto takes a condition for met, here no TLS
+    needed = {"CPU": 0, "MEMORY": 0, "PORTS": [], "PORTS_UDP": []}
+    # Of a container, which need not say it on Fargate, where the task does.
+    EC2ContainerServiceBackend._calculate_task_resource_requirements = staticmethod(lambda _: needed)
+    NetworkInterface.private_dns_name = ""  # which a task asks for, and moto forgets where a VPC has DNS names
     for kind, make in CALLS.items():
         get_model_map()[kind] = Model(kind, make)
         get_name_type_map()[kind] = {"AWS::S3::Bucket": "BucketName"}.get(kind, "")

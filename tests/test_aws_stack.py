@@ -280,6 +280,40 @@ def test_a_stack_that_is_deleted_leaves_the_bucket_and_nothing_that_costs(accoun
     assert not [service for service in services["services"] if service["status"] == "ACTIVE"]
 
 
+def by_hand(stack: Stack, *command: str) -> subprocess.CompletedProcess:
+    """What deploy/aws/run.py says and returns."""
+    environment = os.environ | KEYS | {"AWS_ENDPOINT_URL": stack.account.url}
+    called = [sys.executable, FOLDER / "run.py", *command]
+    return subprocess.run(called, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_any_command_runs_where_the_pipeline_does(stack, account):
+    done = by_hand(stack, "features", "python", "-m", "parity", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    ecs, cluster = stack.client("ecs"), stack.outputs["Cluster"]
+    [arn] = ecs.list_tasks(cluster=cluster, launchType="FARGATE")["taskArns"]
+    [task] = ecs.describe_tasks(cluster=cluster, tasks=[arn])["tasks"]
+    assert task["taskDefinitionArn"] == stack.outputs["Pipeline"]
+    [override] = task["overrides"]["containerOverrides"]
+    assert override["command"] == ["python", "-m", "parity", "--help"]
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["nowhere", "true"], "nowhere: .*does not exist"),
+        (["network", "true"], "network: this stack has no pipeline"),
+        (["features"], "say which stack, and what to run"),
+        ([], "say which stack, and what to run"),
+    ],
+)
+def test_a_command_that_can_not_be_run_says_why_in_one_line(stack, command, told):
+    done = by_hand(stack, *command)
+    assert done.returncode == 2
+    assert re.match(f"error: {told}", done.stderr)
+    assert done.stderr.count("\n") == 1
+
+
 @contextmanager
 def redis_of(stack: Stack, folder: Path):
     """A real Redis with TLS and with the password of the stack; give the variables with its address for moto's."""
