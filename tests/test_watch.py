@@ -85,8 +85,10 @@ class TestOrder:
 
 
 def test_the_page_has_each_finding_with_when_who_and_what_to_do_and_no_script(tmp_path):
-    one = finding(BAD, "quality", 12, date(2026, 2, 1), until=date(2026, 2, 3), page="Data Docs", details=("<b>5</b>",))
-    part = Part("quality", "1 failed", [one], ["warning: small"], {"Data Docs": "quality/a b.html"})
+    one = finding(
+        BAD, "quality", 12, date(2026, 2, 1), until=date(2026, 2, 3), page="quality report", details=("<b>5</b>",)
+    )
+    part = Part("quality", "1 failed", [one], ["warning: small"], {"quality report": "quality/a b.html"})
     write_page(tmp_path / "watch.html", Watched(AT, [part]))
     page = (tmp_path / "watch.html").read_text()
     for text in ("1 thing to see to", "2026-02-01 to 2026-02-03", "12 users", "Do it.", "warning: small", "&lt;b&gt;"):
@@ -280,14 +282,14 @@ class TestShop:
         assert (bad["since"], bad["until"]) == (day(BAD_DAY), day(BAD_DAY))
         assert bad["users"] == refunded["buyer_id"].nunique() > 5
         assert bad["what"] == "bought: amount out of range; and so spending"
-        assert f"compute_features.py -c {shop.folder} --incremental" in bad["todo"][-1]
+        assert f"compute_features.py -c {shop.folder}" in bad["todo"][-1]
         assert abs((date.fromisoformat(moved["since"]) - date.fromisoformat(day(DRIFTED))).days) <= 2
         late = shop.rows[shop.rows["day"].between((date.fromisoformat(moved["since"]) - TODAY.date()).days, -1)]
         assert moved["users"] == late["buyer_id"].nunique()
         assert any("data: the oracle agrees" in line for line in moved["details"])
         assert "Training equals serving" in found["parts"]["proof"]["summary"]
         folder = shop.folder / "out"
-        assert set(found["pages"]) == {"Data Docs", "drift report", "proof", "certificate"}
+        assert set(found["pages"]) == {"quality report", "drift report", "proof", "certificate"}
         for page in found["pages"].values():
             assert (folder / page).is_file()
         assert re.search(r"Page: .*watch\.html$", out.strip())

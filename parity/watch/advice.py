@@ -14,7 +14,7 @@ COMPUTE = "python compute_features.py"
 MATERIALIZE = "python materialize_to_online.py"
 PROVE = "python demo_fixed.py"
 
-MENDED = f"Once the transactions are right, bring that to the features. Run: {COMPUTE} --incremental && {MATERIALIZE}"
+MENDED = f"Once the transactions are right, bring that to the features. Run: {COMPUTE} && {MATERIALIZE}"
 FEATURES = f"Such features can't come of their definition, so compute them anew. Run: {COMPUTE} && {MATERIALIZE}"
 UNREADABLE = "Have whoever writes the file write it again as it is declared."
 

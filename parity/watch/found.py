@@ -18,7 +18,7 @@ MEANING = {
     PIPELINE: "Features are not what the transactions give.",
     BAD: "Transactions or features are not as features.py expects them.",
     UNCHECKED: "A part of the watch could not be done, so that nobody knows.",
-    MOVED: "Features are right, and others than they were.",
+    MOVED: "The features are right; their values have moved.",
 }
 
 

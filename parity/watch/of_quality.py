@@ -13,13 +13,13 @@ from parity.definition.checks import Declared, FeatureTable
 from parity.definition.instants import EPOCH
 from parity.edge.errors import UserError
 from parity.offline.side import origins_of
-from parity.quality.check import Checker, Source, sources_of
+from parity.quality.check import Checker, Source, alone, sources_of
 from parity.quality.judge import Judged, Tally
 from parity.repository import COMPUTE, computed_by
 from parity.watch import advice
 from parity.watch.found import BAD, PIPELINE, PROOF, QUALITY, Finding, Part
 
-DOCS = "Data Docs"
+PAGE = "quality report"
 
 
 class _Failed(NamedTuple):
@@ -40,17 +40,18 @@ class _Failed(NamedTuple):
 
 
 def watch_quality(chosen: Declared, folder: Path, at: datetime) -> Part:
-    """Hold the transactions and features of the ``chosen`` tables to what is expected of them, with results and Data
-    Docs kept in ``folder / "quality"``."""
-    part, failed = Part(QUALITY), []
-    checker = Checker(folder / "quality", at, whose=True)
-    for source in sources_of(chosen.tables, origins_of(chosen.tables, None)):
-        try:
-            failed += _check(checker, source, part)
-        except UserError as error:
-            part.unchecked(str(error))
-    if checker.judged:
-        part.pages[DOCS] = checker.store.build_docs(at).relative_to(folder.resolve()).as_posix()
+    """Hold the transactions and features of the ``chosen`` tables to what is expected of them, with results and their
+    page kept in ``folder / "quality"``."""
+    part, failed, kept = Part(QUALITY), [], folder / "quality"
+    with alone(kept):
+        checker = Checker(kept, at, whose=True)
+        for source in sources_of(chosen.tables, origins_of(chosen.tables, None)):
+            try:
+                failed += _check(checker, source, part)
+            except UserError as error:
+                part.unchecked(str(error))
+        if checker.judged:
+            part.pages[PAGE] = checker.publish().relative_to(folder).as_posix()
     part.findings = [*_incidents(failed, at), *part.findings]
     part.summary = _summary(checker.judged)
     return part
@@ -88,7 +89,7 @@ def _taken(table: FeatureTable, judged: Judged, part: Part) -> list[_Failed]:
     for reason in judged.trouble:
         what, whose = f"{judged.name} can't be read as declared", f"{table.noun()} are concerned"
         todo = tuple(map(advice.for_repository, (advice.UNREADABLE, advice.MENDED)))
-        part.findings.append(Finding(BAD, (QUALITY,), what, todo, whose=whose, details=(reason,), page=DOCS))
+        part.findings.append(Finding(BAD, (QUALITY,), what, todo, whose=whose, details=(reason,), page=PAGE))
     return [_Failed(table, judged, tally) for tally in judged.failures]
 
 
@@ -120,7 +121,7 @@ def _incident(since: date, noun: str, some: Sequence[_Failed], at: datetime) -> 
         len(np.unique(np.concatenate([one.tally.whose for one in causes]))),
         f"{noun} have {'such rows' if row_wise else f'rows {days}; of rows that are missing nobody knows whose'}",
         tuple(one.tally.line(one.judged.name) for one in some),
-        DOCS,
+        PAGE,
     )
 
 
