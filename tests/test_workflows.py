@@ -127,17 +127,16 @@ def production(runner):
         "FEATURE_STORE_REGISTRY": str(runner.folder / "registry.db"),
         "FEATURE_STORE_OFFLINE_PATH": str(runner.folder / "user_features.parquet"),
         "FEATURE_STORE_REDIS_TYPE": "redis",
+        "FEATURE_STORE_TRANSACTIONS": str(runner.folder / "transactions.csv"),
         "SECONDS_BETWEEN": "0",
     }
     secrets = {"FEATURE_STORE_REDIS": f"localhost:{port}"}
     runner.git("reset", "--quiet", "--hard", "origin/HEAD")
-    transactions = runner.folder / "transactions.csv"
     file = runner.clone / "feature_repo" / "feature_store.production.yaml"
     environment = {**variables, **secrets, "FEAST_FS_YAML_FILE_PATH": str(file)}
     done = runner.shell(
-        f"python generate_synthetic_data.py --rows 9000 --users 100 --days 45 --output {transactions}\n"
+        "python generate_synthetic_data.py --rows 9000 --users 100 --days 45 --output $FEATURE_STORE_TRANSACTIONS\n"
         "sh deploy/pipeline.sh",
-        FEATURE_STORE_TRANSACTIONS=str(transactions),
         **environment,
     )
     assert done.returncode == 0, done.stdout
