@@ -10,13 +10,14 @@ from pathlib import Path
 
 from feast import FeatureStore
 from feast.protos.feast.core.Registry_pb2 import Registry
+from pyarrow.fs import FileType
 
 from parity.compute.history import compute_here, require_apart, update_here
 from parity.definition.checks import Declared, FeatureTable
 from parity.deploy import deployments
 from parity.edge.command import shown
 from parity.edge.errors import UserError
-from parity.edge.files import Location, location
+from parity.edge.files import Location, filesystem_of, location
 from parity.materialization import materialize_all
 from parity.offline.side import note_marks, note_origin, origins_of
 from parity.offline.versions import are_kept, superseding
@@ -130,12 +131,19 @@ def compute(target: Target, tables: Sequence[FeatureTable], sources: dict[str, L
     for table in tables:
         source, output = sources[table.name], location(table.source.path)
         require_apart(source, output)
-        how = compute_here if str(output).lower().endswith(".parquet") else update_here
+        how = update_here if _is_by_day(output) else compute_here
         marks = high_water(source)
         with superseding(table, output) if is_logged else nullcontext():
             print(f"compute: {table.name}: {how(table, source, output)} -> {shown(output)}")
         note_origin(table, output, source)
         note_marks(table, output, marks)
+
+
+def _is_by_day(output: Location) -> bool:
+    """Whether a table is kept in a folder, by day, as `compute_features.py --incremental` keeps it under any name."""
+    filesystem, path = filesystem_of(output)
+    there = filesystem.get_file_info(path).type
+    return there == FileType.Directory or (there == FileType.NotFound and not path.lower().endswith(".parquet"))
 
 
 def materialize(
