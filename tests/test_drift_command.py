@@ -95,10 +95,10 @@ def bought(seed: int = 1, factor: float = 1.0, buyers: int = BUYERS, days: int =
 class Shop:
     """A repository in a folder, with transactions, and features computed of them."""
 
-    def __init__(self, folder: Path, transactions: pa.Table, tags: str = "{}"):
+    def __init__(self, folder: Path, transactions: pa.Table, tags: str = "{}", features: str = FEATURES):
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        (folder / "features.py").write_text(FEATURES.replace("TAGS", tags))
+        (folder / "features.py").write_text(features.replace("TAGS", tags))
         pq.write_table(transactions, folder / "bought.parquet")
         [table] = declared(folder)
         compute_here(table, table.transactions, location(table.source.path))
@@ -239,6 +239,24 @@ def serve(shop: Shop, log: pa.Table) -> None:
     (shop.folder / "feature_store.yaml").write_text(CONFIGURATION.replace("LOGGED", "log_served: served"))
     there = runpy.run_path(str(shop.folder / "features.py"))
     FeatureStore(repo_path=str(shop.folder)).apply([there[name] for name in ("buyer", "spending", "service")])
+
+
+def test_keys_may_be_texts_and_composite(drift, tmp_path):
+    """Of a text and a number: counted, and asked about."""
+    table = bought()
+    texts = pa.array([f"b'{number}" for number in table["buyer_id"].to_pylist()])
+    table = table.set_column(0, "buyer_id", texts).append_column("store_id", pc.multiply(table["buyer_id"], 0))
+    store = 'store = Entity(name="store", join_keys=["store_id"], value_type=ValueType.INT64)\nbought ='
+    of_two = (
+        FEATURES.replace("bought =", store)
+        .replace("[buyer]", "[buyer, store]")
+        .replace("value_type=ValueType.INT64", "value_type=ValueType.STRING", 1)
+    )
+    shop = Shop(tmp_path / "shop", table, features=of_two)
+    shop.change("mean_2d", lambda values, days: np.where(days >= CHANGED, values * 1.5, values))
+    status, out = drift(shop)
+    assert status == 1, out
+    assert re.search(r"; PIPELINE: .*, of b'\d+, 0 at 2026-02-1", out), out
 
 
 def test_what_was_served_is_compared_and_the_audit_says_that_it_is_the_data(drift, tmp_path):
