@@ -70,6 +70,7 @@ def test_another_window_than_is_applied_is_shown_with_the_purchases_that_entered
     assert mean.readers.services == ["service"]
 
 
+@pytest.mark.scale
 def test_what_is_stored_and_was_changed_by_hand_is_no_no_op(shop):
     stored = pq.read_table(shop.folder / "spending.parquet")
     place = stored.column_names.index("ever")
@@ -116,6 +117,7 @@ def test_a_registry_that_is_damaged(shop):
     assert "the registry is damaged" in refused(shop)
 
 
+@pytest.mark.scale
 def test_a_table_of_other_definitions_than_are_applied(shop):
     shop.write(SPENDING.replace('"amount", 3)', '"amount", 4)'))
     compute(shop)

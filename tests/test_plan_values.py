@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from parity.edge.errors import UserError
 from parity.plan.align import Table, align
+from parity.plan.compare import ViewPair
+from parity.plan.side import Computed
 from parity.plan.values import Beside, change_of, column_pair, differing
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -126,3 +128,39 @@ def test_a_key_with_two_rows_at_one_instant_is_refused(tmp_path):
     pq.write_table(pa.concat_tables([twice, twice]), tmp_path / "head")
     with pytest.raises(UserError, match="the head has several rows of a key at one instant"):
         align(base, Table(tmp_path / "head", ("key",), "at"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rows"),
+    [
+        (pa.array([1, None, 3]), pa.array([1.0, None, 3.5]), 1),
+        (pa.array([2**62 + 1, 0, 1]), pa.array([0.5, 0.0, 1.0]), 1),
+        (pa.array([1, 2, None]), pa.array(["1", "x", None]), 1),
+        (pa.array([True, False, None]), pa.array([1, 1, 1], pa.int32()), 2),
+    ],
+)
+def test_values_of_another_type_are_compared_as_they_are_written(tmp_path, before, after, rows):
+    views, computed = [], []
+    for name, values, kind in (("base", before, "A"), ("head", after, "B")):
+        table = written(tmp_path, name, {(1, at): None for at in range(3)}, INT64)
+        pq.write_table(pq.read_table(table.features).set_column(2, "value", values), table.features)
+        computed.append(Computed(table.features, None, 3, 1, 0, {}))
+        features = [{"name": "value", "type": kind, "unit": None}]
+        views.append({"name": "v", "keys": [["key", "Int64"]], "event": "at", "features": features, "rules": {}})
+    [found] = ViewPair(*views, tuple(computed)).features()
+    assert (found.status, found.verdict, found.change.rows) == ("type changed", "breaking", rows)
+
+
+def test_constants_are_taken_for_one_feature_under_two_names_only_if_they_are_made_alike(tmp_path):
+    table = written(tmp_path, "same", {(1, 0): 7, (2, 0): 7}, INT64)
+    rules = [{"function": "count", "column": "a", "window": None}, {"function": "max", "column": "a", "window": None}]
+    for rule, status in ((rules[0], "renamed"), (rules[1], "added")):
+        sides = []
+        for name, made in (("value", rules[0]), ("other", rule)):
+            place = tmp_path / name
+            pq.write_table(pq.read_table(table.features).rename_columns(["key", "at", name]), place)
+            view = {"name": "v", "keys": [["key", "Int64"]], "event": "at", "rules": {name: made}}
+            sides.append((view | {"features": [{"name": name, "type": "Int64", "unit": None}]}, place))
+        computed = tuple(Computed(place, None, 2, 2, 0, {}) for _, place in sides)
+        found = list(ViewPair(sides[0][0], sides[1][0], computed).features())
+        assert found[0].status == status

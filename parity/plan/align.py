@@ -24,7 +24,7 @@ class Table:
     event: str
 
     def read(self, columns: list[str]) -> pa.Table:
-        return pq.read_table(self.features, columns=columns)
+        return pq.read_table(self.features, columns=columns, partitioning=None)
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,9 @@ def at_commit(repository: Path, ref: str, folder: Path) -> Iterator[Base]:
         yield Nothing(title)
         return
     library = library_in(tree, place) or LIBRARY
-    there = [_moved(path, checkout.top, tree) for path in python_path()]
-    with Side(title, place, library, folder, [library, *there]) as side:
+    cwd, *there = (_moved(path, checkout.top, tree) for path in (Path.cwd(), *python_path()))
+    cwd = cwd if cwd.is_relative_to(tree) and cwd.is_dir() else tree
+    with Side(title, place, library, folder, cwd, there) as side:
         side.moved = (str(tree), str(checkout.top))
         yield side
 

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from parity.edge.errors import UserError
 
+OF_A_HOOK = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY"}
+"""What git tells its hooks, in one of which this may run."""
+
 
 class Checkout(NamedTuple):
     """Where a repository lies in a checkout of git."""
@@ -48,8 +51,8 @@ def commit_of(checkout: Checkout, ref: str) -> Commit:
 
 
 def uncommitted(checkout: Checkout) -> bool:
-    """Whether the working tree has changes that no commit has."""
-    return bool(_git(checkout.top, "status", "--porcelain"))
+    """Whether the working tree has changes of code or configuration that no commit has."""
+    return bool(_git(checkout.top, "status", "--porcelain", "--", *(f"*.{suffix}" for suffix in ("py", "yaml", "yml"))))
 
 
 def head_of(checkout: Checkout) -> str | None:
@@ -68,9 +71,10 @@ def unpack(checkout: Checkout, commit: Commit, folder: Path) -> None:
 
 
 def _git(folder: Path, *arguments: str, **environment: str) -> str:
-    """What git answers. It locks and refreshes nothing on the way (`GIT_OPTIONAL_LOCKS`)."""
-    command = ["git", "-C", str(folder), *arguments]
-    variables = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"} | environment
+    """What git answers. On the way it locks and refreshes nothing, and runs no hook and no daemon."""
+    command = ["git", "-C", str(folder), "-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false", *arguments]
+    known = {name: value for name, value in os.environ.items() if name not in OF_A_HOOK}
+    variables = known | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"} | environment
     try:
         done = subprocess.run(command, env=variables, capture_output=True, text=True, errors="surrogateescape")
     except FileNotFoundError:

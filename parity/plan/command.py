@@ -49,7 +49,7 @@ def planned(
         folder = Path(name)
         (folder / "head").mkdir()
         with (
-            Side("the head", repository, LIBRARY, folder / "head", [LIBRARY, Path.cwd(), *python_path()]) as head,
+            Side("the head", repository, LIBRARY, folder / "head", Path.cwd(), python_path()) as head,
             _base(repository, against, folder / "base") as base,
         ):
             plan = make_plan(base, head, sample, models, head_title(repository), folder)

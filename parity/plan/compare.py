@@ -48,7 +48,8 @@ class ViewPair:
         """A feature of each, at all instants."""
         columns = [table.read([name])[name] for table, name in zip(self.tables, (base, head), strict=True)]
         if columns[0].type != columns[1].type:
-            columns = [column.cast(pa.float64() if _is_number(column.type) else pa.string()) for column in columns]
+            alike = pa.float64() if all(_is_number(column.type) for column in columns) else pa.string()
+            columns = [column.cast(alike, safe=False) for column in columns]
         return Beside(self.aligned, *column_pair(*columns))
 
     def renamed(self) -> dict[str, str]:

@@ -118,14 +118,17 @@ class Side:
                 raise
             seconds = self._by_command(view, transactions, features)
             if below is not None:
-                pq.write_table(_sampled(pq.read_table(features), keys, below), features)
+                pq.write_table(_sampled(pq.read_table(features, partitioning=None), keys, below), features)
         return {
             "features": str(features),
             "rows": str(rows) if rows.exists() else None,
             "seconds": seconds,
             "bytes": features.stat().st_size,
             "count": pq.read_metadata(features).num_rows,
-            "keys": pq.read_table(features, columns=list(keys)).group_by(list(keys)).aggregate([]).num_rows,
+            "keys": pq.read_table(features, columns=list(keys), partitioning=None)
+            .group_by(list(keys))
+            .aggregate([])
+            .num_rows,
         }
 
     def online(self, view: str, features: str, port: int) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ class Side:
     is_stored = False
     """Whether its features are computed by now, of transactions that there were then."""
 
-    def __init__(self, title: str, repository: Path, library: Path, folder: Path, paths: list[Path]):
+    def __init__(self, title: str, repository: Path, library: Path, folder: Path, cwd: Path, paths: list[Path]):
         self.title, self.repository, self.library, self.folder = title, repository, library, folder
         self.moved: tuple[str, str] | None = None
         """Where the side is unpacked, and where it lies for people."""
@@ -47,8 +47,8 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            cwd=library if library != LIBRARY else None,
-            env=_environment(folder, [library, *paths]),
+            cwd=cwd,
+            env=_environment(folder, [library, cwd, *paths]),
         )
         self._send({"do": "describe"})
         self._views = 0
