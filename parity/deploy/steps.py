@@ -102,11 +102,12 @@ def judge(
         return sources
     from parity.quality.gate import passed  # an extra, and slow to import
 
-    places = passed(tables, [sources[table.name] for table in tables], target.path, at, incremental=False)
-    if places is None:
-        raise Stopped("quality: the data is not as expected")
-    print("quality: as expected")
-    return dict(zip((table.name for table in tables), places, strict=True))
+    places = [sources[table.name] for table in tables]
+    with passed(tables, places, target.path, at, incremental=False) as found:
+        if found is None:
+            raise Stopped("quality: the data is not as expected")
+        print("quality: as expected")
+        return dict(found.transactions)
 
 
 def _is_installed() -> bool:
