@@ -317,3 +317,4 @@ def test_tests_that_agree_are_worth_more_than_the_strongest_alone():
     few, many = ((Part(LOCATION, "", chance, 0.5), Part(TAILS, HIGH, 1e-4, 0.5)) for chance in (1.0, 1e-4))
     assert _together(few) == pytest.approx(2e-4, rel=0.01)
     assert _together(many) == pytest.approx(1e-4)
+    assert 0 < _together([Part(LOCATION, "", 0.0, 1.0)]) < 1e-290  # as small as of a million rows

@@ -41,6 +41,8 @@ AFFECTED_EXACTLY = 100
 FREQUENT_CATEGORIES = 30
 """Categories with a bin of their own; the others have one together."""
 PSI_FLOOR = 1e-4
+LEAST_CHANCE = 1e-300
+"""What is smaller is 0 to a computer."""
 
 
 class Bins(NamedTuple):
@@ -308,9 +310,7 @@ def _together(parts: Sequence[Part]) -> float:
     """The weighted harmonic mean of the chances: never more than Bonferroni's p / weight of the strongest, and less
     where several tests agree, as they do of few units. It holds for tests that depend on each other, as far out as a
     false alarm is; `MARGIN` covers what it is short of there (D. J. Wilson, PNAS 116, 2019)."""
-    if not all(part.chance for part in parts):  # less than a float can be
-        return 0.0
-    total = sum(part.weight / part.chance for part in parts)
+    total = sum(part.weight / max(part.chance, LEAST_CHANCE) for part in parts)
     return 1 / total if total else 1.0
 
 
