@@ -23,6 +23,7 @@ from parity.definition.checks import declared
 from parity.drift.command import main
 from parity.edge.errors import UserError
 from parity.edge.files import location
+from parity.quality import pieces
 from parity.served.hourly import HourlyParts
 
 pytestmark = pytest.mark.scale  # make test has no scipy
@@ -239,6 +240,12 @@ def serve(shop: Shop, log: pa.Table) -> None:
     (shop.folder / "feature_store.yaml").write_text(CONFIGURATION.replace("LOGGED", "log_served: served"))
     there = runpy.run_path(str(shop.folder / "features.py"))
     FeatureStore(repo_path=str(shop.folder)).apply([there[name] for name in ("buyer", "spending", "service")])
+
+
+def test_a_large_file_of_transactions_is_read_in_pieces(drift, dearer, monkeypatch):
+    whole = drift(dearer, "--of", "raw", "--json")
+    monkeypatch.setattr(pieces, "ROWS", 1000)
+    assert drift(dearer, "--of", "raw", "--json") == whole
 
 
 def test_keys_may_be_texts_and_composite(drift, tmp_path):

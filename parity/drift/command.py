@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -64,6 +65,11 @@ def compared(args: argparse.Namespace | Asked, now: datetime) -> Found:
         import scipy  # noqa: F401
     except ModuleNotFoundError:
         raise UserError("drift needs scipy. Run: pip install -r requirements-drift.txt") from None
+    with tempfile.TemporaryDirectory() as folder:
+        return _compared(args, now, Path(folder))
+
+
+def _compared(args: argparse.Namespace | Asked, now: datetime, folder: Path) -> Found:
     from parity.drift import alarms, sources
     from parity.drift.found import Found
     from parity.drift.matters import matters_of, require_known
@@ -77,7 +83,7 @@ def compared(args: argparse.Namespace | Asked, now: datetime) -> Found:
             f"{args.input}: there is no such file. Name the transactions that the features were computed from."
         )
     chosen = in_force(args.repository).of(args.view, args.service if args.of != sources.SERVED else None)
-    every = list(_sources(args, chosen, found))
+    every = list(_sources(args, chosen, found, folder))
     require_known(matters, [name for source in every for name in sources.names_of(source)])
     for source in every:
         title = source.table.name
@@ -119,17 +125,18 @@ def _report(args: argparse.Namespace, found: Found, now: datetime) -> int:
     return 0
 
 
-def _sources(args: argparse.Namespace | Asked, chosen, found) -> Iterator:
-    """The rows of each view; what can't be read is noted in ``found``."""
+def _sources(args: argparse.Namespace | Asked, chosen, found, folder: Path) -> Iterator:
+    """The rows of each view; what can't be read is noted in ``found``. In ``folder`` is room for what is read."""
     from parity.drift import sources
     from parity.offline.side import origins_of
 
-    for table in chosen:
+    for number, table in enumerate(chosen):
         try:
             if args.of == sources.FEATURES:
                 yield sources.features(table)
             elif args.of == sources.RAW:
-                yield sources.raw(table, origins_of([table], args.input)[0])
+                (own := folder / str(number)).mkdir()
+                yield sources.raw(table, origins_of([table], args.input)[0], own)
             else:
                 yield sources.served(table, *_log(args), args.service)
         except UserError as error:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from parity.definition.checks import FeatureTable
+from parity.definition.table import Definition
 from parity.drift.windows import Rows, columns_of, connected, kind_of, name, parquet
 from parity.edge.errors import UserError
 from parity.edge.files import Location, location, on_disk, parquet_files
+from parity.quality.pieces import pieces
 from parity.served.hourly import LOG_TIMESTAMP
 from parity.served.log import parts
-from parity.transactions.read import read_transactions
+from parity.transactions.listing import transaction_files
+from parity.transactions.read import read_part
 
 FEATURES, RAW, SERVED = "features", "raw", "served"
 UNIT = "unit"
@@ -54,17 +58,33 @@ def growing(table: FeatureTable) -> set[str]:
     return {rule.name for rule in rules if rule.function not in ("first", "last") or pa.types.is_timestamp(rule.type)}
 
 
-def raw(table: FeatureTable, transactions: Location) -> Source:
-    """The columns of the transactions that features are made of."""
+def raw(table: FeatureTable, transactions: Location, folder: Path) -> Source:
+    """The columns of the transactions that features are made of. They are read in pieces and written to ``folder``,
+    which has to be there for as long as the rows are."""
     definition = table.definition
     with on_disk(transactions) as path:
-        read = read_transactions(path, definition)
-    instant = name(definition.reading.timestamp)
-    keys = tuple(definition.keys.names)
-    rows = Rows(str(transactions), "transactions", keys, instant, (), table.noun(), {"transactions": read})
+        files = [Path(file) for file in transaction_files(path)] if path.is_dir() else [path]
+        written = [piece for number, file in enumerate(files) for piece in _written(file, definition, folder, number)]
+    if not written:
+        raise UserError(f"{transactions}: it has no rows, so there is nothing to compare.")
+    instant, keys = name(definition.reading.timestamp), tuple(definition.keys.names)
+    rows = Rows(str(transactions), parquet(written), keys, instant, (), table.noun())
     declared = getattr(getattr(table.view, "transactions", None), "schema", ())
     units = {column.name: column.tags[UNIT] for column in declared if UNIT in column.tags}
     return _with_columns(table, rows, list(definition.columns), units, {})
+
+
+def _written(file: Path, definition: Definition, folder: Path, number: int) -> Iterator[Path]:
+    """The rows of a file of transactions, as Parquet in ``folder``, without holding all of a large file."""
+    for count, piece in enumerate(pieces(file, definition.reading, folder / "pieces")):
+        try:
+            rows = read_part(piece, definition)
+        except UserError:
+            read_part(file, definition)  # which says where in the file, and not in the piece
+            raise
+        if rows.num_rows:
+            pq.write_table(rows, path := folder / f"{number}-{count}.parquet")
+            yield path
 
 
 def served(table: FeatureTable, folder: Path, project: str, service: str | None) -> Source:
