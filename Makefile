@@ -3,7 +3,7 @@
 # make watch  one bad day and one drifted week planted, found by quality, drift and proof, on one page; installs what that takes
 # make test   the tests
 # make bench  how fast, side by side with what one would pick instead; a part, in two minutes: make bench SIZE=0.02
-# make bench-drift   false alarms and drifts found, beside KS, PSI and Evidently; less: ROWS=1000 RUNS=50
+# make bench-drift   false alarms and drifts found, beside KS, PSI and Evidently; less: ROWS=1000 RUNS=50 NULLS=100
 # make test-scale   the tests of what takes Spark and other extras, which it installs
 # make chaos-serving   readers beside materializations that run, are killed and lose Redis, for a minute
 # make chaos  events beside kills of workers, Redis and Kafka, for ten minutes; shorter: make chaos SECONDS=60
@@ -17,7 +17,8 @@ BIN := .venv/bin
 SIZE := 1
 SECONDS := 600
 ROWS := 1000 10000 100000 1000000
-RUNS := 200
+RUNS := 400 200 30 2
+NULLS := 1500 500 100 5
 
 .PHONY: demo model watch test test-scale bench bench-drift chaos chaos-serving zoo lint actionlint redis redis-stop clean
 .DELETE_ON_ERROR:
@@ -71,7 +72,7 @@ bench: .venv/bench-installed
 	@$(BIN)/python -m benchmarks --size $(SIZE)
 
 bench-drift: .venv/drift-installed
-	@$(BIN)/python -m benchmarks.drift --rows $(ROWS) --runs $(RUNS)
+	@$(BIN)/python -m benchmarks.drift --rows $(ROWS) --runs $(RUNS) --nulls $(NULLS)
 
 chaos-serving: .venv/tests-installed
 	@$(BIN)/python -m tests.serving
