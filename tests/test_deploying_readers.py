@@ -27,6 +27,8 @@ pytestmark = pytest.mark.scale
 ALLOWED = ("--allow", "value-changing")
 OLD, NEW = "old", "new"
 SECONDS_OF_ONE_MORE_READ = 2.5
+REST = 0.01
+"""Seconds that a reader leaves to the others after each request."""
 
 
 @pytest.fixture
@@ -55,6 +57,7 @@ class Reader(threading.Thread):
             except Exception as error:
                 self.odd.append(error)
             self.answers += 1
+            time.sleep(REST)
 
     def end(self) -> None:
         self._over.set()
@@ -119,8 +122,8 @@ def test_readers_have_the_old_or_the_new_through_a_deployment_and_its_rollback(s
     for reader in readers.values():
         reader.start()
     for arguments in (ALLOWED, ("--rollback",)):
-        process = shop.begun(*arguments)
-        said, _ = process.communicate(timeout=120)
+        with shop.begun(*arguments) as process:
+            said, _ = process.communicate()
         assert process.returncode == 0, said
         time.sleep(SECONDS_OF_ONE_MORE_READ)  # in which caches of the registry, of one second, become too old
     for reader in readers.values():
