@@ -168,7 +168,7 @@ class ParityRegistryStore(RegistryStore):
         """What is given out of the ``whole`` registry."""
         if self._deployment is None:
             return whole
-        shown = Registry(registry_schema_version=whole.registry_schema_version, version_id=whole.version_id)
+        shown = _copied(whole)
         copy_project(whole, self._deployment[1], shown, self._deployment[0])
         return shown
 

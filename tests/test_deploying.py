@@ -337,5 +337,55 @@ def test_a_service_that_was_kept_is_read_as_it_is_by_now(shop):
     assert None not in answer["dear"]
 
 
+@pytest.mark.scale
+def test_what_is_forgotten_leaves_redis_and_what_is_kept_stays(shop):
+    shop.deploy()
+    for declared in (SECOND, FIRST.replace('("sum", 3)', '("sum", 2)')):
+        shop.declare(declared)
+        assert shop.deploy(*ALLOWED).status == 0
+    with redis.Redis(port=shop.port) as client:
+        [name, *_] = [name for name in client.scan_iter() if name.endswith(shop.project.encode())]
+        before = client.hlen(name)
+        done = shop.deploy("--prune", "1")
+        assert (done.status, done.out.splitlines()[0].startswith("forgotten: 1")) == (0, True)
+        assert [line.split()[:2] for line in shop.deploy("--status").out.splitlines()] == [
+            ["2", "kept"],
+            ["3", "served"],
+        ]
+        assert client.hlen(name) == before - 3  # the sum of three days, and the count and the event beside it
+    assert shop.deploy("--prune", "1").out == "nothing to forget\n"
+    assert shop.read() == shop.right(spent=2)
+    assert shop.deploy("--rollback").status == 0
+    assert shop.read() == shop.right(spent=4, visits_7d=5)
+    assert "there is no deployment 1" in shop.deploy("--rollback").err
+
+
+@pytest.mark.scale
+def test_a_deployment_to_a_bucket(shop, bucket, monkeypatch):
+    for name, value in bucket.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FEAST_S3_ENDPOINT_URL", bucket["AWS_ENDPOINT_URL"])
+    file = shop.folder / "feature_store.yaml"
+    file.write_text(re.sub("path: .*registry.db", "path: s3://bucket/registry.db", file.read_text()))
+
+    def declare(views: str) -> None:
+        shop.declare(views)
+        path = shop.folder / "features.py"
+        place = 'str(ROOT / "data" / f"{name}.parquet")'
+        assert place in path.read_text()
+        path.write_text(path.read_text().replace(place, 'f"s3://bucket/{name}.parquet"'))
+
+    declare(FIRST)
+    assert shop.deploy().status == 0
+    assert shop.read() == shop.right()
+    declare(SECOND)
+    done = shop.deploy(*ALLOWED)
+    assert done.status == 0, done
+    assert "-> s3://bucket/spending." in done.out
+    assert shop.read() == shop.right(spent=4, visits_7d=5)
+    assert shop.deploy("--rollback").status == 0
+    assert shop.read() == shop.right()
+
+
 def served_file(shop: Shop, view: str) -> Path:
     return Path(shop.store().get_feature_view(view).batch_source.path)

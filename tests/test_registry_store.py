@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.feature_view import FeatureViewState
+from feast.infra.registry.registry import Registry as FeastRegistry
 from feast.protos.feast.core.Registry_pb2 import Registry
+from feast.repo_config import RegistryConfig
 from feast.types import Float64, Int64
 
-from parity.registry_store import ParityRegistryStore, RegistryBusy, UnknownPlace
+from parity.registry_store import ParityRegistryStore, RegistryBusy, UnknownPlace, drop_project
 
 OURS = "parity.registry_store.ParityRegistryStore"
 NOW = datetime(2026, 3, 8, 12, tzinfo=UTC)
@@ -300,3 +302,49 @@ def test_a_registry_that_is_torn_down_is_gone(path):
     assert not path.exists()
     with pytest.raises(FileNotFoundError):
         ParityRegistryStore(opened(path, store=None).config.registry, path.parent).get_registry_proto()
+
+
+class TestDeployments:
+    """What is kept of a project beside it: see `parity.deploy`."""
+
+    def registry(self, folder: Path, **options) -> FeastRegistry:
+        config = RegistryConfig(path=str(folder / "registry.db"), registry_store_type=OURS, **options)
+        return FeastRegistry("shop", config, folder)
+
+    def names(self, registry: FeastRegistry, project: str) -> list[str]:
+        return [entity.name for entity in registry.list_entities(project)]
+
+    def test_one_is_shown_in_the_place_of_its_project_and_written_back_there(self, tmp_path):
+        plain = self.registry(tmp_path)
+        plain.apply_entity(Entity(name="served", value_type=ValueType.INT64), "shop")
+        shown = self.registry(tmp_path, deployment=["shop", "shop@2"])
+        assert self.names(shown, "shop") == []
+        shown.apply_entity(Entity(name="to_come", value_type=ValueType.INT64), "shop")
+        assert self.names(shown, "shop") == ["to_come"]
+        plain.refresh()
+        assert self.names(plain, "shop") == ["served"]
+        assert self.names(plain, "shop@2") == ["to_come"]
+
+    def test_changes_of_a_project_and_of_a_deployment_are_both_kept(self, tmp_path):
+        plain = self.registry(tmp_path)
+        plain.apply_entity(Entity(name="served", value_type=ValueType.INT64), "shop")
+        shown = self.registry(tmp_path, deployment=["shop", "shop@2"])
+        plain.apply_entity(Entity(name="more", value_type=ValueType.INT64), "shop")
+        shown.apply_entity(Entity(name="to_come", value_type=ValueType.INT64), "shop")
+        plain.apply_entity(Entity(name="still_more", value_type=ValueType.INT64), "shop")
+        again = self.registry(tmp_path)
+        assert sorted(self.names(again, "shop")) == ["more", "served", "still_more"]
+        assert self.names(again, "shop@2") == ["to_come"]
+
+    def test_a_change_that_fails_leaves_all_as_it_was(self, tmp_path):
+        plain = self.registry(tmp_path)
+        plain.apply_entity(Entity(name="served", value_type=ValueType.INT64), "shop")
+        before = (tmp_path / "registry.db").read_bytes()
+
+        def spoil(registry):
+            drop_project(registry, "shop")
+            raise LookupError
+
+        with pytest.raises(LookupError):
+            ParityRegistryStore(RegistryConfig(path=str(tmp_path / "registry.db")), tmp_path).change(spoil)
+        assert (tmp_path / "registry.db").read_bytes() == before

@@ -3,6 +3,7 @@
     python -m parity deploy [-c REPO] [--against REF] [--allow VERDICT] [--input FILE] [--at INSTANT] [--no-quality]
     python -m parity deploy --rollback [-c REPO] [--input FILE] [--at INSTANT]
     python -m parity deploy --status [-c REPO]
+    python -m parity deploy --prune KEEP [-c REPO]
 
 Plan, quality gate, apply under a new version, compute, materialize, prove, switch, prove again. Readers have the old
 version until the switch, which is one write of the registry, and the new one from then on. Whatever fails leaves the
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from feast.protos.feast.core.Registry_pb2 import Registry
 from filelock import FileLock, Timeout
 
 import parity.edge.quick_feast  # noqa: F401
@@ -25,11 +27,11 @@ from parity.deploy.declared import applied
 from parity.deploy.deployments import Deployment
 from parity.deploy.steps import Stopped, Target
 from parity.deploy.verdict import planned
-from parity.edge.command import argument_parser, instant
+from parity.edge.command import argument_parser, instant, whole_number
 from parity.edge.errors import UserError
 from parity.edge.files import Location, location
 from parity.plan.found import ADDITIVE, VERDICTS
-from parity.registry_store import deployment
+from parity.registry_store import deployment, drop_project
 from parity.repository import opened, recall
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "feature_repo"
@@ -42,6 +44,9 @@ def main() -> int:
         print(status(target))
         return 0
     with _alone(target):
+        if args.prune is not None:
+            print(prune(target, args.prune))
+            return 0
         try:
             rollback(target, args) if args.rollback else deploy(target, args)
         except Stopped as reason:
@@ -155,6 +160,24 @@ def status(target: Target) -> str:
     return "\n".join(lines) or f"{target.project} was never deployed"
 
 
+def prune(target: Target, keep: int) -> str:
+    """Forget deployments, with their rows in Redis; say which, and which offline tables are left of them."""
+    registry = target.registry()
+    gone = deployments.prunable(registry, target.project, keep)
+    if not gone:
+        return "nothing to forget"
+    views = deployments.views_of_none(registry, target.project, gone)
+    steps.delete_rows(target, views)
+
+    def forget(registry: Registry) -> None:
+        for number in gone:
+            drop_project(registry, deployment(target.project, number))
+
+    target.store.change(forget)
+    left = [f"read by none any more: {view.spec.batch_source.file_options.uri}" for view in views]
+    return "\n".join([f"forgotten: {', '.join(map(str, gone))}", *left])
+
+
 def _versions(target: Target, number: int) -> str:
     """The views of a deployment, with their versions."""
     views = deployments.views_of(target.registry(), deployment(target.project, number))
@@ -184,6 +207,8 @@ def arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__, REPOSITORY)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--rollback", action="store_true", help="go back to the deployment that was served before")
+    keep = "forget all deployments but the one that is served and KEEP before it"
+    what.add_argument("--prune", type=whole_number(1), metavar="KEEP", help=keep)
     what.add_argument("--status", action="store_true", help="list the deployments, and do nothing")
     parser.add_argument("--against", metavar="REF", help="plan against this git ref (default: what is served)")
     allow = f"go on if the plan's verdict is this one or a lesser one: {', '.join(VERDICTS)} (default: {ADDITIVE})"

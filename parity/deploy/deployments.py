@@ -4,7 +4,7 @@ A deployment is all that a project has in Feast's registry, under the name PROJE
 itself too, which is what readers read. Bringing another one into force is one write of the registry.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -135,6 +135,26 @@ def take_out_of_force(registry: Registry, project: str, number: int) -> None:
     tags = note(registry, project, number)
     for name in (IN_FORCE, SINCE):
         tags.pop(name, None)
+
+
+def prunable(registry: Registry, project: str, keep: int) -> list[int]:
+    """All deployments but the one in force, and as many as are to be kept of those that rollbacks from there lead to,
+    one after the other."""
+    one, wanted = in_force(registry, project), set()
+    for _ in range(keep + 1):
+        if one is not None:
+            wanted.add(one.number)
+            one = next((other for other in deployments_of(registry, project) if other.number == one.before), None)
+    return [one.number for one in deployments_of(registry, project) if one.number not in wanted]
+
+
+def views_of_none(registry: Registry, project: str, gone: Sequence[int]) -> list[FeatureViewProto]:
+    """The views of those deployments whose rows are of no other deployment."""
+    forgotten = {deployment(project, number) for number in gone}
+    others = [view for view in registry.feature_views if view.spec.project not in forgotten]
+    kept = {(view.spec.name, stored(view)) for view in others}
+    found = {(view.spec.name, stored(view)): view for view in registry.feature_views if view.spec.project in forgotten}
+    return [view for rows, view in sorted(found.items()) if rows not in kept]
 
 
 # What is in them

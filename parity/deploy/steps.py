@@ -8,7 +8,8 @@ from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView
+from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewProto
 from feast.protos.feast.core.Registry_pb2 import Registry
 from pyarrow.fs import FileType
 
@@ -222,3 +223,10 @@ def note_proven(target: Target, number: int, at: datetime) -> None:
         deployments.note(registry, target.project, number)[deployments.PROVEN] = at.isoformat()
 
     target.store.change(note)
+
+
+def delete_rows(target: Target, views: Sequence[FeatureViewProto]) -> None:
+    """Delete the rows of views in Redis, which are of no deployment any more."""
+    with opened(target.path, []) as store:
+        for view in views:
+            online_store_of(store).delete_table(store.config, FeatureView.from_proto(view))
