@@ -232,3 +232,24 @@ def test_transactions_that_another_place_is_declared_for_are_those_of_the_head(t
     found = planned(shop.folder, "main")
     assert found.values == (0, 200)
     assert any("both sides are computed of the transactions at" in note.text for note in found.views[0].notes)
+
+
+@pytest.mark.scale
+def test_a_module_of_the_checkout_is_never_lent_to_the_base(tmp_path, monkeypatch):
+    shop = Shop(tmp_path / "shop", SPENDING)
+    whole = (shop.folder / "features.py").read_text().replace('"amount", 3)', '"amount", windows.DAYS)')
+    (shop.folder / "features.py").write_text(f"import windows\n{whole}")
+    (shop.top / "src").mkdir()
+    (shop.top / "src" / "windows.py").write_text("DAYS = 3\n")
+    shop.commit()
+    (shop.top / "src" / "windows.py").write_text("DAYS = 4\n")
+    monkeypatch.setenv("PYTHONPATH", str(shop.top / "src"))
+    assert planned(shop.folder, "main").verdict == VALUE_CHANGING
+    site = tmp_path / "site"
+    site.mkdir()
+    finder = f"import sys; sys.path.append({str(shop.top / 'src')!r})"
+    (site / "sitecustomize.py").write_text(finder)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    assert planned(shop.folder, "main").verdict == VALUE_CHANGING
+    (site / "sitecustomize.py").write_text(f"{finder}; import windows")
+    assert "it imports windows from the working tree" in refused(shop)

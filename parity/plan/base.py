@@ -53,8 +53,7 @@ def at_commit(repository: Path, ref: str, folder: Path) -> Iterator[Base]:
     library = library_in(tree, place) or LIBRARY
     cwd, *there = (_moved(path, checkout.top, tree) for path in (Path.cwd(), *python_path()))
     cwd = cwd if cwd.is_relative_to(tree) and cwd.is_dir() else tree
-    with Side(title, place, library, folder, cwd, there) as side:
-        side.moved = (str(tree), str(checkout.top))
+    with Side(title, place, library, folder, cwd, there, (tree, checkout.top)) as side:
         yield side
 
 

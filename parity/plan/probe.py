@@ -37,9 +37,12 @@ COMMAND = "compute_features.py"
 class Side:
     """A repository, its folder of Python on the path, and what its features.py declares."""
 
-    def __init__(self, root: str, repository: str):
+    def __init__(self, root: str, repository: str, moved: Mapping[str, str]):
         self.root, self.repository = Path(root), Path(repository)
+        for there, here in moved.items():  # as where a package of the checkout is installed from it
+            sys.path[:] = [_moved(Path(path), Path(there), Path(here)) for path in sys.path]
         self.variables = vars(_imported(self.repository / "features.py"))
+        _require_own_modules(moved)
         objects = list({id(value): value for value in self.variables.values()}.values())
         self.views = {one.name: one for one in objects if isinstance(one, BaseFeatureView)}
         self.services = [one for one in objects if isinstance(one, feast.FeatureService)]
@@ -182,6 +185,28 @@ def _imported(file: Path) -> Any:
     return sys.modules[f"{file.parent.resolve().name}.{file.stem}"]
 
 
+def _moved(path: Path, there: Path, here: Path) -> str:
+    """Where a folder of the checkout ``there`` is unpacked ``here``; an environment in it stays where it is."""
+    return str(here / path.relative_to(there) if _is_in(path, there) else path)
+
+
+def _is_in(path: Path, checkout: Path) -> bool:
+    return path.is_relative_to(checkout) and not any(path.is_relative_to(one) for one in (sys.prefix, sys.base_prefix))
+
+
+def _require_own_modules(moved: Mapping[str, str]) -> None:
+    """Refuse a module of the working tree in the base: what it says now is not what it said then."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and name.partition(".")[0] != "parity" and name != "__main__":
+            for there in moved:
+                if _is_in(Path(file), Path(there)) and Path(file).parent != Path(__file__).parent:
+                    raise RuntimeError(
+                        f"it imports {name} from the working tree, {file}, as that is installed from there, so it "
+                        "would not be what it was. Plan in an environment where it is not."
+                    )
+
+
 def _aggregations(objects: list) -> Iterator[Aggregation]:
     for one in objects:
         if isinstance(one, Aggregation):
@@ -322,7 +347,7 @@ def main() -> None:
         request: Mapping[str, Any] = json.loads(line)
         try:
             if side is None:
-                side = Side(request.pop("root"), request.pop("repository"))
+                side = Side(request.pop("root"), request.pop("repository"), request.pop("moved"))
             answer = {"answer": ANSWERS[request.pop("do")](side, **request)}
         except (Exception, SystemExit) as error:
             answer = {"error": _reason(error)}

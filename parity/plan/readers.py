@@ -10,6 +10,9 @@ from parity.plan.found import ADDITIVE, BREAKING, CHANGED, REMOVED, RENAMED, VAL
 Description = Mapping[str, Any]
 """A side, as `parity.plan.probe` describes it."""
 
+LISTED = 6
+"""So many features are named in one note."""
+
 
 def add_readers(views: Sequence[ViewFound], base: Description, head: Description) -> None:
     """Note, of every feature, the services and arms that read it; of one that is gone, those that did."""
@@ -145,4 +148,5 @@ def _by_name(some: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
 
 
 def _listed(features: Sequence[tuple[str, str]]) -> str:
-    return ", ".join(f"{view}:{name}" for view, name in features)
+    more = f" and {len(features) - LISTED} more" if len(features) > LISTED else ""
+    return ", ".join(f"{view}:{name}" for view, name in features[:LISTED]) + more

@@ -35,12 +35,22 @@ class Side:
     is_stored = False
     """Whether its features are computed by now, of transactions that there were then."""
 
-    def __init__(self, title: str, repository: Path, library: Path, folder: Path, cwd: Path, paths: list[Path]):
+    def __init__(
+        self,
+        title: str,
+        repository: Path,
+        library: Path,
+        folder: Path,
+        cwd: Path,
+        paths: list[Path],
+        moved: tuple[Path, Path] | None = None,
+    ):
         self.title, self.repository, self.library, self.folder = title, repository, library, folder
-        self.moved: tuple[str, str] | None = None
+        self.moved = moved and tuple(map(str, moved))
         """Where the side is unpacked, and where it lies for people."""
         self._errors = (folder / "stderr").open("w+")
-        self._first = {"root": str(library), "repository": str(repository)}
+        there = {self.moved[1]: self.moved[0]} if self.moved else {}
+        self._first = {"root": str(library), "repository": str(repository), "moved": there}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-B", str(START)],
             stdin=subprocess.PIPE,
