@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 
+import duckdb
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pytest
@@ -253,3 +254,12 @@ def test_a_module_of_the_checkout_is_never_lent_to_the_base(tmp_path, monkeypatc
     assert planned(shop.folder, "main").verdict == VALUE_CHANGING
     (site / "sitecustomize.py").write_text(f"{finder}; import windows")
     assert "it imports windows from the working tree" in refused(shop)
+
+
+@pytest.mark.scale
+def test_a_sample_without_a_key_is_no_no_op(tmp_path):
+    far = "SELECT i FROM range(100) ids(i) WHERE md5_number_lower(i::VARCHAR) > 9223372036854775808::UBIGINT LIMIT 3"
+    keys = duckdb.sql(far).fetch_arrow_table()["i"]
+    shop = Shop(tmp_path, SPENDING, transactions(rows=3).set_column(0, "buyer_id", keys))
+    shop.write(SPENDING.replace("3)", "4)"))
+    assert "--sample 1: none of the buyers of spending is in it" in refused(shop, sample=1)

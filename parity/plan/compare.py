@@ -159,6 +159,17 @@ def found_rekeyed(base: Described, head: Described) -> ViewFound:
     return found
 
 
+def found_uncomputed(base: Described, head: Described) -> ViewFound:
+    """What becomes of a view of a kind that is not computed here: no more than its types say."""
+    found = found_rekeyed(base, head)
+    for one in found.features:
+        if one.status == UNKNOWN:
+            one.status = UNCHANGED
+    found.status = UNCHANGED
+    found.notes.append(Note("it is of a kind that is not computed here, so its values are not compared"))
+    return found
+
+
 def same_keys(base: Described, head: Described) -> bool:
     """Whether both are of the same join keys, of the same types, in whatever order."""
     return sorted(base["keys"]) == sorted(head["keys"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -29,7 +30,8 @@ class Drift:
     chance: float | None
 
     def __str__(self) -> str:
-        return f"{self.status}, {self.size}" if self.size else f"{self.status} (p {self.chance:.3g})"
+        chance = "" if self.chance is None else f" (p {self.chance:.3g})"
+        return f"{self.status}, {self.size}" if self.size else f"{self.status}{chance}"
 
     def as_json(self) -> dict[str, Any]:
         return {"status": self.status, "size": self.size or None, "p": self.chance}
@@ -65,7 +67,7 @@ def add_drift(pair: ViewPair, view: ViewFound, tags: Mapping[str, str]) -> str |
         if verdict:
             chance = float(verdict.tested.chance)
             said = size(verdict) if verdict.moved else ""
-            one.change.drift = Drift(verdict.status, said, chance)
+            one.change.drift = Drift(verdict.status, said, chance if math.isfinite(chance) else None)
     return None
 
 

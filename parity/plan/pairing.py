@@ -10,7 +10,16 @@ import numpy as np
 
 from parity.edge.command import shown
 from parity.edge.files import location
-from parity.plan.compare import SAME_ENOUGH, Described, ViewPair, found_alone, found_of, found_rekeyed, same_keys
+from parity.plan.compare import (
+    SAME_ENOUGH,
+    Described,
+    ViewPair,
+    found_alone,
+    found_of,
+    found_rekeyed,
+    found_uncomputed,
+    same_keys,
+)
 from parity.plan.found import ADDED, ADDITIVE, BREAKING, REMOVED, VALUE_CHANGING, Note, ViewFound
 from parity.plan.side import Computed
 
@@ -35,6 +44,9 @@ def views_found(
             one = found_alone(view, ADDED)
         elif not same_keys(old, view):
             one = found_rekeyed(old, view)
+            one.notes += notes_of(old, view)
+        elif old["name"] not in computed[0] or name not in computed[1]:
+            one = found_uncomputed(old, view)
             one.notes += notes_of(old, view)
         else:
             both = computed[0][old["name"]], computed[1][name]

@@ -9,6 +9,7 @@ from typing import Any
 
 from pyarrow.fs import FileType
 
+from parity.edge.command import shown
 from parity.edge.errors import UserError
 from parity.edge.files import Location, filesystem_of, location, on_disk
 from parity.plan.base import Base
@@ -39,8 +40,9 @@ def make_plan(base: Base, head: Side, sample: int | None, models: Sequence[Path]
 
         require_computed_as_applied(before, now)
         _recall(head, before, now)
+    origins = base.origins() if base.is_stored else {}
     with ExitStack() as stack:
-        places = _places(before, now, base.origins() if base.is_stored else {}, stack)
+        places = _places(before, now, origins, stack)
         below, totals, said = _sample(head, now, places, sample)
         computed = _computed(((base, before, places["base"]), (head, now, places["head"])), below)
     found = Plan(base.title.removeprefix("the base, "), title, said)
@@ -51,6 +53,11 @@ def make_plan(base: Base, head: Side, sample: int | None, models: Sequence[Path]
             found.not_asked.append(reason)
 
     found.views = views_found(before, now, computed, look_closer, base.is_stored)
+    if sample is not None:
+        _require_keys(found.views, before, sample)
+    for view, place in origins.items():
+        said = f"{view}: compared on the transactions at {shown(location(place))}, of which what is stored was computed"
+        found.notes.append(Note(said))
     found.not_asked = list(dict.fromkeys(found.not_asked))
     add_readers(found.views, before, now)
     _add_costs(found, head, now, computed[1], totals, folder)
@@ -62,11 +69,19 @@ def make_plan(base: Base, head: Side, sample: int | None, models: Sequence[Path]
     return found
 
 
+def _require_keys(views: Sequence[ViewFound], base: Mapping[str, Any], sample: int) -> None:
+    """Refuse a sample that has no key of a view: nothing differs where nothing is."""
+    there = {view["name"] for view in base["views"]}
+    for view in views:
+        if view.compared and not view.keys and (view.before or view.name) in there:
+            raise UserError(f"--sample {sample}: none of the {view.noun} of {view.name} is in it. Take a larger one.")
+
+
 def _recall(head: Side, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Say of a base that is stored how its features were made, where the head's definitions lead there."""
     declared = {view["name"]: view for view in now["views"]}
     for view in before["views"]:
-        if view["name"] in declared and view["made"]:
+        if view["made"] and declared.get(view["name"], {}).get("computed_by"):
             view["where"] = declared[view["name"]]["where"]
             view["rules"] = head.recall(view["name"], view["made"])
 
@@ -125,6 +140,8 @@ def _sample(
     counts: dict[tuple, int] = {}
     nouns = {}
     for view in described["views"]:
+        if view["name"] not in places["head"]:
+            continue
         names = _names(view)
         counts[names] = max(counts.get(names, 0), head.count(view["name"], places["head"][view["name"]]))
         nouns[names] = noun_of(view)

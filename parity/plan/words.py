@@ -40,7 +40,9 @@ def status(feature: FeatureFound, noun: str) -> str:
     """What became of a feature, in one line without its name."""
     change, of = feature.change, change_of(feature)
     said = {
-        UNCHANGED: f"unchanged, 0 of {of} values differ",
+        UNCHANGED: f"unchanged, 0 of {of} values differ"
+        if change
+        else "declared as it was; its values are not compared",
         ADDED: f"added, {made(feature.rules[1])}",
         REMOVED: "removed",
         RENAMED: f"renamed, was {feature.before}: all {of} values are the same",
