@@ -66,7 +66,7 @@ test: .venv/tests-installed
 
 test-scale: .venv/scale-installed .venv/flink-installed
 	$(BIN)/python -c 'from parity.edge.redis_server import require_server; require_server()'
-	$(BIN)/python -m pytest -m scale
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m scale
 
 bench: .venv/bench-installed
 	@$(BIN)/python -m benchmarks --size $(SIZE)
