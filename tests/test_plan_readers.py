@@ -21,6 +21,7 @@ VIEW = {
     "continuous": False,
     "horizon": None,
     "source": "/data/v.parquet",
+    "version": None,
     "transactions": "/data/t.csv",
 }
 
@@ -102,6 +103,10 @@ def test_experiments_are_not_asked_of_a_registry_which_knows_none():
 def test_what_a_view_is_beside_its_features_has_a_verdict(change, verdict):
     [note] = notes_of(VIEW, VIEW | change)
     assert note.verdict == verdict
+
+
+def test_a_view_that_is_deployed_under_a_version_is_kept_elsewhere_by_that():
+    assert notes_of(VIEW | {"source": "/data/v.1a2b.parquet", "version": "1a2b"}, VIEW) == []
 
 
 def test_a_view_that_is_the_same_has_no_notes():

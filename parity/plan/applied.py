@@ -11,17 +11,18 @@ from typing import Any
 
 import duckdb
 import pyarrow.parquet as pq
-from feast import FeatureService, FeatureView
+from feast import Entity, FeatureService, FeatureView
 from feast.protos.feast.core.Registry_pb2 import Registry
 from google.protobuf.message import DecodeError
 
 from parity.definition.declare import made_by
+from parity.definition.recorded import recalled
 from parity.definition.table import COMPUTED_BY
 from parity.edge.configuration import configuration_file, read_configuration
 from parity.edge.errors import UserError
 from parity.edge.files import location, on_disk, parquet_files, read_bytes
 from parity.offline.side import origin_beside
-from parity.plan.probe import SEPARATOR, described
+from parity.plan.probe import SEPARATOR, described, rule_of
 from parity.plan.side import Computed
 
 APPLY = "Run: cd feature_repo && feast apply; or compare with a commit: --against"
@@ -41,6 +42,8 @@ class Applied:
         self._require_project(registry, place)
         own = [view for view in registry.feature_views if view.spec.project in ("", self.project)]
         self.views = {view.name: view for view in map(FeatureView.from_proto, own)}
+        entities = [one for one in registry.entities if one.spec.project in ("", self.project)]
+        self.entities = {entity.name: entity for entity in map(Entity.from_proto, entities)}
         services = [one for one in registry.feature_services if one.spec.project in ("", self.project)]
         self.services = [FeatureService.from_proto(one) for one in services]
 
@@ -58,15 +61,10 @@ class Applied:
             raise UserError(f"{place}: nothing is applied. {APPLY}.")
 
     def description(self) -> dict[str, Any]:
-        """As a side gives it; of how features are made the registry has fingerprints alone."""
+        """As a side gives it."""
         return {
             "project": self.project,
-            "views": [
-                described(view)
-                | {"transactions": None, "transactions_name": None, "timestamp": None, "where": None}
-                | {"made": made_by(view), "computed_by": None, "rules": {}}
-                for view in self.views.values()
-            ],
+            "views": [described(view) | self._made(view) for view in self.views.values()],
             "on_demand": None,
             "services": [
                 {
@@ -81,6 +79,18 @@ class Applied:
             "experiments": None,
             "contracts": {},
         }
+
+    def _made(self, view: FeatureView) -> dict[str, Any]:
+        """How the features of a view are made: by its declaration, if it was applied with that."""
+        found = {"transactions": None, "transactions_name": None, "timestamp": None, "where": None}
+        found |= {"made": made_by(view), "computed_by": None, "rules": {}}
+        try:
+            definition = recalled(view, self.entities).definition
+        except UserError:  # then `parity.plan.recall` may find out
+            return found
+        rules = {rule.name: rule_of(rule) for rule in definition.rules}
+        where = definition.condition.text if definition.condition else None
+        return found | {"where": where, "computed_by": definition.fingerprint, "rules": rules}
 
     def origins(self) -> dict[str, str]:
         """Where the transactions are that a view was computed of, if those are others than declared."""
@@ -128,21 +138,21 @@ def computed_by(view: Mapping[str, Any]) -> set[str]:
 
 def require_computed_as_applied(base: Mapping[str, Any], head: Mapping[str, Any]) -> None:
     """Raise `UserError` if a stored table was computed by other definitions than are applied, as far as can be known:
-    where the head has those that are applied, its fingerprint is that of the table; where not, it is not."""
+    by the declaration that was applied, or by that of the head if it is the same feature by feature."""
     now = {view["name"]: view for view in head["views"]}
     for view in base["views"]:
-        declared = now.get(view["name"])
-        if declared is None or not view["made"]:
-            continue
-        by = computed_by(view)
-        same = view["made"] == declared["made"]
-        if by and (by != {declared["computed_by"]} if same else declared["computed_by"] in by):
-            what, then = (
-                ("other definitions than are applied", COMPUTE)
-                if same
-                else ("the definitions that features.py has by now, which are not applied", APPLY)
-            )
-            raise UserError(f"{view['source']}: it was computed by {what}, so it is no base. {then}.")
+        declared, by = now.get(view["name"], {}), computed_by(view)
+        same = view["made"] == declared.get("made")
+        if not same and view["made"] and declared.get("computed_by") in by:
+            raise _NotComputed(view, "the definitions that features.py has by now, which are not applied", APPLY)
+        applied = view["computed_by"] or (declared.get("computed_by") if same else None)
+        if applied and by - {applied}:
+            raise _NotComputed(view, "other definitions than are applied", COMPUTE)
+
+
+class _NotComputed(UserError):
+    def __init__(self, view: Mapping[str, Any], by: str, then: str):
+        super().__init__(f"{view['source']}: it was computed by {by}, so it is no base. {then}.")
 
 
 @contextmanager

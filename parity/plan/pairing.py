@@ -124,7 +124,7 @@ def notes_of(base: Described, head: Described) -> list[Note]:
         )
     if base["event"] != head["event"]:
         notes.append(Note(f"its timestamp is called {head['event']}, and was {base['event']}: compute it anew"))
-    if base["source"] != head["source"]:
+    if base["source"] != head["source"] and not base["version"]:  # by which it is kept in a place of its own
         kept, before = (shown(location(side["source"])) for side in (head, base))
         notes.append(Note(f"its features are kept at {kept}, and were at {before}: compute them there"))
     if head.get("transactions") and base.get("transactions") not in (None, head["transactions"]):

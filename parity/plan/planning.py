@@ -81,7 +81,7 @@ def _recall(head: Side, before: Mapping[str, Any], now: Mapping[str, Any]) -> No
     """Say of a base that is stored how its features were made, where the head's definitions lead there."""
     declared = {view["name"]: view for view in now["views"]}
     for view in before["views"]:
-        if view["made"] and declared.get(view["name"], {}).get("computed_by"):
+        if not view["computed_by"] and view["made"] and declared.get(view["name"], {}).get("computed_by"):
             view["where"] = declared[view["name"]]["where"]
             view["rules"] = head.recall(view["name"], view["made"])
 

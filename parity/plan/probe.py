@@ -76,7 +76,8 @@ class Side:
             "made": made,
             "computed_by": getattr(definition, "fingerprint", None),
             "rules": {
-                field.name: _rule(rules.get(field.name) or self.aggregations.get(field.name)) for field in view.features
+                field.name: rule_of(rules.get(field.name) or self.aggregations.get(field.name))
+                for field in view.features
             },
         }
 
@@ -147,7 +148,7 @@ class Side:
 
         of = self.views[view]
         types = {field.name: column_type(field.dtype) for field in getattr(of.transactions, "schema", ())}
-        return {name: _rule(rule) for name, rule in recalled(of.definition, types, made).items()}
+        return {name: rule_of(rule) for name, rule in recalled(of.definition, types, made).items()}
 
     def _by_command(self, view: str, transactions: str, features: Path) -> dict[str, float]:
         """As `compute`, by the command line of a library that can't be called in another way."""
@@ -228,6 +229,7 @@ def described(view: feast.FeatureView) -> dict[str, Any]:
         "horizon": int(view.tags["parity.horizon"]) * MICROSECOND if "parity.horizon" in view.tags else None,
         "tags": {name: value for name, value in view.tags.items() if not name.startswith("parity.")},
         "source": view.batch_source.path,
+        "version": view.tags.get("parity.version"),
         "features": [
             {"name": field.name, "type": str(field.dtype), "unit": (field.tags or {}).get("unit")}
             for field in view.features
@@ -235,7 +237,7 @@ def described(view: feast.FeatureView) -> dict[str, Any]:
     }
 
 
-def _rule(rule: Any) -> dict[str, Any] | None:
+def rule_of(rule: Any) -> dict[str, Any] | None:
     if rule is None:
         return None
     window = None if not rule.time_window else rule.time_window.total_seconds()
