@@ -52,8 +52,8 @@ def _of_names(views: Sequence[ViewFound]) -> Iterator[Note]:
     ]
     if served:
         yield Note(
-            f"{_listed(served)}: served online under a name that would get other values. Give the new ones a version "
-            "or a name of their own",
+            f"{_listed(served)}: served online, and would get other values under the same name. Deploy them as a new "
+            "version (python -m parity deploy), or give them a name of their own",
             VALUE_CHANGING,
         )
 
