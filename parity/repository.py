@@ -76,12 +76,24 @@ def recall(path: Path, proto: Registry, project: str) -> Declared:
 def _registry_of(path: Path) -> tuple[str, Registry] | None:
     """The project, and its registry as it is stored; None if it is of another kind than has deployments, or empty."""
     store = registry_store_of(path)
-    if store is None:
-        return None
+    registry = stored(path, store[1]) if store else None
+    return (store[0], registry) if store and registry is not None else None
+
+
+def stored(path: Path, store: ParityRegistryStore) -> Registry | None:
+    """What a registry holds, by the store that keeps that of the repository at ``path``; None if there is none."""
     try:
-        return store[0], store[1].get_registry_proto()
+        return store.get_registry_proto()
     except FileNotFoundError:
         return None
+    except DecodeError:
+        raise _damaged(path) from None
+    except Exception as error:  # of which there are as many kinds as there are places
+        raise UserError(f"the registry of {path} can't be read: {error!s:.300}") from None
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"the registry of {path} is damaged. Delete data/registry.db. {APPLY}")
 
 
 def registry_store_of(path: Path) -> tuple[str, ParityRegistryStore] | None:
@@ -148,7 +160,7 @@ def _told(store: FeatureStore, path: Path) -> Iterator[None]:
     except duckdb.Error as error:
         raise UserError(f"the features can't be read: {error!s:.300}. {COMPUTE}") from None
     except DecodeError:
-        raise UserError(f"the registry of {path} is damaged. Delete data/registry.db. {APPLY}") from None
+        raise _damaged(path) from None
     except FeastError as error:
         raise UserError(str(error)) from None
 

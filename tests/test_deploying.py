@@ -280,6 +280,12 @@ class TestWhatStops:
         done = ready.deploy(*ALLOWED)
         assert (done.status, "is not kept by parity.registry_store.ParityRegistryStore" in done.err) == (2, True)
 
+    def test_a_registry_that_is_damaged(self, shop):
+        (shop.folder / "data" / "registry.db").write_bytes(b"\xff\xff no registry")
+        for arguments in ((), ("--status",), ("--rollback",)):
+            done = shop.deploy(*arguments)
+            assert (done.status, "is damaged" in done.err) == (2, True)
+
     @pytest.mark.scale
     def test_a_features_py_that_is_broken(self, ready):
         ready.declare("1 / 0")

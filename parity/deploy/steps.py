@@ -29,7 +29,7 @@ from parity.registry_store import ParityRegistryStore, deployment
 from parity.report import terminal
 from parity.report.certificate import watched
 from parity.report.seen import look_through
-from parity.repository import REGISTRY_STORE, opened, recall, registry_store_of
+from parity.repository import REGISTRY_STORE, opened, recall, registry_store_of, stored
 from parity.stream.seed import seed_streamed
 from parity.transactions.landed import high_water
 
@@ -55,10 +55,7 @@ class Target:
 
     def registry(self) -> Registry:
         """The registry as it is by now; an empty one if there is none."""
-        try:
-            return self._store.get_registry_proto()
-        except FileNotFoundError:
-            return Registry()
+        return stored(self.path, self._store) or Registry()
 
     @property
     def store(self) -> ParityRegistryStore:
