@@ -114,11 +114,12 @@ class Shop:
                 lines.append(f"{buyer},{at:%Y-%m-%d %H:%M:%S},{draw.randrange(1, 10_000) / 100}")
         (self.folder / "bought.csv").write_text("\n".join([*lines, ""]))
 
-    def deploy(self, *arguments: object) -> Outcome:
+    def deploy(self, *arguments: object, quality: bool = False) -> Outcome:
         """Run `python -m parity deploy`, in this process, with a verdict by definitions, which takes no other one."""
+        gate = [] if quality else ["--no-quality"]
         command.planned = lambda path, against: self._verdict()
         try:
-            return self._called(command.main, "python -m parity deploy", "--no-quality", *arguments)
+            return self._called(command.main, "python -m parity deploy", *gate, *arguments)
         finally:
             command.planned = planned
 

@@ -393,5 +393,27 @@ def test_a_deployment_to_a_bucket(shop, bucket, monkeypatch):
     assert shop.read() == shop.right()
 
 
+@pytest.mark.scale
+def test_data_that_is_not_as_expected_is_not_deployed(shop):
+    pytest.importorskip("great_expectations")
+
+    def declare(most: int) -> None:
+        expected = f"Expectation('expect_column_values_to_be_between', column='amount', max_value={most})"
+        shop.declare(SECOND)
+        file = shop.folder / "features.py"
+        text = file.read_text().replace("dtype=Float64)]\n", f"dtype=Float64)], expectations=[{expected}]\n")
+        file.write_text(text.replace("import AggregatedFeatureView", "import Expectation, AggregatedFeatureView"))
+
+    shop.deploy()
+    declare(50)
+    stopped = shop.deploy(*ALLOWED, quality=True)
+    assert (stopped.status, "quality: the data is not as expected. Deployment 1 is served" in stopped.out) == (1, True)
+    assert shop.read() == shop.right()
+    declare(100)
+    done = shop.deploy(*ALLOWED, quality=True)
+    assert (done.status, "quality: as expected" in done.out) == (0, True), done
+    assert shop.read() == shop.right(spent=4, visits_7d=5)
+
+
 def served_file(shop: Shop, view: str) -> Path:
     return Path(shop.store().get_feature_view(view).batch_source.path)
