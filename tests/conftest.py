@@ -25,6 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = ["generate_synthetic_data.py", "compute_features.py", "materialize_to_online.py", "demo_fixed.py", "parity"]
 BIN = Path(sys.executable).parent
 
+# In a worker of pytest-xdist the main module has no file, which PySpark takes for doctests, and exits.
+vars(sys.modules["__main__"]).setdefault("__file__", str(ROOT / "tests" / "__init__.py"))
+
 
 @pytest.fixture(scope="session")
 def redis_port(tmp_path_factory):
