@@ -492,6 +492,8 @@ def test_what_is_wrong_ends_it_with_one_line_and_status_2(shop):
         assert outcome.err.count("\n") == 1
     features = shop.project.root / "feature_repo" / "features.py"
     features.write_text(features.read_text().replace('function="mean"', 'function="max"'))
+    assert "has changed since it was applied" in shop.run("--until-idle", "0").err
+    shop.project.apply()
     assert "was computed by other definitions" in shop.run("--until-idle", "0").err
     outcome = shop.run("--help")
     assert outcome.status == 0
