@@ -330,6 +330,14 @@ class TestGate:
         assert view["quarantine"]["of"] == 101
         aside = project.root / "data/quality/quarantine/user_transactions/set_aside/user_transactions.csv"
         assert aside.read_text().splitlines()[1:] == ["1,101,2026-01-01T00:00:00Z,5000"]
+        with open(project.transactions, "a") as file:
+            file.write("2,101,2026-01-02T00:00:00Z,6000\n")
+        found = project.run("parity/__main__.py", "quality", *repository)
+        assert found.status == 1, "what came since is seen, though features are of what was accepted"
+        assert "2 of 102 values" in found.out
+        assert "user_transactions.csv, row 102)" in found.out
+        accepted = aside.parents[1] / "accepted" / aside.name
+        assert project.run("parity/__main__.py", "quality", *repository, "--input", accepted).status == 0
 
     def test_a_quarantine_stays_as_long_as_the_features_that_are_computed_of_it(self, project):
         held = f"Expectation('{BETWEEN}', column='purchase_amount', max_value=1000, quarantine=True)"

@@ -19,11 +19,13 @@ from parity.definition.declare import DefinitionError
 from parity.definition.expectations import faults_of_expectations
 from parity.definition.reading import Reading
 from parity.edge.errors import UserError
+from parity.edge.files import location
+from parity.offline.side import deliveries_of, note_origin, origins_of
 from parity.quality.by_definition import AT_LEAST, by_definition
 from parity.quality.days import spool_features, spool_transactions, spooling
 from parity.quality.judge import bound
 from parity.quality.pieces import pieces
-from parity.transactions.quarantine import quarantine_of, set_aside
+from parity.transactions.quarantine import delivered, quarantine_of, set_aside
 from parity.transactions.read import read_transactions
 from parity.transactions.refusals import RefusedError
 from tests.conftest import ROOT
@@ -330,6 +332,20 @@ class TestQuarantine:
         assert [file.name for file in (tmp_path / "q/set_aside").rglob("*.csv")] == ["a.csv"]
         with pytest.raises(UserError, match="and not of JSON"):
             set_aside(folder, {folder / "c.jsonl": [0]}, Reading(), tmp_path / "q", {})
+
+    def test_what_is_delivered_is_read_though_features_are_computed_of_what_was_accepted(self, tmp_path, monkeypatch):
+        shop = table(tmp_path, "purchases", [user], [aggregation("mean", "purchase_amount", 3, AVERAGE)])
+        shop.transactions.write_text("user_id\n1\n2\n")
+        monkeypatch.chdir(tmp_path)
+        here = shop.transactions.relative_to(tmp_path)
+        rest = set_aside(here, {here: [0]}, Reading(), tmp_path / "q", {})
+        note_origin(shop, location(shop.source.path), rest)
+        monkeypatch.chdir("/")
+        assert origins_of([shop], None) == [rest]
+        assert deliveries_of([shop], None) == [shop.transactions]
+        assert deliveries_of([shop], rest) == [rest], "what is named is read"
+        again = set_aside(rest, {rest: []}, Reading(), tmp_path / "q2", {})
+        assert delivered(again) == shop.transactions, "also of what was accepted of what was accepted"
 
     def test_of_other_transactions_there_is_none(self, tmp_path):
         assert quarantine_of(tmp_path / "t.csv") is None

@@ -128,7 +128,7 @@ def _report(args: argparse.Namespace, found: Found, now: datetime) -> int:
 def _sources(args: argparse.Namespace | Asked, chosen, found, folder: Path) -> Iterator:
     """The rows of each view; what can't be read is noted in ``found``. In ``folder`` is room for what is read."""
     from parity.drift import sources
-    from parity.offline.side import origins_of
+    from parity.offline.side import deliveries_of
 
     for number, table in enumerate(chosen):
         try:
@@ -136,7 +136,7 @@ def _sources(args: argparse.Namespace | Asked, chosen, found, folder: Path) -> I
                 yield sources.features(table)
             elif args.of == sources.RAW:
                 (own := folder / str(number)).mkdir()
-                yield sources.raw(table, origins_of([table], args.input)[0], own)
+                yield sources.raw(table, deliveries_of([table], args.input)[0], own)
             else:
                 yield sources.served(table, *_log(args), args.service)
         except UserError as error:

@@ -24,6 +24,7 @@ from parity.definition.keys import KeyBook
 from parity.edge.errors import UserError
 from parity.edge.files import Location, absolute, location, read_bytes, remove, replacing
 from parity.edge.spool import Spool
+from parity.transactions.quarantine import delivered
 
 EVER = datetime(1, 1, 1, tzinfo=UTC)
 ROW_DROPPED = "no row"
@@ -60,6 +61,12 @@ def origins_of(tables: Sequence[FeatureTable], named: Location | None) -> list[L
     if named is not None:
         require_one_source(tables)
     return [origin_of(table) if named is None else named for table in tables]
+
+
+def deliveries_of(tables: Sequence[FeatureTable], named: Location | None) -> list[Location]:
+    """The same, with all rows that are delivered there now, where features are computed of what a quarantine left."""
+    places = origins_of(tables, named)
+    return places if named is not None else [delivered(place) for place in places]
 
 
 def note_marks(table: FeatureTable, output: Location, marks: Mapping[str, int]) -> None:

@@ -16,7 +16,7 @@ from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, instant, shown
 from parity.edge.errors import UserError
 from parity.edge.files import filesystem_of, location
-from parity.offline.side import origins_of
+from parity.offline.side import deliveries_of
 from parity.quality.check import Checker, alone, folder_of, sources_of
 from parity.quality.judge import Judged
 from parity.repository import computed_by, in_force
@@ -30,7 +30,7 @@ def main() -> int:
     folder = args.store or folder_of(args.repository)
     with alone(folder):
         checker = Checker(folder, args.at or utc_now(), args.incremental)
-        for source in sources_of(tables, origins_of(tables, args.input)):
+        for source in sources_of(tables, deliveries_of(tables, args.input)):
             with checker.transactions(source) as transactions:
                 report(checker.judged[-1])
                 for table in source[1]:
@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__, REPOSITORY)
     views = "only these feature views, and their transactions (default: all)"
     parser.add_argument("--view", action="extend", nargs="+", metavar="NAME", help=views)
-    source = "the transactions (default: those that the features were computed from)"
+    source = "the transactions (default: those that the features were computed from, and what was set aside of them)"
     parser.add_argument("--input", type=location, metavar="FILE_OR_FOLDER", help=source)
     changed = "only days that have changed, or failed, since the last run"
     parser.add_argument("--incremental", action="store_true", help=changed)

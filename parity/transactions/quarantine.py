@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from parity.definition.reading import Reading
 from parity.edge.errors import UserError
-from parity.edge.files import Location, compression_of, kind_of, replacing
+from parity.edge.files import Location, absolute, compression_of, kind_of, location, replacing
 from parity.transactions.text import Rows, decoded
 
 ACCEPTED, SET_ASIDE, NOTE = "accepted", "set_aside", "quarantine.json"
@@ -49,7 +49,7 @@ def set_aside(
         split(file, np.unique(rows), reading, folder / ACCEPTED / name, folder / SET_ASIDE / name)
         if not len(rows):
             (folder / SET_ASIDE / name).unlink()
-    content = {"transactions": str(place), "rows": sum(map(len, files.values())), **note}
+    content = {"transactions": str(absolute(delivered(place))), "rows": sum(map(len, files.values())), **note}
     with replacing(folder / NOTE) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
     return folder / ACCEPTED if place.is_dir() else folder / ACCEPTED / name
@@ -64,6 +64,12 @@ def quarantine_of(place: Location) -> dict[str, Any] | None:
         return json.loads((folder.parent / NOTE).read_text()) if folder else None
     except (OSError, ValueError):
         return None
+
+
+def delivered(place: Location) -> Location:
+    """The transactions as they are delivered: if those at ``place`` are what a quarantine left, what it was left of."""
+    note = quarantine_of(place) or {}
+    return location(note["transactions"]) if "transactions" in note else place
 
 
 def _split_text(file: Path, rows: np.ndarray, reading: Reading, accepted: Path, aside: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from parity.definition.checks import Declared, FeatureTable
 from parity.definition.instants import EPOCH
 from parity.edge.errors import UserError
-from parity.offline.side import origins_of
+from parity.offline.side import deliveries_of
 from parity.quality.check import Checker, Source, alone, sources_of
 from parity.quality.judge import Judged, Tally
 from parity.repository import COMPUTE, computed_by
@@ -45,7 +45,7 @@ def watch_quality(chosen: Declared, folder: Path, at: datetime) -> Part:
     part, failed, kept = Part(QUALITY), [], folder / "quality"
     with alone(kept):
         checker = Checker(kept, at, whose=True)
-        for source in sources_of(chosen.tables, origins_of(chosen.tables, None)):
+        for source in sources_of(chosen.tables, deliveries_of(chosen.tables, None)):
             try:
                 failed += _check(checker, source, part)
             except UserError as error:
