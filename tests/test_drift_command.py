@@ -153,6 +153,25 @@ def test_nothing_has_drifted_where_nothing_did(drift, steady):
     assert "No drift: 0 of 4 columns" in out
 
 
+def test_a_day_that_is_not_over_is_compared_only_if_it_is_named(drift, tmp_path, monkeypatch):
+    """Of today there are the hours up to now: another time of day, and no drift."""
+    shop = Shop(tmp_path / "shop", bought())
+    noon = BEGIN + timedelta(days=DAYS, hours=-12)
+    table = bought()
+    pq.write_table(
+        table.filter(pc.less(table["at"], pa.scalar(noon, table["at"].type))), shop.folder / "bought.parquet"
+    )
+    monkeypatch.setattr("parity.drift.command.utc_now", lambda: noon)
+    status, out = drift(shop, "--of", "raw")
+    assert status == 0, out
+    assert "against 2026-02-08..2026-02-14 (" in out
+    assert "against 2026-02-15..2026-02-15 (" in drift(shop, "--of", "raw", "--current", "2026-02-15")[1]
+    monkeypatch.setattr("parity.drift.command.utc_now", lambda: noon + timedelta(days=1))
+    assert "against 2026-02-09..2026-02-15 (" in drift(shop, "--of", "raw")[1], (
+        "the newest row is of a day that is over"
+    )
+
+
 def test_an_alarm_says_what_moved_by_how_much_since_when_and_that_it_is_the_data(drift, dearer):
     status, out = drift(dearer)
     assert status == 1

@@ -60,7 +60,8 @@ def main() -> int:
 
 
 def compared(args: argparse.Namespace | Asked, now: datetime) -> Found:
-    """Compare what is asked, of rows up to ``now``. `UserError` if nothing could be compared."""
+    """Compare what is asked: days that are over at ``now``, where no others are named. `UserError` if nothing could be
+    compared."""
     try:
         import scipy  # noqa: F401
     except ModuleNotFoundError:
@@ -73,7 +74,7 @@ def _compared(args: argparse.Namespace | Asked, now: datetime, folder: Path) -> 
     from parity.drift import alarms, sources
     from parity.drift.found import Found
     from parity.drift.matters import matters_of, require_known
-    from parity.drift.spans import spans_of
+    from parity.drift.spans import end_of_yesterday, spans_of
     from parity.drift.windows import count, newest_day
 
     matters = dict(args.matters)
@@ -83,12 +84,13 @@ def _compared(args: argparse.Namespace | Asked, now: datetime, folder: Path) -> 
             f"{args.input}: there is no such file. Name the transactions that the features were computed from."
         )
     chosen = in_force(args.repository).of(args.view, args.service if args.of != sources.SERVED else None)
+    until = now if args.current else end_of_yesterday(now)
     every = list(_sources(args, chosen, found, folder))
     require_known(matters, [name for source in every for name in sources.names_of(source)])
     for source in every:
         title = source.table.name
         try:
-            days = spans_of(args.reference, args.current, newest_day(source.rows, now))
+            days = spans_of(args.reference, args.current, newest_day(source.rows, until))
             counting = count(source.rows, days)
             _require_enough(source, counting, alarms.fewest(counting, found.rate))
         except UserError as error:
@@ -257,7 +259,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--of", choices=["features", "raw", "served"], default="features", help=what)
     days = "days, both included, in UTC: 2026-03-01..2026-03-28"
     parser.add_argument("--reference", type=span, metavar="A..B", help=f"{days} (default: the 28 before the current)")
-    parser.add_argument("--current", type=span, metavar="C..D", help=f"{days} (default: the last 7)")
+    parser.add_argument("--current", type=span, metavar="C..D", help=f"{days} (default: the last 7 that are over)")
     smallest = (
         "the smallest effect that matters: FEATURE=0.5 in its unit, FEATURE=5%%, FEATURE:share=1%%; * is every one"
     )

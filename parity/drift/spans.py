@@ -4,6 +4,7 @@ import argparse
 from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
 
+from parity.definition.instants import MICROSECOND
 from parity.edge.errors import UserError
 
 CURRENT_DAYS, REFERENCE_DAYS = 7, 28
@@ -58,8 +59,14 @@ def span(text: str) -> Span:
     return found
 
 
+def end_of_yesterday(at: datetime) -> datetime:
+    """The last instant that is of a day (UTC) which is over: half a day is no day to compare."""
+    return datetime.combine(at.astimezone(UTC).date(), time(), UTC) - MICROSECOND
+
+
 def spans_of(reference: Span | None, current: Span | None, newest: date) -> Spans:
-    """The windows that were asked for; by default the last week of the data, and the four weeks before.
+    """The windows that were asked for; by default the last week of the data, up to the day ``newest``, and
+    the four weeks before.
 
     Raises `UserError` if the reference is not the older one, or if they share a day.
     """

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parity.definition.checks import Declared, FeatureTable
-from parity.definition.instants import MICROSECOND
 from parity.drift.command import Asked, compared
 from parity.watch import advice
 from parity.watch.found import BAD, DRIFT, MOVED, PIPELINE, PROOF, Finding, Part
@@ -23,7 +22,7 @@ FILE = "drift.html"
 def watch_drift(chosen: Declared, repository: Path, folder: Path, at: datetime, bad: Sequence[Finding]) -> Part:
     """Compare the last seven days that are over with the 28 before, and write the page; ``bad`` is what is known of
     the data."""
-    found = compared(Asked(repository, [table.name for table in chosen]), end_of_yesterday(at))
+    found = compared(Asked(repository, [table.name for table in chosen]), at)
     from parity.drift.alarms import APPEARED, SMALL
     from parity.drift.alarms import DRIFT as DRIFTED
     from parity.drift.found import sentences
@@ -43,11 +42,6 @@ def watch_drift(chosen: Declared, repository: Path, folder: Path, at: datetime, 
         f", in {found.verdicts[0].spans.current} against {found.verdicts[0].spans.reference}" if found.verdicts else ""
     )
     return part
-
-
-def end_of_yesterday(at: datetime) -> datetime:
-    """The last instant that is of a day (UTC) which is over: half a day is no day to compare."""
-    return datetime.combine(at.astimezone(UTC).date(), time(), UTC) - MICROSECOND
 
 
 def _finding(one: Verdict, table: FeatureTable, bad: Sequence[Finding]) -> Finding:
