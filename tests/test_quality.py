@@ -334,7 +334,7 @@ class TestGate:
             file.write("2,101,2026-01-02T00:00:00Z,6000\n")
         found = project.run("parity/__main__.py", "quality", *repository)
         assert found.status == 1, "what came since is seen, though features are of what was accepted"
-        assert "2 of 102 values" in found.out
+        assert "2 of 2 values (100 %) on 2 days, the first 2026-01-01" in found.out
         assert "user_transactions.csv, row 102)" in found.out
         accepted = aside.parents[1] / "accepted" / aside.name
         assert project.run("parity/__main__.py", "quality", *repository, "--input", accepted).status == 0

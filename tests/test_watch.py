@@ -22,6 +22,7 @@ from parity.edge.files import location
 from parity.edge.redis_server import free_port
 from parity.materialization import materialize_all
 from parity.watch.found import BAD, MOVED, PARTS, PIPELINE, UNCHECKED, Finding, Part, Watched, as_json, shown
+from parity.watch.of_proof import watch_proof
 from parity.watch.page import write_page
 from tests.conftest import ROOT
 from tests.online import applied
@@ -189,9 +190,10 @@ class Shop:
         return self.folder / "spending.parquet"
 
     def prepare(self) -> "Shop":
-        [table] = declared(self.folder)
-        compute_here(table, table.transactions, location(table.source.path))
-        self.store.apply(applied([table]))
+        tables = list(declared(self.folder))
+        for table in tables:
+            compute_here(table, table.transactions, location(table.source.path))
+        self.store.apply(applied(tables))
         return self
 
     @property
@@ -206,6 +208,62 @@ class Shop:
         place = rows.column_names.index("mean_2d")
         pq.write_table(rows.set_column(place, rows.schema.field(place), pa.array(values)), self.stored)
         return self
+
+
+def with_market(shop: Shop, days: int) -> Shop:
+    """Add a view of purchases on a market, which are known for a day; the last of them was so many ``days`` ago."""
+    view, service = FEATURES.partition("spending = ")[2].split("service = ")
+    market = "market = " + view.replace("spending", "market").replace("bought", "stalls").replace("days=2)", "days=1)")
+    source = FEATURES[FEATURES.index("bought = ") : FEATURES.index("    expectations")] + ")\n"
+    service = 'markets = FeatureService(name="markets", features=[market])\n'
+    text = FEATURES.replace("service = ", f"{source.replace('bought', 'stalls')}{market}{service}service = ").replace(
+        'name="market",\n    entities=[buyer],\n    ttl=timedelta(0)',
+        'name="market",\n    entities=[buyer],\n    ttl=timedelta(days=1)',
+    )
+    (shop.folder / "features.py").write_text(text)
+    at = TODAY - timedelta(days=days)
+    rows = [f"{who},{at:%Y-%m-%dT%H:%M:%SZ},5.5" for who in range(3)]
+    (shop.folder / "stalls.csv").write_text("\n".join(["buyer_id,at,amount", *rows, ""]))
+    return shop
+
+
+class TestProofOfSeveralViews:
+    """Each by itself, as what one can't be proven of is no reason to prove nothing."""
+
+    def proof(self, shop: Shop) -> Part:
+        out = shop.folder / "out"
+        out.mkdir(exist_ok=True)
+        return watch_proof(declared(shop.folder), shop.folder, out, AT, datetime.now(UTC), 20, 1)
+
+    def test_a_view_with_nothing_to_prove_now_is_a_note(self, tmp_path, redis_port):
+        shop = with_market(Shop(tmp_path, redis_port, "market"), 5).prepare()
+        part = self.proof(shop)
+        assert part.findings == []
+        assert part.summary.startswith("Training equals serving equals the oracle: every value of 20 buyers")
+        assert part.summary.endswith(" Nothing to prove now: market.")
+        assert any("the last purchase of 3 buyers is more than the ttl of 1 day ago" in line for line in part.noted)
+        certificate = json.loads((shop.folder / "out" / "certificate.json").read_text())
+        assert [view["view"] for view in certificate["views"]] == ["spending"]
+        assert certificate["feature_views_not_looked_at"] == ["market (nothing to prove now)"]
+        assert "--view spending" in certificate["replay"]
+
+    def test_a_view_that_can_not_be_proven_hides_no_other(self, tmp_path, redis_port):
+        shop = with_market(Shop(tmp_path, redis_port, "torn"), 0).prepare()
+        (shop.folder / "market.parquet").unlink()
+        part = self.proof(shop)
+        [finding] = part.findings
+        assert (finding.kind, "market.parquet" in finding.what) == (UNCHECKED, True)
+        assert part.summary.startswith("Training equals serving")
+        assert "not looked at: market (not checked)" in part.noted
+
+    def test_if_no_view_has_anything_to_prove_it_is_not_checked(self, tmp_path, redis_port):
+        shop = with_market(Shop(tmp_path, redis_port, "over"), 5)
+        text = (shop.folder / "features.py").read_text()
+        (shop.folder / "features.py").write_text(text.replace("ttl=timedelta(0)", "ttl=timedelta(seconds=1)"))
+        part = self.proof(shop.prepare())
+        assert [one.kind for one in part.findings] == [UNCHECKED]
+        assert "nothing is proven" in part.findings[0].what
+        assert part.summary == "not checked"
 
 
 @pytest.fixture(scope="module")

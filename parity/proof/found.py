@@ -224,25 +224,28 @@ def duration(span: timedelta) -> str:
     return str(span).removesuffix(", 0:00:00")
 
 
+def nothing_proven(found: Comparison) -> str | None:
+    """Why a comparison proves nothing: all of it are nulls on all sides. None if it does prove something."""
+    if found.differences or found.nulls < found.values or (found.edges and found.current):
+        return None
+    noun = found.table.noun
+    reason = f"no purchase of these {found.keys:,} {noun(found.keys)} was known by then"
+    if found.expired:
+        expired = f"{found.expired:,} {noun(found.expired)}"
+        what = "purchase, or end of a window," if found.edges else "purchase"
+        reason = f"the last {what} of {expired} is more than the ttl of {duration(found.ttl)} ago"
+    return f"at {found.at.isoformat()} every value of every {noun(1)} is null on all sides, because {reason}"
+
+
 def require_values(comparisons: Sequence[Comparison]) -> None:
     """Raise a `UserError` if nothing was compared of a view but nulls, which proves nothing."""
     for found in comparisons:
-        if found.differences or found.nulls < found.values or (found.edges and found.current):
-            continue
-        noun = found.table.noun
-        reason = f"no purchase of these {found.keys:,} {noun(found.keys)} was known by then"
-        if found.expired:
-            expired = f"{found.expired:,} {noun(found.expired)}"
-            what = "purchase, or end of a window," if found.edges else "purchase"
-            reason = f"the last {what} of {expired} is more than the ttl of {duration(found.ttl)} ago"
-        hint = "Compare as of a later instant."
-        if found.last:
-            hint = f"Compare as of an instant with values: --at {(found.last + MICROSECOND).isoformat()}"
-        of = f" of {found.title}" if len(comparisons) > 1 else ""
-        raise UserError(
-            f"nothing is proven{of}: at {found.at.isoformat()} every value of every {noun(1)} is null on all sides, "
-            f"because {reason}. {hint}"
-        )
+        if reason := nothing_proven(found):
+            hint = "Compare as of a later instant."
+            if found.last:
+                hint = f"Compare as of an instant with values: --at {(found.last + MICROSECOND).isoformat()}"
+            of = f" of {found.title}" if len(comparisons) > 1 else ""
+            raise UserError(f"nothing is proven{of}: {reason}. {hint}")
 
 
 def require_same_definition(comparisons: Sequence[Comparison]) -> None:

@@ -57,6 +57,16 @@ def look_through(
 
     Raises `UserError` if the files changed meanwhile, or if nothing is proven: see `parity.proof.found`.
     """
+    seen = look_at(proofs, drawn)
+    files.require_unchanged()
+    comparisons = [one.found for one in seen]
+    require_values(comparisons)
+    require_same_definition(comparisons)
+    return seen
+
+
+def look_at(proofs: Sequence[Proof], drawn: Sequence[tuple[np.ndarray, Sample | None]]) -> list[Seen]:
+    """The same, be it that files changed or that nothing is proven."""
     seen = []
     with progress("compare", sum(len(numbers) for numbers, _ in drawn), "key") as bar:
         for proof, (numbers, sample) in zip(proofs, drawn, strict=True):
@@ -66,8 +76,4 @@ def look_through(
                 gallery.look(batch)
                 bar.update(len(batch.numbers))
             seen.append(Seen(found, gallery))
-    files.require_unchanged()
-    comparisons = [one.found for one in seen]
-    require_values(comparisons)
-    require_same_definition(comparisons)
     return seen
