@@ -101,8 +101,8 @@ class Shop:
         folder.mkdir(exist_ok=True)
         (folder / "features.py").write_text(features.replace("TAGS", tags))
         pq.write_table(transactions, folder / "bought.parquet")
-        [table] = declared(folder)
-        compute_here(table, table.transactions, location(table.source.path))
+        for table in declared(folder):
+            compute_here(table, table.transactions, location(table.source.path))
 
     @property
     def stored(self) -> Path:
@@ -470,6 +470,50 @@ def test_of_one_entity_or_few_nothing_can_be_said(drift, tmp_path, buyers, said)
     with pytest.raises(UserError, match=said) as refused:
         drift(shop)
     assert "at least 15 buyers" in str(refused.value)
+
+
+def with_shops() -> str:
+    """The features of buyers, and one of the three shops."""
+    view = FEATURES.partition("spending = ")[2].partition("service = ")[0].replace("spending", "by_shop")
+    last = 'Aggregation(name="last_shop", function="last", column="shop"),'
+    view = view.replace("[buyer]", "[shop]").replace(last, "").replace("mean_2d", "shop_mean_2d").replace("TAGS", "{}")
+    entity = 'shop = Entity(name="shop", join_keys=["shop"], value_type=ValueType.STRING)\n'
+    service = 'shops = FeatureService(name="by_shop", features=[by_shop])\n'
+    return FEATURES.replace("service = ", f"{entity}by_shop = {view}{service}service = ")
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1.0, 0), (1.6, 1)])
+def test_a_view_of_few_entities_is_said_in_a_line_and_the_others_decide(drift, tmp_path, factor, expected):
+    shop = Shop(tmp_path / "shop", bought(factor=factor), features=with_shops())
+    metrics, page = tmp_path / "drift.prom", tmp_path / "page.html"
+    status, out = drift(shop, "--report", page, "--metrics", metrics)
+    assert status == expected, out
+    line = "Not judged: by_shop: 3 shops have rows in these windows, and at this rate of false alarms drift is judged "
+    assert line in out
+    assert f"{expected} of 4 columns" in out
+    assert "Not judged: by_shop: 3 shops have rows" in page.read_text()
+    assert "parity_drift_not_judged 1.0" in metrics.read_text()
+    found = json.loads(drift(shop, "--json")[1])
+    assert [len(found[name]) for name in ("not_judged", "not_compared")] == [1, 0]
+    with pytest.raises(UserError, match="by_shop: 3 shops have rows"):
+        drift(shop, "--view", "by_shop")
+    (tmp_path / "shop" / "spending.parquet").unlink()
+    with pytest.raises(UserError, match=r"spending\.parquet"):
+        drift(shop)
+
+
+def test_a_view_without_a_history_is_not_judged_yet(drift, tmp_path, monkeypatch):
+    """And its neighbour with one is."""
+    shop = Shop(tmp_path / "shop", bought(), features=with_shops())
+    stored = pq.read_table(shop.folder / "by_shop.parquet")
+    since = pa.scalar(BEGIN + timedelta(days=DAYS - 3), stored["event_timestamp"].type)
+    pq.write_table(stored.filter(pc.greater(stored["event_timestamp"], since)), shop.folder / "by_shop.parquet")
+    status, out = drift(shop)
+    assert status == 0, out
+    assert "by_shop.parquet: the reference, 2026-01-12..2026-02-08, has no rows" in out
+    monkeypatch.setattr("parity.drift.command.utc_now", lambda: BEGIN + timedelta(hours=12))
+    with pytest.raises(UserError, match="it has no rows of a day that is over"):
+        drift(shop, "--view", "spending")
 
 
 def test_of_the_fewest_entities_that_are_judged_all_move_and_that_is_found(drift, tmp_path):

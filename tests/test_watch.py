@@ -425,6 +425,34 @@ class TestShop:
 
 
 @pytest.mark.scale
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows[rows["day"] >= -3], "the reference, {reference}, has no rows"),
+        (lambda rows: rows[rows["day"] >= 0], "it has no rows of a day that is over"),
+        (lambda rows: rows[rows["buyer_id"] < 2], "2 buyers have rows in these windows, and at this rate of false"),
+    ],
+)
+def test_what_there_is_too_little_of_to_judge_its_drift_is_a_note(tmp_path, redis_port, change, said):
+    pytest.importorskip("scipy")
+    from parity.watch.of_drift import watch_drift
+
+    shop = Shop(tmp_path, redis_port, "new", change).prepare()
+    part = watch_drift(declared(shop.folder), shop.folder, tmp_path, AT, [])
+    assert part.findings == []
+    said = said.format(reference=f"{day(-35)}..{day(-8)}")
+    assert part.summary.startswith("not judged yet: ")
+    assert said in part.summary
+    [line] = part.noted
+    assert line.startswith("not judged yet: ")
+    assert "Name " not in line, "nobody names windows in the watch"
+    shop.stored.unlink()
+    assert [one.kind for one in watch_drift(declared(shop.folder), shop.folder, tmp_path, AT, []).findings] == [
+        UNCHECKED
+    ]
+
+
+@pytest.mark.scale
 def test_bad_input_is_one_line(project):
     for options, reason in (
         ("--fail-on drift,weather", "'weather' is none of quality, drift, proof"),

@@ -3,7 +3,8 @@
     python -m parity drift [-c REPO] [--view NAME ...] [--of features|raw|served] [--reference A..B] [--current C..D]
         [--matters FEATURE=SIZE ...] [--rate P] [--windows N] [--oracle N] [--report FILE] [--metrics FILE] [--json]
 
-Exit status 0: nothing has drifted. 1: something has, named. 2: it could not be compared.
+Exit status 0: nothing has drifted. 1: something has, named. 2: something could not be compared, or there is too little
+of everything to judge any of it.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def main() -> int:
 
 
 def compared(args: argparse.Namespace | Asked, now: datetime) -> Found:
-    """Compare what is asked: days that are over at ``now``, where no others are named. `UserError` if nothing could be
-    compared."""
+    """Compare what is asked: days that are over at ``now``, where no others are named; it may be that nothing could
+    be judged. `UserError` for what concerns all of it."""
     try:
         import scipy  # noqa: F401
     except ModuleNotFoundError:
@@ -74,7 +75,7 @@ def _compared(args: argparse.Namespace | Asked, now: datetime, folder: Path) -> 
     from parity.drift import alarms, sources
     from parity.drift.found import Found
     from parity.drift.matters import matters_of, require_known
-    from parity.drift.spans import end_of_yesterday, spans_of
+    from parity.drift.spans import TooLittleError, end_of_yesterday, spans_of
     from parity.drift.windows import count, newest_day
 
     matters = dict(args.matters)
@@ -90,9 +91,12 @@ def _compared(args: argparse.Namespace | Asked, now: datetime, folder: Path) -> 
     for source in every:
         title = source.table.name
         try:
-            days = spans_of(args.reference, args.current, newest_day(source.rows, until))
+            days = spans_of(args.reference, args.current, newest_day(source.rows, until, now))
             counting = count(source.rows, days)
             _require_enough(source, counting, alarms.fewest(counting, found.rate))
+        except TooLittleError as error:
+            found.too_little.append(error)
+            continue
         except UserError as error:
             found.not_compared.append(error)
             continue
@@ -106,8 +110,6 @@ def _compared(args: argparse.Namespace | Asked, now: datetime, folder: Path) -> 
         some = [one for one in found.verdicts if one.table == title]
         others = [one for one in found.verdicts if one.table != title]
         found.verdicts = [*others, *_with_origin(args, source, days, some)]
-    if not found.verdicts and found.not_compared:
-        raise found.not_compared[0]
     return found
 
 
@@ -115,6 +117,8 @@ def _report(args: argparse.Namespace, found: Found, now: datetime) -> int:
     from parity.drift.found import as_json, metrics, shown
     from parity.drift.page import write_page
 
+    if not found.verdicts and (reasons := [*found.not_compared, *found.too_little]):
+        raise reasons[0]
     if args.report:
         write_page(args.report, found, now)
     if args.metrics:
@@ -163,13 +167,16 @@ def _log(args: argparse.Namespace | Asked) -> tuple[Path, str]:
 
 
 def _require_enough(source, counting, least: int) -> None:
-    """Raise a `UserError` if there are fewer entities than ``least``."""
+    """Raise a `TooLittleError` if there are fewer entities than ``least``."""
+    from parity.drift.spans import TooLittleError
+
     count = counting.entities.in_any
     if count < least:
         noun = source.table.noun(count)
-        raise UserError(
+        raise TooLittleError(
             f"{source.table.name}: {count} {noun} {'has' if count == 1 else 'have'} rows in these windows, and at this "
-            f"rate of false alarms drift is judged across at least {least} {source.table.noun()}. Name longer windows."
+            f"rate of false alarms drift is judged across at least {least} {source.table.noun()}",
+            "Name longer windows.",
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from parity.drift.alarms import APPEARED, DRIFT, SMALL, STEADY, Moved, Verdict
+from parity.drift.spans import TooLittleError
 from parity.drift.test import LOCATION, NEW, SHARE, SPREAD, TAILS, Effect
 from parity.edge.errors import UserError
 from parity.edge.files import replacing
@@ -20,11 +21,13 @@ ORDER = {DRIFT: 0, APPEARED: 1, SMALL: 2, STEADY: 3}
 
 @dataclass
 class Found:
-    """Verdicts, at a ``rate`` of false alarms over all of them; what could not be compared, and what was left out."""
+    """Verdicts, at a ``rate`` of false alarms over all of them; what could not be compared, what has too little data to
+    be judged, and what was left out."""
 
     rate: float
     verdicts: list[Verdict] = field(default_factory=list)
     not_compared: list[UserError] = field(default_factory=list)
+    too_little: list[TooLittleError] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
     @property
@@ -47,6 +50,7 @@ def shown(found: Found) -> str:
             lines += [f"  {line}" for line in sentences(one)]
     lines += [f"Not compared: {reason}" for reason in found.left]
     lines += [f"Not compared: {error}" for error in found.not_compared]
+    lines += [f"Not judged: {error}" for error in found.too_little]
     alarms, columns = len(found.drifted), len(found.verdicts)
     lines.append(
         f"{'DRIFT' if alarms else 'No drift'}: {alarms} of {columns} columns, with a chance of any false alarm of at "
@@ -160,6 +164,7 @@ def as_json(found: Found) -> dict[str, Any]:
         "correction": "Bonferroni over the tests of a column, Holm over all columns",
         "columns": [_column(one) for one in found.ordered],
         "not_compared": [*found.left, *map(str, found.not_compared)],
+        "not_judged": list(map(str, found.too_little)),
     }
 
 
@@ -239,6 +244,8 @@ def metrics(found: Found, path: Path, now: datetime) -> None:
             gauges[kind].labels(one.table, one.name).set(float(value))
     gone = Gauge("parity_drift_not_compared", "Feature views that could not be compared", registry=registry)
     gone.set(len(found.not_compared))
+    few = Gauge("parity_drift_not_judged", "Feature views with too little data to judge them", registry=registry)
+    few.set(len(found.too_little))
     at = Gauge("parity_drift_timestamp_seconds", "When this was compared", registry=registry)
     at.set(now.timestamp())
     with replacing(path) as temporary:

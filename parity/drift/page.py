@@ -31,6 +31,7 @@ def write_page(path: Path, found: Found, now: datetime) -> None:
         heads=list(dict.fromkeys(head(one) for one in found.ordered)),
         several=len({one.table for one in found.verdicts}) > 1,
         not_compared=[*found.left, *map(str, found.not_compared)],
+        not_judged=list(map(str, found.too_little)),
         rate=f"{found.rate:g}",
         now=f"{now:%Y-%m-%d %H:%M} UTC",
     )

@@ -13,6 +13,14 @@ MOST_DAYS = 3660
 DAY = timedelta(days=1)
 
 
+class TooLittleError(UserError):
+    """There is too little data to judge a table yet, for a ``reason``: no fault of anybody, and time may mend it."""
+
+    def __init__(self, reason: str, advice: str):
+        super().__init__(f"{reason}. {advice}")
+        self.reason = reason
+
+
 class Span(NamedTuple):
     """Days from ``first`` to ``last``."""
 

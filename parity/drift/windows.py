@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from scipy import stats
 
 from parity.drift.bins import Grid, grid_of
-from parity.drift.spans import Spans
+from parity.drift.spans import Spans, TooLittleError
 from parity.drift.test import FREQUENT_CATEGORIES, NEW, NULL, OTHERS, Bins, Counts
 from parity.edge.errors import UserError
 
@@ -177,28 +177,35 @@ def kind_of(type: pa.DataType) -> str | None:
     return None
 
 
-def newest_day(rows: Rows, now: datetime) -> date:
-    """The day of the newest row up to ``now``; `UserError` if there is none."""
+def newest_day(rows: Rows, until: datetime, now: datetime) -> date:
+    """The day of the newest row up to ``until``. `UserError` if there is none up to ``now``, and `TooLittleError` if
+    there are only later ones."""
     with connected(rows) as connection:
-        query = f"SELECT max(epoch_us({rows.instant})) FROM {rows.relation} WHERE {rows.instant} <= $1"
-        [newest] = connection.execute(query, [now]).fetchone()
-    if newest is None:
+        query = (
+            f"SELECT max(epoch_us({rows.instant})) FILTER ({rows.instant} <= $1), count(*) FROM {rows.relation} "
+            f"WHERE {rows.instant} <= $2"
+        )
+        newest, there = connection.execute(query, [until, now]).fetchone()
+    if not there:
         raise UserError(f"{rows.title}: it has no rows up to {now:%Y-%m-%d %H:%M} UTC, so there is nothing to compare.")
+    if newest is None:
+        raise TooLittleError(f"{rows.title}: it has no rows of a day that is over", "Wait for more days.")
     return datetime.fromtimestamp(newest // 1_000_000, UTC).date()
 
 
 def count(rows: Rows, spans: Spans) -> Counting:
-    """Count both windows of ``rows``. `UserError` if one has none."""
+    """Count both windows of ``rows``. `UserError` if the current one has none, `TooLittleError` if the reference has
+    none."""
     with connected(rows) as connection:
         _window_view(connection, rows, spans)
         entities = _number_entities(connection, rows)
         found = _row_counts(connection)
-        for number, which in ((1, "current window"), (0, "reference")):
-            if not found[number]:
-                of = "" if len(rows.keys) > 1 else f" that have a {rows.keys[0]}"
-                raise UserError(
-                    f"{rows.title}: the {which}, {spans[number]}, has no rows{of}. Name days that have some."
-                )
+        of = "" if len(rows.keys) > 1 else f" that have a {rows.keys[0]}"
+        advice = "Name days that have some."
+        if not found[1]:
+            raise UserError(f"{rows.title}: the current window, {spans.current}, has no rows{of}. {advice}")
+        if not found[0]:
+            raise TooLittleError(f"{rows.title}: the reference, {spans.reference}, has no rows{of}", advice)
         samples = _samples(connection, len(rows.columns), found)
         made = [_Making(connection, number, column, samples) for number, column in enumerate(rows.columns)]
         places = _Places.of(connection, sum(map(len, made)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from parity.watch.found import BAD, DRIFT, MOVED, PIPELINE, PROOF, Finding, Part
 
 if TYPE_CHECKING:
     from parity.drift.alarms import Verdict
+    from parity.drift.found import Found
 
 PAGE = "drift report"
 FILE = "drift.html"
@@ -23,25 +24,44 @@ def watch_drift(chosen: Declared, repository: Path, folder: Path, at: datetime, 
     """Compare the last seven days that are over with the 28 before, and write the page; ``bad`` is what is known of
     the data."""
     found = compared(Asked(repository, [table.name for table in chosen]), at)
+    part = Part(DRIFT, _summary(found))
+    for error in found.not_compared:
+        part.unchecked(str(error))
+    part.noted = [f"not judged yet: {error.reason}" for error in found.too_little]
+    part.noted += [f"not compared: {reason}" for reason in found.left]
+    if found.verdicts:
+        _take_up(part, found, {table.name: table for table in chosen}, folder, at, bad)
+    return part
+
+
+def _take_up(
+    part: Part, found: Found, tables: Mapping[str, FeatureTable], folder: Path, at: datetime, bad: Sequence[Finding]
+) -> None:
+    """Make findings and notes of the verdicts, and write the page."""
     from parity.drift.alarms import APPEARED, SMALL
     from parity.drift.alarms import DRIFT as DRIFTED
     from parity.drift.found import sentences
     from parity.drift.page import write_page
 
     write_page(folder / FILE, found, at)
-    part, tables = Part(DRIFT, pages={PAGE: FILE}), {table.name: table for table in chosen}
+    part.pages[PAGE] = FILE
     for one in found.ordered:
         if one.status == DRIFTED:
             part.findings.append(_finding(one, tables[one.table], bad))
         elif one.status in (SMALL, APPEARED):
             part.noted += [f"{one.table}: {line}" for line in sentences(one)]
-    for error in found.not_compared:
-        part.unchecked(str(error))
-    part.noted += [f"not compared: {reason}" for reason in found.left]
-    part.summary = f"{len(found.drifted)} of {len(found.verdicts)} columns have drifted" + (
-        f", in {found.verdicts[0].spans.current} against {found.verdicts[0].spans.reference}" if found.verdicts else ""
-    )
-    return part
+
+
+def _summary(found: Found) -> str:
+    """How many columns have drifted, in which days, and what there is too little of to judge it."""
+    said = []
+    if found.verdicts:
+        spans = found.verdicts[0].spans
+        columns = f"{len(found.drifted)} of {len(found.verdicts)} columns have drifted"
+        said.append(f"{columns}, in {spans.current} against {spans.reference}")
+    if found.too_little:
+        said.append(f"not judged yet: {'; '.join(error.reason for error in found.too_little)}")
+    return "; ".join(said) or "not checked"
 
 
 def _finding(one: Verdict, table: FeatureTable, bad: Sequence[Finding]) -> Finding:
