@@ -611,6 +611,7 @@ def test_json_has_numbers_that_a_machine_can_read(drift, dearer):
     assert moved["size"]["difference"] > 3 * moved["size"]["standard_error"] > 0
     assert found["entities"]["both"] <= found["entities"]["reference"]
     assert json.loads(out)["drift"] is True
+    assert json.loads(out)["correction"] == "harmonic mean over the tests of a column, doubled; Holm over all columns"
 
 
 def test_the_page_shows_the_verdicts_first_and_loads_nothing(drift, dearer, tmp_path):

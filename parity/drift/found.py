@@ -161,7 +161,7 @@ def as_json(found: Found) -> dict[str, Any]:
     return {
         "drift": bool(found.drifted),
         "rate": found.rate,
-        "correction": "Bonferroni over the tests of a column, Holm over all columns",
+        "correction": "harmonic mean over the tests of a column, doubled; Holm over all columns",
         "columns": [_column(one) for one in found.ordered],
         "not_compared": [*found.left, *map(str, found.not_compared)],
         "not_judged": list(map(str, found.too_little)),
