@@ -284,7 +284,7 @@ def _arguments() -> argparse.Namespace:
     page = "write an HTML page that shows what was found"
     parser.add_argument("--report", type=file_named(".html"), metavar="FILE.html", help=page)
     text = "write metrics for Prometheus, as its node exporter collects them from files"
-    parser.add_argument("--metrics", type=file_named(".prom"), metavar="FILE.prom", help=text)
+    parser.add_argument("--metrics", type=_collected, metavar="FILE.prom", help=text)
     return parser.parse_args()
 
 
@@ -293,6 +293,14 @@ def _rate(text: str) -> float:
     if not 0 < value <= 0.5:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 0.5")
     return value
+
+
+def _collected(text: str) -> Path:
+    """Read the name of a file of metrics. Its folder has to be there: in another one nobody collects them."""
+    path = file_named(".prom")(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{str(path.parent)!r} is no folder, so nobody collects metrics there")
+    return path
 
 
 _rate.__name__ = "rate"  # argparse names it in its error
