@@ -91,7 +91,14 @@ class TestDeclaring:
 
     def test_what_it_says_is_what_was_written(self):
         assert str(Expectation(ROW_COUNT, min_value=same_weekday(0.5))) == f"{ROW_COUNT}(min_value=same_weekday(0.5))"
-        assert "now - 2 days, 0:00:00" in str(Expectation("expect_x", min_value=ago(days=2)))
+        for time, said in (
+            ({"days": 4}, "now - 4 days"),
+            ({"days": 1, "hours": 6}, "now - 1 day, 6:00:00"),
+            ({"minutes": -5}, "now + 0:05:00"),
+            ({"days": -2}, "now + 2 days"),
+            ({}, "now - 0:00:00"),
+        ):
+            assert str(Expectation("expect_x", min_value=ago(**time))) == f"expect_x(min_value={said})"
         assert "now + 0:05:00" in str(Expectation("expect_x", max_value=ago(minutes=-5)))
 
 

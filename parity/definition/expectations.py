@@ -132,7 +132,8 @@ def _shown(value: Any) -> str:
         case Usually(share):
             return f"usually({share!r})"
         case Ago(time):
-            return f"now - {time}" if time >= timedelta(0) else f"now + {-time}"
+            span = str(abs(time)).removesuffix(", 0:00:00")
+            return f"now - {span}" if time >= timedelta(0) else f"now + {span}"
         case datetime():
             return value.isoformat()
     return repr(value)
