@@ -16,15 +16,20 @@ import redis
 import yaml
 from feast import FeatureStore
 
+from parity import Expectation
 from parity.compute.history import compute_here
 from parity.definition.checks import declared
+from parity.definition.instants import EPOCH
 from parity.edge.files import location
 from parity.edge.redis_server import free_port
 from parity.materialization import materialize_all
+from parity.quality.judge import Judged, Tally
 from parity.watch.found import BAD, MOVED, PARTS, PIPELINE, UNCHECKED, Finding, Part, Watched, as_json, shown
 from parity.watch.of_proof import watch_proof
+from parity.watch.of_quality import _Failed, _incidents
 from parity.watch.page import write_page
 from tests.conftest import ROOT
+from tests.definition import AVERAGE, aggregation, table, user
 from tests.online import applied
 
 AT = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
@@ -83,6 +88,29 @@ class TestOrder:
         [one] = part.findings
         assert one.what == "quality: Great Expectations is not installed."
         assert one.todo == ("Run: pip install -r requirements-quality.txt",)
+
+
+class TestDays:
+    @pytest.mark.parametrize(
+        ("failed", "when", "days"),
+        [
+            ([-30], "on {first}", None),
+            ([-30, -29, -28], "{first} to {last}", None),
+            ([-30, -20, -10, -6], "on 4 days from {first} to {last}", 4),
+            ([-30, -2, -1], "on 3 days since {first}", 3),
+            ([-2, -1], "since {first}", None),
+        ],
+    )
+    def test_separate_days_are_counted_and_not_taken_for_all_between(self, tmp_path, failed, when, days):
+        numbers = [(TODAY - EPOCH).days + one for one in failed]
+        expectation = Expectation("expect_column_values_to_be_between", column="purchase_amount", min_value=0)
+        tally = Tally(expectation, 31, numbers, looked_at=9, unexpected=4)
+        shop = table(tmp_path, "purchases", [user], [aggregation("mean", "purchase_amount", 3, AVERAGE)])
+        [found] = _incidents([_Failed(shop, Judged("sales", 31, 100, [tally], {}), tally)], AT)
+        assert found.when == when.format(first=day(failed[0]), last=day(failed[-1]))
+        [record] = as_json(watched(found))["findings"]
+        assert record["days"] == days
+        assert f"BAD DATA {found.when}: " in shown(watched(found))
 
 
 def test_the_page_has_each_finding_with_when_who_and_what_to_do_and_no_script(tmp_path):
@@ -191,8 +219,8 @@ class Shop:
 
     def prepare(self) -> "Shop":
         tables = list(declared(self.folder))
-        for table in tables:
-            compute_here(table, table.transactions, location(table.source.path))
+        for one in tables:
+            compute_here(one, one.transactions, location(one.source.path))
         self.store.apply(applied(tables))
         return self
 

@@ -40,6 +40,8 @@ class Finding(NamedTuple):
     details: tuple[str, ...] = ()
     page: str = ""
     """Where to read more: the key of a page of `Watched`."""
+    days: int | None = None
+    """On how many days it is, if not on each from the first to the last."""
 
     @property
     def urgency(self) -> tuple:
@@ -49,8 +51,11 @@ class Finding(NamedTuple):
     def when(self) -> str:
         if self.since is None:
             return "now" if self.kind == PIPELINE else ""
+        some = f"on {self.days} days " if self.days else ""
         if self.until is None:
-            return f"since {self.since}"
+            return f"{some}since {self.since}"
+        if some:
+            return f"{some}from {self.since} to {self.until}"
         return f"on {self.since}" if self.since == self.until else f"{self.since} to {self.until}"
 
     @property
@@ -136,6 +141,7 @@ def as_json(watched: Watched) -> dict[str, Any]:
                 "what": one.what,
                 "since": one.since and str(one.since),
                 "until": one.until and str(one.until),
+                "days": one.days,
                 "users": one.users,
                 "whose": one.whose or None,
                 "todo": list(one.todo),

@@ -103,7 +103,8 @@ def _incidents(failed: Sequence[_Failed], at: datetime) -> list[Finding]:
 
 def _incident(since: date, noun: str, some: Sequence[_Failed], at: datetime) -> Finding:
     causes = _causes(some)
-    last, kind = _last(causes), BAD
+    failed = sorted({day for one in causes for day in one.tally.failed})
+    last, kind = _day(failed[-1]), BAD
     days = "on that day" if last == since else "on those days"
     row_wise = all(one.tally.expectation.is_row_wise for one in causes)
     todo = [advice.of_expectation(one.tally.expectation) for one in causes]
@@ -122,16 +123,13 @@ def _incident(since: date, noun: str, some: Sequence[_Failed], at: datetime) -> 
         f"{noun} have {'such rows' if row_wise else f'rows {days}; of rows that are missing nobody knows whose'}",
         tuple(one.tally.line(one.judged.name) for one in some),
         PAGE,
+        len(failed) if len(failed) <= failed[-1] - failed[0] else None,
     )
 
 
 def _causes(some: Sequence[_Failed]) -> Sequence[_Failed]:
     """What to see to: the transactions, if they are bad, of which bad features follow."""
     return [one for one in some if not one.of_features] or some
-
-
-def _last(some: Sequence[_Failed]) -> date:
-    return _day(max(one.tally.failed[-1] for one in some))
 
 
 def _names(some: Sequence[_Failed]) -> list[str]:
