@@ -116,24 +116,42 @@ class Reads(RedisConnections):
         include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:
         """The same, through the asynchronous client, and of not too many entities at once."""
-        require_few(entity_rows, config.online_store.max_entities_per_request)
         registry, features = ServingRegistry(registry), _from_rows(features)
-        kind, request = _resolved(registry, project, features, full_feature_names)
         flags = full_feature_names, include_feature_view_version_metadata
-        with answering():
-            try:
-                entities = self._fast_read(config, kind, request, include_feature_view_version_metadata).of(entity_rows)
-                replies = await self._read_hash_fields_async(config, entities.commands())
-                present = self._present(config)
-                response = entities.response(replies, *present)
-            except NotTaken:
+        try:
+            return await self.read_quickly(config, features, entity_rows, registry, project, *flags)
+        except NotTaken:
+            kind, request = _resolved(registry, project, features, full_feature_names)
+            with answering():
                 entity_rows = read_texts(request, entity_rows)
                 require_valid(request, entity_rows)
                 asked = super().get_online_features_async(config, features, entity_rows, registry, project, *flags)
                 response = await asked
-                present, entities = _DECIDED_AT.get(), None
         if self.logs:
-            self._note(config, kind, request, entities or response.proto, entity_rows, present)
+            self._note(config, kind, request, response.proto, entity_rows, _DECIDED_AT.get())
+        return response
+
+    async def read_quickly(
+        self,
+        config: RepoConfig,
+        features,
+        entity_rows,
+        registry: ServingRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        include_feature_view_version_metadata: bool = False,
+    ) -> OnlineResponse:
+        """Answer by the fast path, through the asynchronous client. Raises `NotTaken` where that can't, and else what
+        `get_online_features_async` raises."""
+        require_few(entity_rows, config.online_store.max_entities_per_request)
+        kind, request = _resolved(registry, project, features, full_feature_names)
+        with answering():
+            entities = self._fast_read(config, kind, request, include_feature_view_version_metadata).of(entity_rows)
+            replies = await self._read_hash_fields_async(config, entities.commands())
+            present = self._present(config)
+            response = entities.response(replies, *present)
+        if self.logs:
+            self._note(config, kind, request, entities, entity_rows, present)
         return response
 
     def _present(self, config: RepoConfig) -> Present:

@@ -4,10 +4,12 @@
 
 `feast serve` takes /push, /write-to-online-store and /materialize from whoever reaches it, and has no switch for that
 but an identity provider. This is the same application behind a list of what it lets through, `ALLOWED`; all else is
-403, also what a later Feast adds. The options are those of uvicorn. The repository is feature_repo, or what
+403, also what a later Feast adds. Reads of the plain form are answered without Feast's route, to the same bytes
+(parity/online/quick_route.py). The options are those of uvicorn. The repository is feature_repo, or what
 FEAST_FS_YAML_FILE_PATH names.
 """
 
+import gc
 import sys
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from parity.edge.configuration import configuration_file, read_configuration
 from parity.edge.errors import UserError
+from parity.online.quick_route import QuickRoute
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "feature_repo"
 ALLOWED = {("GET", "/health"), ("HEAD", "/health"), ("POST", "/get-online-features")}
@@ -51,20 +54,22 @@ class ReadOnly:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through whose body is no larger than `LARGEST_BODY`; of another no more is read."""
-        messages, size = [], 0
-        while not messages or messages[-1].get("more_body"):
+        """Let a request through in one piece, of no more than `LARGEST_BODY`; of a larger one no more is read."""
+        message: Message = {"more_body": True}
+        body = bytearray()
+        while message.get("more_body"):
             message = await receive()
-            messages.append(message)
-            size += len(message.get("body", b""))
-            if size > LARGEST_BODY:
+            body += message.get("body", b"")
+            if len(body) > LARGEST_BODY:
                 reason = f"the request is larger than {LARGEST_BODY:,} bytes"
                 await JSONResponse({"detail": reason}, status_code=413)(scope, receive, send)
                 return
-        read = iter(messages)
+        if message["type"] == "http.request":
+            message = {"type": "http.request", "body": bytes(body), "more_body": False}
+        whole = iter([message])
 
         async def again() -> Message:
-            return next(read, None) or await receive()
+            return next(whole, None) or await receive()
 
         if scope["method"] == "HEAD":  # which Feast's route does not know
             scope = scope | {"method": "GET"}
@@ -78,7 +83,10 @@ def app() -> ReadOnly:
     kind = str_to_auth_manager_type(auth.type)
     init_security_manager(auth_type=kind, fs=store)
     init_auth_manager(auth_type=kind, server_type=ServerType.REST, auth_config=auth)
-    return ReadOnly(get_app(store))
+    application = ReadOnly(QuickRoute(get_app(store), store))
+    gc.collect()
+    gc.freeze()  # what is imported stays, and need not be looked through again and again
+    return application
 
 
 def main() -> None:
