@@ -1,7 +1,6 @@
-"""The stores: materialization, online reads, training data, and a feature server under load."""
+"""The stores: materialization, online reads and training data."""
 
 import contextlib
-import http.client
 import io
 import json
 import re
@@ -9,7 +8,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +29,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from benchmarks.measure import ROOT, Row, alternately, at_most, child, faster
 from parity.definition.checks import FeatureTable
 from parity.definition.keys import as_tuples
-from parity.edge.redis_server import free_port
 from parity.materialization import EVER, materialize
 from parity.online.rows import Fields
 from parity.online.side import online_store_of, redis_keys
@@ -337,77 +334,6 @@ def historical(entities: int, rows: int, repeats: int, folder: Path, port: int) 
     seconds = alternately({"ours": ours, "by hand": by_hand}, repeats)
     work = f"get_historical_features, {entities:,} x {rows:,} rows"
     return at_most(work, "at most 2x", "ASOF JOIN by hand", seconds["ours"], seconds["by hand"], "s")
-
-
-def server(calls: int, folder: Path, port: int) -> list[Row]:
-    """Latency of `feast serve` at one client and at eight, each with a connection of its own."""
-    table = table_of("int64", folder)
-    store = store_of("ours", [table], folder, port)
-    Served(store, table, "int64", port)
-    config = {"project": store.project, "provider": "local", "registry": store.config.registry.path} | {
-        name: WAYS["ours"][name] for name in ("offline_store", "batch_engine", "entity_key_serialization_version")
-    }
-    config["online_store"] = WAYS["ours"]["online_store"] | {"connection_string": f"localhost:{port}"}
-    (folder / "feature_store.yaml").write_text(yaml.safe_dump(config))
-    address = free_port()
-    feast = Path(sys.executable).with_name("feast")
-    with open(folder / "serve.log", "wb") as log:
-        command = [feast, "-c", folder, "serve", "-p", str(address), "--no-access-log"]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        _ask(address, 1, wait=60)
-        p99 = {}
-        rows = []
-        for clients in (1, 8):
-            start = time.perf_counter()
-            taken = np.array(_load(address, clients, calls // clients)) * 1000
-            rate = len(taken) / (time.perf_counter() - start)
-            p50, p99[clients], p999 = np.percentile(taken, [50, 99, 99.9])
-            note = f"p50 {p50:.1f} ms, p99.9 {p999:.1f} ms, {rate:,.0f} requests/s"
-            must = "p99 under 10 ms" if clients == 1 else ""
-            peer = "10 ms" if clients == 1 else "p99 of one client"
-            floor = 10 if clients == 1 else p99[1]
-            name = f"feast serve, {clients} client{'s' * (clients > 1)}, p99"
-            rows.append(at_most(name, must, peer, p99[clients], floor, "ms", note))
-        return rows
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _load(port: int, clients: int, calls: int) -> list[float]:
-    taken: list[float] = []
-    threads = [threading.Thread(target=lambda: taken.extend(_ask(port, calls))) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return taken
-
-
-def _ask(port: int, calls: int, wait: float = 0) -> list[float]:
-    deadline = time.monotonic() + wait
-    body = json.dumps({"feature_service": "by_int64_service", "entities": {"user_id": [7]}})
-    taken: list[float] = []
-    start = time.perf_counter()
-    while True:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        try:
-            while len(taken) < calls:
-                connection.request("POST", "/get-online-features", body, {"Content-Type": "application/json"})
-                response = connection.getresponse()
-                answer = response.read()
-                assert response.status == 200, answer
-                taken.append(time.perf_counter() - start)
-                start = time.perf_counter()
-            return taken
-        except ConnectionRefusedError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-            start = time.perf_counter()
-        except (ConnectionError, http.client.HTTPException):
-            pass  # Feast has its workers replaced after some thousand requests; the client asks again, and waits for it
 
 
 def start(repeats: int) -> list[Row]:
