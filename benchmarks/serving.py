@@ -109,7 +109,8 @@ def _rows(clients: int, loads: dict[str, list[Load]]) -> list[Row]:
 def _serving(command: list, configuration: Path, folder: Path) -> Iterator[tuple[int, subprocess.Popen]]:
     """The port of a server, and its process, from its first answer on."""
     address = free_port()
-    environment = os.environ | {"FEAST_FS_YAML_FILE_PATH": str(configuration)}
+    # Feast answers features in the order of a set, which is the same by the same seed.
+    environment = os.environ | {"FEAST_FS_YAML_FILE_PATH": str(configuration), "PYTHONHASHSEED": "1"}
     with open(folder / f"serve_{address}.log", "wb") as log:
         command = [*command, "--port", str(address)]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)

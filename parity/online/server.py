@@ -10,6 +10,8 @@ FEAST_FS_YAML_FILE_PATH names.
 """
 
 import gc
+import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -91,6 +93,8 @@ def app() -> ReadOnly:
 
 def main() -> None:
     read_configuration(configuration_file(REPOSITORY))  # says in one line what is missing
+    # Feast takes the features of a view from a set, so their order is that of a process; the workers shall have one.
+    os.environ.setdefault("PYTHONHASHSEED", str(secrets.randbelow(2**32)))
     try:
         uvicorn.main(["--factory", "parity.online.server:app", *sys.argv[1:]], standalone_mode=False)
     except ClickException as error:
