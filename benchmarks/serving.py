@@ -98,10 +98,11 @@ def _rows(clients: int, loads: dict[str, list[Load]]) -> list[Row]:
     peer = max((name for name in loads if name != "ours"), key=rate.__getitem__)
     work = f"parity serve, {WORKERS} workers, {clients} client{'s' * (clients > 1)}"
     note = f"p50 {p50['ours']:.2f} ms and {p50[peer]:.2f} ms, p99.9 {p999['ours']:.1f} ms and {p999[peer]:.1f} ms"
+    others = [f"{name} {rate[name]:,.0f}, p99 {p99[name]:.1f} ms" for name in loads if name not in ("ours", peer)]
     must = "2,000 requests/s" if clients > 1 else ""
     return [
         Row(f"{work}, p99", peer, p99["ours"], p99[peer], "ms", "p99 under 10 ms", p99[peer] / p99["ours"], note),
-        Row(f"{work}, rate", peer, rate["ours"], rate[peer], "requests/s", must, rate["ours"] / rate[peer]),
+        Row(f"{work}, rate", peer, rate["ours"], rate[peer], "requests/s", must, rate["ours"] / rate[peer], *others),
     ]
 
 

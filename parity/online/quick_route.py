@@ -1,12 +1,13 @@
 """Feast's route for reads, /get-online-features, without what it takes beside the read itself.
 
 Feast's own route validates a request by pydantic, asks the registry and writes the answer in threads, and goes through
-FastAPI: together some times what the store takes. Here a request of the plain form is read and answered in the event
-loop, by the same method of the store and Feast's own conversion, so the bytes are the same. It is left to Feast's
-route, as if this one were not there, if it is of any other form, if the answer is not one of the store's, and if
-identities, metrics or the audit log of Feast are asked for.
+FastAPI: together several times what the store takes. Here a request of the plain form is read and answered in the
+event loop, by the store's own fast path and Feast's own conversion, so the bytes are the same. All else is left to
+Feast's route, as if this one were not there: requests of any other form, those that the fast path does not take or that
+are refused, and all of them where Feast is to ask for identities, to count, or to keep an audit log.
 """
 
+import asyncio
 import json
 from functools import lru_cache
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from feast import FeatureService, FeatureStore
 from feast.feature_server_utils import convert_response_to_dict
 from feast.permissions.security_manager import get_security_manager
+from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,8 +25,8 @@ from parity.edge.feast_internals import counts_reads, online_store_of
 from parity.online.reading import Reads
 from parity.online.requests import ServingRegistry, Unavailable
 
-MOST_VALUES = 1000
-"""Entities times columns of a request that is answered in the event loop, which nobody else gets meanwhile."""
+MOST_AT_ONCE = 1000
+"""Values of an answer that is written in the event loop, which nobody else gets for these few milliseconds."""
 NAMES_KEPT = 256
 TAKES: dict[str, tuple[type, ...]] = {
     "entities": (dict,),
@@ -52,7 +54,7 @@ class QuickRoute:
             return
         first = await receive()
         if first["type"] == "http.request" and not first.get("more_body") and self._is_plain(scope):
-            answer = await self._answer(scope, first["body"])
+            answer = await self._answer(scope, first.get("body", b""))
             if answer is not None:
                 await answer(scope, receive, send)
                 return
@@ -88,8 +90,15 @@ class QuickRoute:
         response = await self._online.read_quickly(
             store.config, features, asked["entities"], ServingRegistry(store.registry), store.project, full_names
         )
-        content = convert_response_to_dict(response.proto)
-        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        if sum(len(vector.values) for vector in response.proto.results) > MOST_AT_ONCE:
+            return await asyncio.to_thread(_written, response.proto)
+        return _written(response.proto)
+
+
+def _written(response: GetOnlineFeaturesResponse) -> bytes:
+    """An answer as Feast's route writes it. Raises `ValueError` for what no JSON can hold."""
+    content = convert_response_to_dict(response)
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 @lru_cache(NAMES_KEPT)
@@ -112,7 +121,6 @@ def _plain(body: bytes) -> dict[str, Any] | None:
         asked.get("feature_service")
     ):
         return None
-    columns = asked["entities"].values()
-    if not all(type(values) is list for values in columns) or sum(map(len, columns)) > MOST_VALUES:
+    if not all(type(values) is list for values in asked["entities"].values()):
         return None
     return asked if all(type(name) is str for name in asked.get("features", ())) else None
