@@ -74,6 +74,31 @@ def test_changed_values_have_to_be_allowed_are_served_then_and_taken_back(shop):
     assert [line.split()[:2] for line in listed] == [["1", "served"], ["2", "kept"]]
 
 
+@pytest.mark.parametrize("first", [(), ("--incremental",), None])
+@pytest.mark.scale
+def test_a_deployed_table_can_be_computed_on_as_the_one_before_it_was(shop, first):
+    """With one file, by day, or with nothing ahead of the first deployment, which goes on in both ways."""
+    if first is not None:
+        assert shop.feast("apply").status == 0
+        assert shop.script("compute_features.py", *first).status == 0
+        assert shop.script("materialize_to_online.py").status == 0
+        shop.declare(SECOND)
+    assert shop.deploy(*ALLOWED).status == 0
+    assert served_file(shop, "spending").is_dir() == (first != ())
+    for option in [first] if first is not None else [("--incremental",), (), ("--incremental",)]:
+        shop.sell(datetime.now(UTC), more=5)
+        for script, *options in (["compute_features.py", *option], ["materialize_to_online.py"], ["demo_fixed.py"]):
+            done = shop.script(script, *options)
+            assert done.status == 0, done
+    if first is None:
+        shop.declare(SECOND)
+        assert shop.deploy(*ALLOWED).status == 0
+        assert served_file(shop, "spending").is_dir()
+    assert shop.read() == shop.right(spent=4, visits_7d=5)
+    assert shop.deploy("--rollback").status == 0
+    assert shop.read() == shop.right()
+
+
 @pytest.mark.scale
 def test_a_feature_that_is_added_needs_no_permission_and_what_is_unchanged_is_left_alone(shop):
     shop.deploy()

@@ -1,17 +1,18 @@
 """The whole history of a feature table, computed and put in its place: here, from what has changed, or on Spark."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow.fs import FileType
 
 from parity.compute.days import Staged
 from parity.compute.incremental import update
 from parity.compute.windows import aggregate
 from parity.definition.checks import FeatureTable, require_one_source
 from parity.edge.errors import UserError
-from parity.edge.files import Location, absolute, on_disk, write_table
+from parity.edge.files import Location, absolute, filesystem_of, on_disk, write_table
 from parity.transactions.read import read_transactions
 
 
@@ -30,6 +31,18 @@ def require_apart(source: Location, output: Location) -> None:
         raise UserError("--output is the same file as --input; name another.")
     if places[1].is_relative_to(places[0]):
         raise UserError("--output lies in the folder that is --input, and would be read with it; name another.")
+
+
+def is_by_day(place: Location, beside: Iterable[Location] = ()) -> bool:
+    """Whether the table at ``place`` is kept by day, in a folder, under whatever name. Of one that is not there yet it
+    follows from the first that is there of those ``beside`` it; and where none is, it is to be a folder, which can be
+    computed anew and brought up to date, while of one file only the first is true."""
+    for one in (place, *beside):
+        filesystem, path = filesystem_of(one)
+        there = filesystem.get_file_info(path).type
+        if there != FileType.NotFound:
+            return there == FileType.Directory
+    return True
 
 
 def compute_here(table: FeatureTable, source: Location, output: Location) -> str:

@@ -11,14 +11,13 @@ from pathlib import Path
 from feast import FeatureStore, FeatureView
 from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewProto
 from feast.protos.feast.core.Registry_pb2 import Registry
-from pyarrow.fs import FileType
 
-from parity.compute.history import compute_here, require_apart, update_here
+from parity.compute.history import compute_here, is_by_day, require_apart, update_here
 from parity.definition.checks import Declared, FeatureTable
 from parity.deploy import deployments
 from parity.edge.command import shown
 from parity.edge.errors import UserError
-from parity.edge.files import Location, filesystem_of, location
+from parity.edge.files import Location, location
 from parity.materialization import materialize_all
 from parity.offline.side import note_marks, note_origin, origins_of
 from parity.offline.versions import are_kept, superseding
@@ -125,24 +124,22 @@ def apply(target: Target, candidate: Registry) -> tuple[int, str]:
 
 
 def compute(target: Target, tables: Sequence[FeatureTable], sources: dict[str, Location]) -> None:
-    """Compute the offline tables, each in a place of its own."""
+    """Compute the offline tables, each in a place of its own, in one file or by day, as what is served is kept."""
     is_logged = are_kept(target.path)
+    served = {
+        name: location(view.spec.batch_source.file_options.uri)
+        for name, view in deployments.views_of(target.registry(), target.project).items()
+    }
     for table in tables:
         source, output = sources[table.name], location(table.source.path)
         require_apart(source, output)
-        how = update_here if _is_by_day(output) else compute_here
+        beside = [served[table.name]] if table.name in served else []
+        how = update_here if is_by_day(output, [*beside, *served.values()]) else compute_here
         marks = high_water(source)
         with superseding(table, output) if is_logged else nullcontext():
             print(f"compute: {table.name}: {how(table, source, output)} -> {shown(output)}")
         note_origin(table, output, source)
         note_marks(table, output, marks)
-
-
-def _is_by_day(output: Location) -> bool:
-    """Whether a table is kept in a folder, by day, as `compute_features.py --incremental` keeps it under any name."""
-    filesystem, path = filesystem_of(output)
-    there = filesystem.get_file_info(path).type
-    return there == FileType.Directory or (there == FileType.NotFound and not path.lower().endswith(".parquet"))
 
 
 def materialize(
