@@ -14,8 +14,8 @@ The bytes are those of Feast's stock registry. It differs in four things:
   changes are kept. Where both changed one definition, the later writer's stays, and a warning says who was first.
 - Feast refuses to serve a feature view while it is materialized, and for good if that run dies. A view that has been
   materialized once holds whole rows at any time, so here its state remains AVAILABLE_ONLINE.
-- What `python -m parity deploy` has brought into force, with a version (`parity.definition.recorded`), only that can
-  change: `feast apply` of the same definitions changes nothing of it, and of others it is refused.
+- What `python -m parity deploy` has brought into force, with a version (`parity.definition.recorded`) or without, only
+  that can change: `feast apply` of the same definitions changes nothing of it, and of others it is refused.
 
 The deployments of a project, the one in force and those before and after it, are kept in the same registry, each as a
 project by itself, called PROJECT@NUMBER, that nobody reads. With ``deployment: NUMBER`` in the configuration, which
@@ -39,6 +39,7 @@ from feast.errors import FeastError, S3RegistryBucketForbiddenAccess, S3Registry
 from feast.feature_view import FeatureView, FeatureViewState
 from feast.infra.registry.file import FileRegistryStore
 from feast.infra.registry.registry_store import RegistryStore
+from feast.protos.feast.core.FeatureService_pb2 import FeatureService
 from feast.protos.feast.core.FeatureView_pb2 import FeatureViewMeta
 from feast.protos.feast.core.Registry_pb2 import Registry
 from feast.repo_config import RegistryConfig
@@ -46,7 +47,7 @@ from filelock import FileLock, Timeout
 from google.protobuf.message import Message
 
 from parity.definition.instants import utc_now
-from parity.definition.recorded import declared_otherwise, not_declared, version_of
+from parity.definition.recorded import are_one_version, declared_otherwise, not_declared
 from parity.edge.feast_internals import STORED_AS, is_read_by_itself
 from parity.edge.files import replacing
 
@@ -54,6 +55,8 @@ logger = logging.getLogger(__name__)
 
 BETWEEN = "@"
 """What stands between the name of a project and the number of a deployment; no project has it in its name."""
+IN_FORCE = "parity.in_force"
+"""The tag of the deployment of a project that is in force."""
 SECONDS_FOR_THE_LOCK = 30
 MICROSECONDS_10 = 10_000
 """In nanoseconds: a difference of times that a float64 still shows."""
@@ -338,6 +341,12 @@ def copy_project(source: Registry, of: str, target: Registry, to: str) -> None:
         objects.extend([*kept, *new])
 
 
+def is_deployed(registry: Registry, project: str) -> bool:
+    """Whether what a project has was brought into force by a deployment."""
+    numbers = (one for one in registry.projects if one.spec.name.rpartition(BETWEEN)[0] == project)
+    return any(IN_FORCE in one.spec.tags for one in numbers)
+
+
 def drop_project(registry: Registry, name: str) -> None:
     """Take a project out of a registry, and all that it holds."""
     copy_project(Registry(), name, registry, name)
@@ -368,20 +377,26 @@ def _names_project(one: Message) -> tuple[Message, str]:
 
 
 def keep_versions(before: Registry, after: Registry) -> None:
-    """Leave the views that were deployed as they were ``before``, in what is to be written. Raises `DefinitionError`
-    where ``after`` has another definition in the place of one of them, or none."""
+    """Leave what was deployed as it was ``before``, in what is to be written. Raises `DefinitionError` where ``after``
+    has another definition in the place of a view or a service, or none."""
     views = {_identity(view): view for view in after.feature_views}
     parts = [part for service in after.feature_services for part in service.spec.features]
+    deployed = {one.spec.project for one in before.feature_views if is_deployed(before, one.spec.project)}
+    _require_services(before, after, deployed)
     for old in before.feature_views:
-        if STORED_AS not in old.spec.tags or BETWEEN in old.spec.project:
+        if old.spec.project not in deployed:
             continue
-        new = views.get(_identity(old))
-        if new is not None and new.spec.tags.get(STORED_AS) == old.spec.tags[STORED_AS]:
-            continue
+        new, version = views.get(_identity(old)), old.spec.tags.get(STORED_AS)
         if new is None:
             raise not_declared(old.spec.name)
-        if version_of(FeatureView.from_proto(new)) != old.spec.tags[STORED_AS]:
+        if version and new.spec.tags.get(STORED_AS) == version:
+            continue
+        if not are_one_version(FeatureView.from_proto(old), FeatureView.from_proto(new)):
             raise declared_otherwise(old.spec.name)
+        if not version:
+            if old.spec.batch_source.file_options.uri != new.spec.batch_source.file_options.uri:
+                raise declared_otherwise(old.spec.name)
+            continue
         new.spec.tags[STORED_AS] = old.spec.tags[STORED_AS]
         new.spec.batch_source.CopyFrom(old.spec.batch_source)
         for source in (
@@ -390,6 +405,29 @@ def keep_versions(before: Registry, after: Registry) -> None:
         ):
             if source.name == old.spec.batch_source.name:
                 source.file_options.CopyFrom(old.spec.batch_source.file_options)
+
+
+def _require_services(before: Registry, after: Registry, deployed: set[str]) -> None:
+    services = {_identity(one): one for one in after.feature_services}
+    for old in before.feature_services:
+        if old.spec.project in deployed:
+            if (new := services.get(_identity(old))) is None:
+                raise not_declared(old.spec.name)
+            if given_by(new) != given_by(old):
+                raise declared_otherwise(old.spec.name)
+
+
+def given_by(service: FeatureService) -> list[tuple]:
+    """What a service gives: of each view its name, what it and its keys are called there, and the features."""
+    return sorted(
+        (
+            one.feature_view_name,
+            one.feature_view_name_alias,
+            sorted(one.join_key_map.items()),
+            sorted((column.name, column.value_type) for column in one.feature_columns),
+        )
+        for one in service.spec.features
+    )
 
 
 def _copied(registry: Registry) -> Registry:

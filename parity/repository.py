@@ -20,15 +20,15 @@ from pyarrow.fs import FileSystem, FileType
 
 from parity.definition.checks import Declared, FeatureTable, check_definitions, declared
 from parity.definition.declare import horizon_of
-from parity.definition.recorded import recalled, under_version, version_of
+from parity.definition.recorded import are_one_version, recalled, under_version
 from parity.definition.table import COMPUTED_BY, Definition
 from parity.edge.configuration import addresses, configuration_file, read_configuration, without_secrets
 from parity.edge.errors import UserError, bucket_trouble
-from parity.edge.feast_internals import stored_as, with_registry
+from parity.edge.feast_internals import names_no_object, stored_as, with_registry
 from parity.edge.files import Location, filesystem_of, location, parquet_files
 from parity.edge.redis_server import startable
 from parity.online.side import online_store_of
-from parity.registry_store import ParityRegistryStore, deployment
+from parity.registry_store import ParityRegistryStore, deployment, given_by, is_deployed
 
 REGISTRY_STORE = f"{ParityRegistryStore.__module__}.{ParityRegistryStore.__name__}"
 DEPLOY = "Run: python -m parity deploy"
@@ -48,20 +48,35 @@ def in_force(path: Path) -> Declared:
     if registry is None:
         return said
     project, proto = registry
-    views = [FeatureView.from_proto(view) for view in proto.feature_views if view.spec.project == project]
-    served = {view.name: stored_as(view) for view in views}
-    if not any(served.values()):
+    if not is_deployed(proto, project):
         return said
-    others = [table.name for table in said if served.get(table.name, "") not in ("", version_of(table.view))]
+    views = [FeatureView.from_proto(view) for view in proto.feature_views if view.spec.project == project]
+    served = {view.name: view for view in views}
+    tables = [_as_served(table, served.get(table.name)) for table in said]
+    others = [table.name for table in tables if table.name in served and not _is(served[table.name], table.view)]
     others += sorted(served.keys() ^ {table.name for table in said})
+    services = {one.spec.name: given_by(one) for one in proto.feature_services if one.spec.project == project}
+    others += [
+        one.name
+        for one in said.services
+        if not names_no_object(one) and services.get(one.name) != given_by(one.to_proto())
+    ]
+    others += sorted(services.keys() - {one.name for one in said.services})
     if not others:
-        tables = [
-            replace(table, view=under_version(table.view)) if served[table.name] else table for table in said.tables
-        ]
         return replace(said, tables=tuple(tables))
     named = ", ".join(dict.fromkeys(others))
     print(f"features.py has another {named} than is deployed; this goes by what is deployed", file=sys.stderr)
     return replace(recall(path, proto, project), experiments=said.experiments)
+
+
+def _as_served(table: FeatureTable, served: FeatureView | None) -> FeatureTable:
+    """A table as declared, kept under the version that is served of it, if it has one."""
+    version = stored_as(served)
+    return replace(table, view=under_version(table.view, version)) if version else table
+
+
+def _is(served: FeatureView, view: FeatureView) -> bool:
+    return are_one_version(served, view) and _contract(served) == _contract(view)
 
 
 def recall(path: Path, proto: Registry, project: str) -> Declared:

@@ -11,6 +11,7 @@ from feast.infra.registry.registry import Registry
 from feast.protos.feast.types.Value_pb2 import Value
 from filelock import FileLock
 
+from parity.definition.declare import DECLARED
 from parity.deploy import steps
 from parity.deploy.deployments import bring_into_force
 from parity.edge.feast_internals import stored_name
@@ -156,6 +157,95 @@ def test_the_scripts_go_on_with_what_is_served_after_a_rollback(shop):
     assert shop.script("demo_fixed.py").err == ""
 
 
+def applied_and_deployed(shop, views):
+    """A project that `feast apply` has set up, and to which ``views`` were deployed then."""
+    assert shop.feast("apply").status == 0
+    for script in ("compute_features.py", "materialize_to_online.py"):
+        assert shop.script(script).status == 0
+    shop.declare(views)
+    assert shop.deploy(*ALLOWED).status == 0
+
+
+@pytest.mark.scale
+def test_what_feast_apply_has_brought_there_is_guarded_once_it_was_gone_back_to(shop):
+    applied_and_deployed(shop, SECOND)
+    assert shop.deploy("--rollback").status == 0
+    shop.sell(datetime.now(UTC), more=5)
+    refused = shop.feast("apply")
+    assert (refused.status, "is declared in another way, and what is deployed of it" in refused.err) == (2, True)
+    for script in ("compute_features.py", "materialize_to_online.py", "demo_fixed.py"):
+        done = shop.script(script)
+        assert done.status == 0, done
+        assert done.err.startswith("features.py has another spending, visiting than is deployed; this goes by what is")
+    assert shop.read() == shop.right()
+    shop.declare(FIRST)
+    assert shop.feast("apply").status == 0
+    assert shop.deploy().out.startswith("nothing to deploy")
+
+
+@pytest.mark.scale
+def test_a_view_without_a_version_is_guarded_beside_one_that_has_one(shop):
+    applied_and_deployed(shop, FIRST.replace('("sum", 3)', '("sum", 4)'))
+    shop.declare(SECOND)
+    refused = shop.feast("apply")
+    assert (refused.status, "Error: visiting is declared in another way" in refused.err) == (2, True)
+    for script in ("compute_features.py", "materialize_to_online.py", "demo_fixed.py"):
+        done = shop.script(script)
+        assert (done.status, "another visiting than is deployed" in done.err) == (0, True), done
+    assert shop.read() == shop.right(spent=4)
+
+
+@pytest.mark.scale
+def test_what_was_applied_without_its_declaration_is_not_deployed_beside(shop):
+    assert shop.feast("apply").status == 0
+    target = steps.Target(shop.folder)
+    target.store.change(lambda registry: [view.spec.tags.pop(DECLARED) for view in registry.feature_views])
+    registry = (shop.folder / "data" / "registry.db").read_bytes()
+    shop.declare(SECOND)
+    refused = shop.deploy(*ALLOWED)
+    assert (refused.status, "Restore the features.py that is served, and run" in refused.err) == (2, True)
+    assert (shop.folder / "data" / "registry.db").read_bytes() == registry
+    shop.declare(FIRST)
+    assert shop.feast("apply").status == 0
+    assert shop.deploy().out.startswith("nothing to deploy")
+
+
+@pytest.mark.scale
+def test_another_file_of_transactions_is_computed_and_proven_and_taken_back(shop):
+    shop.deploy()
+    before = shop.read()
+    (shop.folder / "earlier.csv").write_bytes((shop.folder / "bought.csv").read_bytes())
+    shop.sell(datetime.now(UTC), more=5)
+    (shop.folder / "bought.csv").rename(shop.folder / "later.csv")
+    (shop.folder / "earlier.csv").rename(shop.folder / "bought.csv")
+    shop.declare(FIRST)
+    file = shop.folder / "features.py"
+    file.write_text(file.read_text().replace("bought.csv", "later.csv"))
+    for script in ("compute_features.py", "materialize_to_online.py", "demo_fixed.py"):
+        done = shop.script(script)
+        assert (done.status, "features.py has another spending, visiting than is" in done.err) == (0, True), done
+    assert shop.read() == before
+    refused = shop.feast("apply")
+    assert (refused.status, "is declared in another way" in refused.err) == (2, True)
+    done = shop.deploy(*ALLOWED)
+    assert (done.status, done.out.count("compute: "), done.out.count("prove: ")) == (0, 2, 2), done
+    assert shop.read() != before
+    back = shop.deploy("--rollback")
+    assert (back.status, back.out.count("compute: "), back.out.count("prove: ")) == (0, 2, 2), back
+    assert shop.read() == before == shop.right()
+
+
+@pytest.mark.scale
+def test_a_change_that_the_plan_calls_value_changing_is_computed_and_proven_wherever_it_lies(shop, monkeypatch):
+    shop.deploy()
+    shop.declare(FIRST.replace('name="shop", features', 'name="shop", owner="another", features'))
+    monkeypatch.setattr(Shop, "_verdict", lambda self: ("value-changing", ""))
+    done = shop.deploy(*ALLOWED)
+    assert (done.status, done.out.count("compute: "), done.out.count("prove: ")) == (0, 2, 2), done
+    back = shop.deploy("--rollback")
+    assert (back.status, back.out.count("compute: "), back.out.count("prove: ")) == (0, 2, 2), back
+
+
 @pytest.mark.scale
 def test_a_kept_version_is_brought_up_to_date_before_it_is_served_again(shop):
     shop.deploy()
@@ -187,6 +277,7 @@ class TestFeastApply:
                 FIRST.replace('("visiting"', '("visits"'),
                 "Error: visiting is not declared any more, and what is deployed",
             ),
+            (WITH_A_PART, "Error: shop is declared in another way, and what is deployed"),
         ],
     )
     def test_of_anything_else_is_refused_in_one_line_and_takes_nothing_away(self, shop, views, error):

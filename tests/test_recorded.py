@@ -10,7 +10,7 @@ from feast.types import Float64, Int64, String
 
 from parity.definition.checks import FeatureTable
 from parity.definition.declare import DECLARED, DefinitionError
-from parity.definition.recorded import recalled, under_version, version_of, versioned_path
+from parity.definition.recorded import are_one_version, recalled, under_version, version_of, versioned_path
 from parity.edge.errors import UserError
 from parity.edge.feast_internals import STORED_AS, stored_as
 from tests.definition import aggregation, customer, customers, customers_in_stores, purchases, store, table, user
@@ -61,21 +61,28 @@ def test_a_view_of_a_registry_is_declared_again_as_it_was(declare):
 
 
 def test_a_version_follows_from_what_is_served_and_from_nothing_else():
-    def version(folder=HERE, days=3, ttl=timedelta(days=30), **more):
-        return version_of(
-            table(folder, "one", [user], [aggregation("sum", "total", days, "spent")], ttl=ttl, **more).view
-        )
+    def version(days=3, ttl=timedelta(days=30), **more):
+        view = table(HERE, "one", [user], [aggregation("sum", "total", days, "spent")], ttl=ttl, **more).view
+        return version_of(view)
 
     same = version()
-    assert same == version(Path("/elsewhere"))
     others = [version(days=4), version(ttl=timedelta(days=31)), version(where="total > 1"), version(continuous=True)]
-    others.append(version(continuous=True, horizon=timedelta(days=9)))
-    assert len({same, *others}) == 6
+    others += [version(continuous=True, horizon=timedelta(days=9)), version(transactions="/elsewhere/orders.csv")]
+    others.append(version(time_zone="Europe/Berlin"))
+    assert len({same, version(), *others}) == 8
+
+
+def test_a_view_that_was_applied_without_its_declaration_is_one_with_what_gives_the_same():
+    view, other = purchases(HERE).view, FeatureView.from_proto(purchases(HERE).view.to_proto())
+    del other.tags[DECLARED]
+    assert are_one_version(view, other)
+    other.ttl = timedelta(days=1)
+    assert not are_one_version(view, other)
 
 
 def test_a_view_under_its_version_keeps_its_name_and_has_rows_of_its_own():
     view = purchases(HERE).view
-    versioned = under_version(view)
+    versioned = under_version(view, version_of(view))
     assert versioned.name == view.name == "purchases"
     assert stored_as(versioned) == version_of(view)
     assert versioned.batch_source.path == f"/anywhere/purchases.{version_of(view)}.parquet"

@@ -37,16 +37,32 @@ OWN_TAGS = (DECLARED, HORIZON, MADE, STORED_AS)
 
 
 def version_of(view: FeatureView) -> str:
-    """The version of a view, which may be what a registry has of it: of how its features are made, and for how long
-    they are served. Where they are kept has no part in it."""
-    decides = (sorted(made_by(view).items()), (view.ttl or timedelta(0)) // MICROSECOND, horizon_of(view))
+    """The version of a view, which may be what a registry has of it: of how its features are made, of which
+    transactions, and for how long they are served. Where they are kept has no part in it."""
+    decides = (*_served(view), _transactions_of(view))
     return hashlib.sha256(repr(decides).encode()).hexdigest()[:VERSION_DIGITS]
 
 
-def under_version(view: AggregatedFeatureView) -> AggregatedFeatureView:
-    """A copy of a view, as declared, whose rows are those of its version: in a place of their own offline, and under a
+def are_one_version(one: FeatureView, other: FeatureView) -> bool:
+    """Whether two views, which may be what a registry has of them, are of one version, under whatever digits their rows
+    are stored. Of one that was applied without its declaration, nobody knows of which transactions it is made."""
+    places = _transactions_of(one), _transactions_of(other)
+    return _served(one) == _served(other) and (None in places or places[0] == places[1])
+
+
+def _served(view: FeatureView) -> tuple:
+    return sorted(made_by(view).items()), (view.ttl or timedelta(0)) // MICROSECOND, horizon_of(view)
+
+
+def _transactions_of(view: FeatureView) -> str | None:
+    """Where a view's transactions are declared to be; how they are read, the fingerprints of its features have."""
+    return json.loads(view.tags[DECLARED])["transactions"]["path"] if DECLARED in view.tags else None
+
+
+def under_version(view: AggregatedFeatureView, version: str) -> AggregatedFeatureView:
+    """A copy of a view, as declared, whose rows are those of a version: in a place of their own offline, and under a
     name of their own online. Its name stays."""
-    version, source = version_of(view), view.batch_source
+    source = view.batch_source
     copy = object.__new__(type(view))
     copy.__dict__.update(vars(view))
     copy.tags = {**view.tags, STORED_AS: version}

@@ -30,7 +30,7 @@ from parity.deploy.verdict import planned
 from parity.edge.command import argument_parser, instant, whole_number
 from parity.edge.errors import UserError
 from parity.edge.files import Location, location
-from parity.plan.found import ADDITIVE, VERDICTS
+from parity.plan.found import ADDITIVE, BREAKING, VALUE_CHANGING, VERDICTS
 from parity.registry_store import deployment, drop_project
 from parity.repository import opened, recall
 
@@ -63,6 +63,7 @@ def deploy(target: Target, args: argparse.Namespace) -> None:
         candidate = applied(target.path, store)
     served = target.registry()
     project = target.project
+    deployments.require_declared(served, project)
     deployments.under_versions(candidate, served, project)
     if deployments.are_same(served, project, candidate, project):
         unfinished = deployments.in_force(served, project)
@@ -72,6 +73,7 @@ def deploy(target: Target, args: argparse.Namespace) -> None:
             print("nothing to deploy: what features.py declares is what is served")
         return
 
+    names = deployments.touched(candidate, project, served, project)
     if not deployments.views_of(served, project):
         print("plan: nothing is served yet, so nothing changes")
     else:
@@ -79,7 +81,8 @@ def deploy(target: Target, args: argparse.Namespace) -> None:
         print(f"plan: {verdict}{f': {what}' if what else ''}")
         if VERDICTS.index(verdict) > VERDICTS.index(args.allow):
             raise Stopped(f"plan: it is {verdict}, which has to be allowed: --allow {verdict}")
-    names = deployments.touched(candidate, project, served, project)
+        if verdict in (VALUE_CHANGING, BREAKING) and not names:  # as of an on-demand view: what it is made of is proven
+            names = sorted(deployments.views_of(candidate, project))
     sources = given(said, names, args.input)
     if args.no_quality:
         print("quality: left out")
@@ -106,8 +109,9 @@ def rollback(target: Target, args: argparse.Namespace) -> None:
         raise UserError(f"deployment {now.number} is the first of {project}, so there is nothing to go back to.")
     old = deployments.numbered(served, project, now.before)
     print(f"rollback: from deployment {now.number} to {old.number}: {_versions(target, old.number)}")
-    names = deployments.touched(served, deployment(project, old.number), served, project)
     back = recall(target.path, served, deployment(project, old.number))
+    names = deployments.touched(served, deployment(project, old.number), served, project)
+    names = names or [table.name for table in back]
     prepare(target, old.number, names, given(back, names, args.input), args.at)
     steps.switch(target, old.number, None, served, utc_now, back=True)
     print(f"switch: deployment {old.number} is served")

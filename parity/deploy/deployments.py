@@ -9,19 +9,21 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from feast import FeatureView
+from feast.protos.feast.core.DataSource_pb2 import DataSource
 from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewProto
 from feast.protos.feast.core.Registry_pb2 import Registry
 from google.protobuf.message import Message
 
-from parity.definition.recorded import version_of, versioned_path
+from parity.definition.declare import DECLARED
+from parity.definition.recorded import are_one_version, version_of, versioned_path
 from parity.edge.errors import UserError
 from parity.edge.feast_internals import STORED_AS
-from parity.registry_store import BETWEEN, copy_project, deployment, drop_project
+from parity.registry_store import BETWEEN, IN_FORCE, copy_project, deployment, drop_project, given_by
 
-IN_FORCE, BEFORE, SINCE, BY, PROVEN, BACK_FROM, RUN = (
-    f"parity.{name}" for name in ("in_force", "before", "since", "by", "proven", "back_from", "run")
+BEFORE, SINCE, BY, PROVEN, BACK_FROM, RUN = (
+    f"parity.{name}" for name in ("before", "since", "by", "proven", "back_from", "run")
 )
-"""The tags of a deployment: whether it is in force; which was before it; since when it is, and by whom; when it was
+"""The tags of a deployment, beside `IN_FORCE`: which was before it; since when it is in force, and by whom; when it was
 proven as it is served; which one it took the place of in a rollback; and which run has put it there."""
 
 
@@ -77,6 +79,17 @@ def note(registry: Registry, project: str, number: int) -> Any:
     added = registry.projects.add()
     added.spec.name = name
     return added.spec.tags
+
+
+def require_declared(registry: Registry, project: str) -> None:
+    """Refuse to deploy beside what could not be gone back to, as the registry does not say how it is declared."""
+    for view in registry.feature_views:
+        if view.spec.project == project and DECLARED not in view.spec.tags:
+            raise UserError(
+                f"{view.spec.name} is served as an earlier version of this library has applied it, without how it is "
+                "declared, so no rollback could lead back to it. Restore the features.py that is served, and run: "
+                "cd feature_repo && feast apply. Then deploy the change."
+            )
 
 
 def put_beside(registry: Registry, candidate: Registry, project: str, run: str) -> int:
@@ -172,17 +185,16 @@ def stored(view: FeatureViewProto) -> str:
 def under_versions(candidate: Registry, registry: Registry, project: str) -> None:
     """Let the views of a ``candidate``, as declared, keep their rows apart from those that are served by now.
 
-    A view that is served as it was declared, without a version, stays so where nothing of it has changed.
+    A view that is served stays under what it is served under where nothing of it has changed, also without a version.
     """
     served = views_of(registry, project)
     places = {}
     for view in candidate.feature_views:
-        version = version_of(FeatureView.from_proto(view))
         old = served.get(view.spec.name)
-        if old is not None and not stored(old) and _is_same(old, view, version):
-            continue
-        places[view.spec.batch_source.name] = versioned_path(view.spec.batch_source.file_options.uri, version)
-        view.spec.tags[STORED_AS] = version
+        version = stored(old) if old is not None and _is_same(old, view) else version_of(FeatureView.from_proto(view))
+        if version:
+            places[view.spec.batch_source.name] = versioned_path(view.spec.batch_source.file_options.uri, version)
+            view.spec.tags[STORED_AS] = version
     projections = [one for service in candidate.feature_services for one in service.spec.features]
     for source in (
         *(view.spec.batch_source for view in candidate.feature_views),
@@ -193,9 +205,12 @@ def under_versions(candidate: Registry, registry: Registry, project: str) -> Non
             source.file_options.uri = places[source.name]
 
 
-def _is_same(old: FeatureViewProto, new: FeatureViewProto, version: str) -> bool:
-    same_place = old.spec.batch_source.file_options.uri == new.spec.batch_source.file_options.uri
-    return same_place and version_of(FeatureView.from_proto(old)) == version
+def _is_same(old: FeatureViewProto, new: FeatureViewProto) -> bool:
+    """Whether a view that is served is declared as it was."""
+    place = new.spec.batch_source.file_options.uri
+    kept = versioned_path(place, stored(old)) if stored(old) else place
+    is_there = old.spec.batch_source.file_options.uri == kept
+    return is_there and are_one_version(FeatureView.from_proto(old), FeatureView.from_proto(new))
 
 
 def touched(candidate: Registry, of: str, registry: Registry, project: str) -> list[str]:
@@ -219,10 +234,8 @@ def _given(registry: Registry, project: str) -> dict[tuple[str, str], list[tuple
     given: dict[tuple[str, str], list[tuple]] = {}
     for service in registry.feature_services:
         if service.spec.project == project:
-            for one in service.spec.features:
-                columns = sorted((column.name, column.value_type) for column in one.feature_columns)
-                what = one.feature_view_name_alias, sorted(one.join_key_map.items()), columns
-                given.setdefault((service.spec.name, one.feature_view_name), []).append(what)
+            for view, *what in given_by(service):
+                given.setdefault((service.spec.name, view), []).append(tuple(what))
     return given
 
 
@@ -252,9 +265,12 @@ def _content(one: Message) -> bytes:
 
 
 def _without_times(one: Message) -> None:
-    """Clear what only says when something was written, also of what it holds."""
+    """Clear what only says when something was written, also of what it holds; and of a file, whose type says it, that
+    it is one: when Feast applies a view again, it leaves that out."""
     if "meta" in one.DESCRIPTOR.fields_by_name:
         one.ClearField("meta")
+    if isinstance(one, DataSource) and one.type == DataSource.BATCH_FILE:
+        one.ClearField("data_source_class_type")
     for field, value in one.ListFields():
         if field.message_type is None or field.message_type.GetOptions().map_entry:
             continue
