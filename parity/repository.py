@@ -63,7 +63,15 @@ def in_force(path: Path) -> Declared:
     ]
     others += sorted(services.keys() - {one.name for one in said.services})
     if not others:
-        return replace(said, tables=tuple(tables))
+        registered = {
+            one.spec.name: FeatureService.from_proto(one)  # or Feast warns that features.py names other places
+            for one in proto.feature_services
+            if one.spec.project == project
+        }
+        tables = [replace(table, service=registered.get(table.service.name, table.service)) for table in tables]
+        return replace(
+            said, tables=tuple(tables), services=tuple(registered.get(one.name, one) for one in said.services)
+        )
     named = ", ".join(dict.fromkeys(others))
     print(f"features.py has another {named} than is deployed; this goes by what is deployed", file=sys.stderr)
     return replace(recall(path, proto, project), experiments=said.experiments)
