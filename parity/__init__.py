@@ -19,6 +19,7 @@ Data flows one way, and each folder is one station of it:
     watch          quality, drift and the proof of a sample in one go, for whoever is on call
     plan           what a change of the definitions does to their values, before it ships
     deploy         what is declared, brought into force beside what is served, and back
+    check        anybody's Feast repository, only read: training held against serving, why they differ, what to do
 
 `materialization` goes from offline to online. `repository` opens the Feast repository that ties all together, and
 `registry_store` keeps its registry. `edge` is where the outside begins: the command line, files, configuration, Redis

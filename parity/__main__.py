@@ -10,6 +10,7 @@ python -m parity drift [OPTIONS]     two windows of days compared, and what has 
 python -m parity watch [OPTIONS]     quality, drift and the proof of a sample, and one page for whoever is on call
 python -m parity plan [OPTIONS]      what a change of definitions does to values, before it ships
 python -m parity deploy [OPTIONS]    what features.py declares, brought into force beside what is served; and back
+python -m parity check [OPTIONS]     training held against serving in any Feast repository, which is only read
 """
 
 import sys
@@ -20,8 +21,9 @@ if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends the
     start()
 
 from importlib import import_module
+from typing import NoReturn
 
-from parity.edge.command import run
+from parity.edge.command import run, start
 from parity.edge.errors import UserError
 
 COMMANDS = {
@@ -35,6 +37,7 @@ COMMANDS = {
     "drift": "parity.drift.command",
     "watch": "parity.watch.command",
     "plan": "parity.plan.command",
+    "check": "parity.check.command",
 }
 
 
@@ -47,6 +50,12 @@ def main() -> int | None:
         raise UserError(f"there is no command {name!r}; there is {', '.join(COMMANDS)}. See: python -m parity --help")
     sys.argv[:] = [f"python -m parity {name}", *arguments]
     return import_module(COMMANDS[name]).main()
+
+
+def command() -> NoReturn:
+    """The `parity` command of the installed package."""
+    start()
+    run(main)
 
 
 if __name__ == "__main__":

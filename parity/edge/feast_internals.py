@@ -146,6 +146,16 @@ def online_store_of(store: FeatureStore) -> OnlineStore:
     return store._get_provider().online_store
 
 
+def redis_client(store: FeatureStore) -> Any:
+    """The client that Feast's Redis online store reads through."""
+    return online_store_of(store)._get_client(store.config.online_store)
+
+
+def postgres_connection(store: FeatureStore) -> Any:
+    """The connection that Feast's PostgreSQL online store reads through, as a context manager."""
+    return online_store_of(store)._get_conn(store.config)
+
+
 def names_no_object(service: FeatureService) -> bool:
     """Whether a service names features by text, which Feast resolves later."""
     return bool(service._pending_feature_refs)

@@ -1,0 +1,179 @@
+"""Why a key differs: from its history in the offline store, what the registry says was materialized, and the ttl."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from parity.check.equal import difference, is_zone_shift
+from parity.check.history import Row
+from parity.check.kinds import (
+    BEHIND,
+    CORRECTION,
+    DELETED,
+    DROPPED,
+    EVENT_TIME,
+    FLOAT32,
+    FUTURE,
+    KEY_CAST,
+    LATE,
+    LOST,
+    NEVER,
+    NULL,
+    PUSHED,
+    TIE,
+    TIME_ZONE,
+    TTL,
+    UNEXPLAINED,
+    Kind,
+)
+from parity.check.subjects import Source
+
+
+class Evidence(NamedTuple):
+    """What is known of one key of one source: its ``rows`` up to the instant ``at``, in order, the event that is
+    ``served``, and the values of both sides by feature. ``there`` is whether training has a row at all."""
+
+    source: Source
+    rows: Sequence[Row]
+    served: datetime | None
+    training: Mapping[str, Any]
+    serving: Mapping[str, Any]
+    types: Mapping[str, str]
+    there: bool
+    at: datetime
+    spelled_otherwise: bool = False
+    """Whether the key is online in another spelling or type."""
+
+    @property
+    def last(self) -> Row | None:
+        return self.rows[-1] if self.rows else None
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether training gives null for the age of the last row."""
+        return bool(self.last and self.source.ttl and self.last.event + self.source.ttl < self.at)
+
+    @property
+    def is_online(self) -> bool:
+        return self.served is not None or any(value is not None for value in self.serving.values())
+
+    def of_served(self) -> list[Row]:
+        """The rows of the event that is served: of several, that share a time, all."""
+        return [row for row in self.rows if self.served is not None and is_same_event(row.event, self.served)]
+
+
+class Cause(NamedTuple):
+    """A kind, since when it is so, and, of a row, whether the values beneath are to be looked at too."""
+
+    kind: Kind
+    since: datetime | None
+    beneath: bool = False
+
+
+def is_same_event(event: datetime, served: datetime) -> bool:
+    """Whether a store may have meant this event: SQLite and Redis keep whole seconds."""
+    return event == served or (not served.microsecond and event.replace(microsecond=0) == served)
+
+
+def cause_of_row(e: Evidence) -> Cause | None:
+    """Why the whole row differs, or is of another event; None if both sides are of the same event."""
+    if not e.is_online:
+        return _of_absent(e)
+    if e.served is None:
+        return _of_age(e)
+    if e.served > e.at and not any(is_same_event(row.event, e.served) for row in e.rows):
+        return Cause(FUTURE, e.served)
+    rows = e.of_served()
+    if not rows:
+        return _of_unknown_event(e)
+    if not is_same_event(e.last.event, e.served):
+        return _of_older(e)
+    return _of_age(e)
+
+
+def _of_absent(e: Evidence) -> Cause | None:
+    if e.last is None:
+        return None
+    if e.spelled_otherwise:
+        return Cause(KEY_CAST, e.rows[0].event)
+    if not e.source.intervals:
+        return Cause(NEVER, e.rows[0].event)
+    if e.last.event > e.source.watermark:
+        return Cause(BEHIND, e.source.watermark)
+    if e.source.was_materialized(e.last.event):
+        return Cause(LOST, e.last.event)
+    return Cause(NEVER, e.last.event)
+
+
+def _of_age(e: Evidence) -> Cause | None:
+    """Whether training has left the row out, or nulled it for its age."""
+    expired = e.last.event + e.source.ttl if e.is_expired else None
+    if not e.there:
+        return Cause(DROPPED, expired or (e.last.event if e.last else None), beneath=True)
+    return Cause(TTL, expired, beneath=True) if expired else None
+
+
+def _of_unknown_event(e: Evidence) -> Cause:
+    """The event that is served is in no row of the source."""
+    for row in reversed(e.rows):
+        if is_zone_shift(row.event, e.served) and _agrees(e, row):
+            return Cause(TIME_ZONE, row.event)
+    if e.last is not None and any(_agrees(e, row) for row in e.rows):
+        return Cause(EVENT_TIME, e.served)
+    if e.source.is_pushed or not e.source.was_materialized(e.served):
+        return Cause(PUSHED, e.served)
+    return Cause(DELETED, e.served)
+
+
+def _of_older(e: Evidence) -> Cause:
+    if e.is_expired or not e.there:
+        return _of_age(e) or Cause(BEHIND, e.source.watermark)
+    newer = next(row.event for row in e.rows if row.event > e.served and not is_same_event(row.event, e.served))
+    if e.source.watermark is None or e.last.event > e.source.watermark:
+        return Cause(BEHIND, newer)
+    return Cause(LATE, newer)
+
+
+def _agrees(e: Evidence, row: Row) -> bool:
+    """Whether a row has the values that are served."""
+    served = {name: value for name, value in e.serving.items() if name in row.values}
+    compared = [difference(row.values[name], value, e.types.get(name, "")) for name, value in served.items()]
+    return (
+        bool(compared)
+        and any(v is not None for v in served.values())
+        and all(kind is None or kind == FLOAT32 for kind in compared)
+    )
+
+
+def cause_of_value(e: Evidence, feature: str, training: Any, serving: Any) -> Cause:
+    """Why one feature differs, when both sides are of the same event."""
+    kind = difference(training, serving, e.types.get(feature, ""))
+    rows = e.of_served() or e.rows[-1:]
+    since = rows[-1].event if rows else e.served
+    if isinstance(kind, Kind) and kind != NULL:
+        return Cause(kind, since)
+    if _is_tie(rows, feature, training, serving, e.types.get(feature, "")):
+        return Cause(TIE, since)
+    if isinstance(kind, Kind):
+        return Cause(kind, since)
+    if serving is None:
+        return Cause(NEVER, since)
+    if isinstance(training, datetime) and isinstance(serving, datetime) and is_zone_shift(training, serving):
+        return Cause(TIME_ZONE, since)
+    if rows and (e.source.was_materialized(rows[-1].event) or e.source.is_pushed):
+        return Cause(CORRECTION, since)
+    return Cause(UNEXPLAINED, since)
+
+
+def _is_tie(rows: Sequence[Row], feature: str, training: Any, serving: Any, declared: str) -> bool:
+    """Whether the rows of one event have both values."""
+    values = [row.values[feature] for row in rows if feature in row.values]
+    has = [any(_is(value, side, declared) for value in values) for side in (training, serving)]
+    return len(values) > 1 and all(has)
+
+
+def _is(value: Any, side: Any, declared: str) -> bool:
+    kind = difference(value, side, declared)
+    return kind is None or (isinstance(kind, Kind) and kind != NULL)

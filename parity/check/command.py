@@ -1,0 +1,161 @@
+"""Whether training equals serving in anybody's Feast repository: which keys differ, since when, why, and what to do.
+
+    parity check [-c REPO] [-f YAML] [--view NAME ...] [--service NAME ...] [--sample N] [--at INSTANT] [--url URL]
+        [--accept KIND ...] [--fail-on KIND ...] [--report FILE] [--certificate FILE] [--junit FILE]
+
+Nothing is written but the files that are named. Exit status 0: all equal. 1: there are differences, of the kinds that
+count. 2: something could not be checked, or nothing is proven.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import secrets
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tqdm import tqdm
+
+import parity.edge.quick_feast  # noqa: F401
+from parity.check import terminal
+from parity.check.certificate import Context, write_certificate, write_junit
+from parity.check.compare import Sides, compare
+from parity.check.found import Compared
+from parity.check.http import Server
+from parity.check.keys import Known
+from parity.check.opening import Opened, feast_version, of_error, opening, version_note
+from parity.check.page import write_page
+from parity.check.sides import Sdk, Training
+from parity.check.subjects import NotCompared, Subject, choose
+from parity.check.verdict import Verdict, kinds_named
+from parity.edge.command import argument_parser, file_named, instant, whole_number
+from parity.edge.errors import UserError
+from parity.edge.feast_internals import online_store_of
+
+COMPARED = 100_000
+"""Keys of each view that are compared, at most, unless --sample says otherwise."""
+NO_TTL_OF_FEAST = "ParityRedisOnlineStore"
+"""The store of this project, which expires what training expires."""
+
+
+def main() -> int:
+    args = arguments()
+    started = datetime.now(UTC)
+    with _quiet(), opening(args.repository, args.file) as opened:
+        verdict = check(opened, args)
+        for text in terminal.details(verdict):
+            print(text)
+        print(terminal.last_line(verdict))
+    ended, online = datetime.now(UTC), args.url or opened.online
+    project, place = opened.config.project, opened.name
+    context = Context(project, place, opened.offline, online, args.at, started, ended, args.seed)
+    for path, write in ((args.report, write_page), (args.certificate, write_certificate), (args.junit, write_junit)):
+        if path:
+            write(path, verdict, context)
+    return int(verdict.status)
+
+
+def check(opened: Opened, args: argparse.Namespace) -> Verdict:
+    """Compare what is asked for, and print a line for each subject as soon as it is known."""
+    online, offline, history = opened.store(), opened.store(), opened.store()
+    with _named(f"the registry of {opened.name}"):
+        chosen = choose(online, args.view, args.service)
+    side = Server(args.url) if args.url else Sdk(online)
+    if args.url:
+        side.require()
+    stores = f"{opened.offline} offline, {args.url or opened.online} online"
+    print(terminal.heading(online.project, opened.name, stores, feast_version()))
+    if note := version_note():
+        print(note)
+    known = Known(offline, None if args.url else online, args.at or datetime.now(UTC))
+    names = {type_.__name__ for type_ in type(online_store_of(online)).__mro__} if not args.url else set()
+    verdict = Verdict([], args.accept, args.fail_on, chosen.left)
+    for subject in chosen.subjects:
+        one = Compared(subject.name, subject.what)
+        try:
+            _compare(subject, one, Sides(Training(offline), side, history), known, args, NO_TTL_OF_FEAST not in names)
+        except NotCompared as why:
+            verdict.left[subject.name] = str(why)
+            continue
+        except Exception as error:  # of any store, driver or on-demand view: the others are compared all the same
+            one.error = of_error(error)
+        verdict.compared.append(one)
+        print(terminal.line(one), flush=True)
+    return verdict
+
+
+def _compare(
+    subject: Subject, one: Compared, sides: Sides, known: Known, args: argparse.Namespace, expires: bool
+) -> None:
+    keys = known.of(subject, args.sample or None, args.seed)
+    one.sample = keys.sample
+    one.notes += keys.notes
+    with tqdm(total=len(keys), desc=subject.name, unit=" keys", disable=None, leave=False, delay=1) as bar:
+        for done in compare(subject, keys, sides, one, args.at, expires):
+            bar.update(done)
+    for finding in one.findings.values():
+        source = next((source for source in subject.sources if source.name == finding.view), None)
+        if source is not None:
+            finding.about["timestamp"] = source.batch.timestamp_field
+            finding.about["ttl"] = terminal.span(source.ttl) if source.ttl else "none"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what Feast and its libraries log and warn of: it is no part of the result."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Say what could not be read, of any error of Feast."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise UserError(f"{what} can't be read: {of_error(error)}") from None
+
+
+def arguments() -> argparse.Namespace:
+    parser = argument_parser(__doc__, Path.cwd())
+    parser.prog = "parity check" if "__main__" not in parser.prog else parser.prog
+    what = "the configuration (default: feature_store.yaml in REPO)"
+    parser.add_argument("-f", "--feature-store-yaml", dest="file", type=Path, metavar="YAML", help=what)
+    parser.add_argument("--view", action="extend", nargs="+", metavar="NAME", help="only these views")
+    parser.add_argument("--service", action="extend", nargs="+", metavar="NAME", help="only these feature services")
+    sample = f"compare so many keys of each view, drawn at random; 0 is all (default: {COMPARED})"
+    parser.add_argument("--sample", type=whole_number(0), default=COMPARED, metavar="N", help=sample)
+    parser.add_argument("--seed", type=whole_number(0), default=secrets.randbits(32), help="of that draw")
+    at = "ask training for this instant, ISO 8601 (default: the instant of each online read)"
+    parser.add_argument("--at", type=instant, metavar="INSTANT", help=at)
+    url = "compare what this feature server answers over HTTP, such as http://localhost:6566"
+    parser.add_argument("--url", metavar="URL", help=url)
+    accept = "leave these kinds of differences out of the verdict, and count them"
+    parser.add_argument("--accept", action="extend", nargs="+", metavar="KIND", help=accept)
+    only = "let these kinds of differences decide the exit status, and no others (default: all)"
+    parser.add_argument("--fail-on", action="extend", nargs="+", metavar="KIND", help=only)
+    parser.add_argument(
+        "--report", type=file_named(".html"), metavar="FILE.html", help="write what was found as a page"
+    )
+    certificate = "write down as JSON what was compared, how, and what was found"
+    parser.add_argument("--certificate", type=file_named(".json"), metavar="FILE.json", help=certificate)
+    parser.add_argument("--junit", type=file_named(".xml"), metavar="FILE.xml", help="write a JUnit report, for CI")
+    args = parser.parse_args()
+    if args.view and args.service:
+        parser.error("--view and --service both say what to compare; give one of them")
+    args.accept, args.fail_on = kinds_named(args.accept), kinds_named(args.fail_on)
+    args.repository = args.repository.resolve()
+    for name in ("file", "report", "certificate", "junit"):  # the repository becomes the working directory
+        if getattr(args, name):
+            setattr(args, name, getattr(args, name).resolve())
+    return args

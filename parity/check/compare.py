@@ -1,0 +1,348 @@
+"""The comparison of one subject: batch by batch, each at one instant, asked again before it is believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+from feast import FeatureStore
+
+from parity.check.causes import Cause, Evidence, cause_of_row, cause_of_value, is_same_event
+from parity.check.equal import difference, is_close
+from parity.check.found import Compared, Example, Forecast
+from parity.check.history import Latest, Row, as_instants, rows_of
+from parity.check.keys import Keys
+from parity.check.kinds import CRASH, FLOAT32, NULL, ON_DEMAND, ON_DEMAND_NULL, Kind
+from parity.check.requested import Asked, asked_for, taken
+from parity.check.sides import Answers, Serving, Training, as_datetime
+from parity.check.subjects import Column, Source, Subject
+
+KEYS_PER_BATCH, FIRST_BATCH = 20_000, 1_000
+EXPLAINED = 100_000
+"""Keys of a subject whose history is looked at, at most."""
+DAY, WEEK = timedelta(days=1), timedelta(days=7)
+
+
+@dataclass
+class Odd:
+    """A key with a difference that its values alone do not explain, and what both sides said of it last."""
+
+    place: int
+    at: datetime
+    there: bool
+    training: dict[str, Any]
+    serving: dict[str, Any]
+    """By column."""
+    events: dict[str, int | None]
+    differing: list[str] = field(default_factory=list)
+    """The compared columns that differ; none for one that is only of another event."""
+
+
+@dataclass
+class Sides:
+    """Whom to ask: each side, and the store whose history explains what they say."""
+
+    training: Training
+    serving: Serving
+    history: FeatureStore
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+def compare(
+    subject: Subject, keys: Keys, sides: Sides, found: Compared, at: datetime | None = None, expires: bool = True
+) -> Iterator[int]:
+    """Compare a subject for ``keys``; what is found goes into ``found``. Yields how many keys each batch had.
+
+    Training is asked for the instant ``at``, or for the instant of each online read. ``expires`` is whether training
+    expires keys that are still served, for the forecast.
+    """
+    run = _Run(subject, keys, sides, found, at)
+    found.of, found.ttl = keys.of, min((one.ttl for one in subject.sources if one.ttl), default=None)
+    if expires and run.latest is not None and subject.sources[0].ttl:
+        found.forecast = Forecast()
+    start = 0
+    while start < len(keys):
+        size = FIRST_BATCH if not start else KEYS_PER_BATCH
+        places = np.arange(start, min(start + size, len(keys)))
+        run.batch(places)
+        start += len(places)
+        yield len(places)
+    run.explain()
+
+
+class _Run:
+    def __init__(self, subject: Subject, keys: Keys, sides: Sides, found: Compared, at: datetime | None):
+        self.subject, self.keys, self.sides, self.found, self.at = subject, keys, sides, found, at
+        self.odd: list[Odd] = []
+        self.more = 0
+        """Odd keys beyond those that are explained."""
+        one = len(subject.sources) == 1 and subject.what not in ("feature service", "on-demand feature view")
+        self.latest: Latest | None = keys.latest if one else None
+
+    def batch(self, places: np.ndarray) -> None:
+        asked = asked_for(self.subject, taken(self.keys.table, places), len(places))
+        at, serving, training = self._ask(asked, places)
+        odd = self._count(places, at, serving, training)
+        if not odd:
+            return
+        again = np.array([one.place for one in odd], np.int64)
+        asked = asked.take(again - places[0])
+        at, serving, training = self._ask(asked, again)
+        for place, one in enumerate(odd):
+            self._again(one, place, at, serving, training)
+
+    def _ask(self, asked: Asked, places: np.ndarray) -> tuple[datetime, Answers, Answers]:
+        at = self.at or self.sides.now()
+        serving = self.sides.serving.ask(self.subject, asked)
+        training = self.sides.training.ask(self.subject, asked, at)
+        for answers, side in ((serving, "serving"), (training, "training")):
+            for place, why in answers.failed.items():
+                self._crash(int(places[place]), side, why)
+        return at, serving, training
+
+    def _crash(self, place: int, side: str, why: str) -> None:
+        finding = self.found.finding(CRASH, self.subject.name)
+        if place in finding.places:
+            return
+        said = ("an error", "") if side == "training" else ("", "an error")
+        finding.add(place, None, Example(self.keys.named(place), why, *said))
+        finding.features[f"all, by an error in {side}"] += 1
+        self.found.differing_places.add(place)
+        self.found.differing += len(self.subject.counted)
+        self.found.values += len(self.subject.counted)
+
+    def _count(self, places: np.ndarray, at: datetime, serving: Answers, training: Answers) -> list[Odd]:
+        """Count the values of a batch, and return the keys that its values alone do not explain."""
+        found, odd, first = self.found, {}, int(places[0])
+        failed = serving.failed.keys() | training.failed.keys()
+        missing = {*serving.missing, *training.missing}
+        there = training.there
+        for column in self.subject.counted:
+            if column.name in missing:
+                continue
+            t, s = training.values[column.name], serving.values[column.name]
+            found.values += len(places) - len(failed)
+            differ = [i for i, (a, b) in enumerate(zip(t, s, strict=True)) if (a != b or type(a) is not type(b))]
+            nulls = sum(1 for a, b in zip(t, s, strict=True) if a is None and b is None)
+            found.nulls.values += nulls - sum(1 for i in failed if t[i] is None and s[i] is None)
+            for i in differ:
+                if i in failed:
+                    continue
+                kind = difference(t[i], s[i], column.type)
+                if kind is None:
+                    continue
+                if isinstance(kind, Kind) and kind != NULL and there[i]:
+                    self._tally(column, kind, first + i, training, serving, i)
+                    continue
+                one = odd.get(i) or odd.setdefault(i, self._odd(first + i, i, at, training, serving))
+                one.differing.append(column.name)
+        found.keys += len(places)
+        for name in sorted(missing):
+            note = f"{name} is answered by one side only, so it is not compared"
+            if note not in found.notes:
+                found.notes.append(note)
+        self._look_at_events(places, at, serving, training, odd, failed)
+        return list(odd.values())
+
+    def _odd(self, place: int, i: int, at: datetime, training: Answers, serving: Answers) -> Odd:
+        return Odd(
+            place,
+            at,
+            bool(training.there[i]),
+            {column.name: training.values[column.name][i] for column in self.subject.columns},
+            {column.name: serving.values[column.name][i] for column in self.subject.columns},
+            {column.name: serving.events[column.name][i] for column in self.subject.columns},
+        )
+
+    def _tally(self, column: Column, kind: Kind, place: int, training: Answers, serving: Answers, i: int) -> None:
+        self.found.differing += 1
+        self.found.differing_places.add(place)
+        inherits = column.source is None and any(
+            difference(training.values[one.name][i], serving.values[one.name][i], one.type) == kind
+            for one in self.subject.inputs(column.view)
+        )
+        one = self.found.finding(kind, column.view, inherited=inherits)
+        one.features[column.feature] += 1
+        event = as_datetime(serving.events[column.name][i])
+        example = None
+        if len(one.examples) < 1:
+            values = training.values[column.name][i], serving.values[column.name][i]
+            example = Example(self.keys.named(place), column.feature, *values, None, event)
+        one.add(place, event, example)
+
+    def _look_at_events(
+        self, places: np.ndarray, at: datetime, serving: Answers, training: Answers, odd: dict[int, Odd], failed: Any
+    ) -> None:
+        """Count what expires, why values are null, and add keys whose values are equal and of another event."""
+        if self.latest is None:
+            return
+        source, found = self.subject.sources[0], self.found
+        lasts = as_instants(self.keys.events[places])
+        columns = [column.name for column in self.subject.counted]
+        for i, last in enumerate(lasts):
+            if i in failed:
+                continue
+            stamp = next((serving.events[name][i] for name in columns if serving.events[name][i]), None)
+            has = any(serving.values[name][i] is not None for name in columns)
+            expires = last + source.ttl if last and source.ttl else None
+            if not has and stamp is None:
+                found.nulls.absent += 1
+            if expires and expires < at:
+                found.nulls.expired += 1
+            elif expires and has and found.forecast is not None:
+                found.forecast.day += expires < at + DAY
+                found.forecast.week += expires < at + WEEK
+            if stamp is None or not has or i in odd or last is None or not training.there[i]:
+                continue
+            if not is_same_event(last, as_datetime(stamp)) and (not expires or expires >= at):
+                odd[i] = self._odd(int(places[0]) + i, i, at, training, serving)
+
+    def _again(self, one: Odd, place: int, at: datetime, serving: Answers, training: Answers) -> None:
+        """Keep what a key that was odd is now, if it still is."""
+        if place in serving.failed or place in training.failed:
+            return
+        new = self._odd(one.place, place, at, training, serving)
+        for column in self.subject.counted:
+            if column.name not in one.differing:
+                continue
+            kind = difference(new.training[column.name], new.serving[column.name], column.type)
+            if kind is None:
+                continue
+            if isinstance(kind, Kind) and kind != NULL and new.there:
+                self._tally(column, kind, one.place, training, serving, place)
+            else:
+                new.differing.append(column.name)
+        if one.differing and not new.differing:
+            self.found.retried += 1
+            return
+        if len(self.odd) >= EXPLAINED:
+            self.more += 1
+            self.found.differing += len(new.differing)
+            self.found.differing_places.add(one.place)
+            return
+        self.odd.append(new)
+
+    def explain(self) -> None:
+        """Name the cause of what was odd, from the history of its keys."""
+        if self.more:
+            self.found.notes.append(
+                f"causes were looked for in the first {EXPLAINED:,} keys that differ; {self.more:,} more differ too"
+            )
+        if not self.odd:
+            return
+        histories = [self._history(source) for source in self.subject.sources]
+        for one in self.odd:
+            self._explain(one, histories)
+
+    def _history(self, source: Source) -> Mapping[tuple, list[Row]]:
+        """The rows of the odd keys, by the values of their keys."""
+        features = list(dict.fromkeys(column.feature for column in self._columns(source)))
+        if not features:
+            return {}
+        keys = taken(self.keys.table, np.array([one.place for one in self.odd])).select(source.keys)
+        return rows_of(self.sides.history, source, keys, features, max(one.at for one in self.odd))
+
+    def _columns(self, source: Source) -> list[Column]:
+        return [column for column in self.subject.columns if column.source is source]
+
+    def _explain(self, one: Odd, histories: list[Mapping[tuple, list[Row]]]) -> None:
+        key = self.keys.named(one.place)
+        causes: dict[str, Cause] = {}
+        for source, history in zip(self.subject.sources, histories, strict=True):
+            columns = self._columns(source)
+            if columns:
+                causes |= self._of_source(one, source, columns, history, key)
+        for column in self.subject.counted:
+            if column.source is None and column.name in one.differing:
+                self._of_on_demand(one, column, causes, key)
+
+    def _of_source(
+        self, one: Odd, source: Source, columns: list[Column], history: Mapping[tuple, list[Row]], key: dict[str, Any]
+    ) -> dict[str, Cause]:
+        """Name the causes of the columns of one source, and return them by column."""
+        rows = [row for row in history.get(tuple(key[name] for name in source.keys), []) if row.event <= one.at]
+        served = as_datetime(next((one.events[c.name] for c in columns if one.events[c.name]), None))
+        evidence = Evidence(
+            source,
+            rows,
+            served,
+            {c.feature: one.training[c.name] for c in columns},
+            {c.feature: one.serving[c.name] for c in columns},
+            {c.feature: c.type for c in columns},
+            one.there,
+            one.at,
+            self.keys.is_spelled_otherwise(one.place),
+        )
+        row, causes = cause_of_row(evidence), {}
+        for column in columns:
+            t, s = one.training[column.name], one.serving[column.name]
+            if difference(t, s, column.type) is None:
+                continue
+            causes[column.name] = row or cause_of_value(evidence, column.feature, t, s)
+            if column.name in one.differing:
+                self._note(causes[column.name], column, one, key, evidence)
+        if row and not one.differing and self.latest is not None:
+            self._note_event(row, source, one, key, evidence)
+        if row and row.beneath and evidence.of_served():
+            self._look_beneath(columns, one, key, evidence)
+        return causes
+
+    def _note(
+        self, cause: Cause, column: Column, one: Odd, key: dict[str, Any], e: Evidence | None, inherited: bool = False
+    ) -> None:
+        self.found.differing += 1
+        self.found.differing_places.add(one.place)
+        finding = self.found.finding(cause.kind, column.view, inherited=inherited)
+        finding.features[column.feature] += 1
+        last, served = (e.last.event if e and e.last else None), (e.served if e else None)
+        example = Example(key, column.feature, one.training[column.name], one.serving[column.name], last, served)
+        finding.add(one.place, cause.since, example if self._is_new(finding, one) else None)
+
+    def _is_new(self, finding: Any, one: Odd) -> bool:
+        return one.place not in finding.places
+
+    def _note_event(self, row: Cause, source: Source, one: Odd, key: dict[str, Any], e: Evidence) -> None:
+        """A key whose values are equal, and whose row is of another event: latent if the source has that event too."""
+        if e.of_served():
+            self.found.latent += 1
+            return
+        finding = self.found.finding(row.kind, source.name)
+        event = source.batch.timestamp_field
+        finding.features[event] += 1
+        self.found.differing += 1
+        self.found.values += 1
+        self.found.differing_places.add(one.place)
+        last = e.last.event if e.last else None
+        finding.add(one.place, row.since, Example(key, event, last, e.served, last, e.served))
+
+    def _look_beneath(self, columns: list[Column], one: Odd, key: dict[str, Any], e: Evidence) -> None:
+        """Compare what is served with the row of the same event: the ttl hides what would differ without it."""
+        row = e.of_served()[-1]
+        for column in columns:
+            if not column.counted:
+                continue
+            held, served = row.values.get(column.feature), one.serving[column.name]
+            if difference(held, served, column.type) is None:
+                continue
+            cause = cause_of_value(e, column.feature, held, served)
+            finding = self.found.finding(cause.kind, column.view, beneath=True)
+            finding.features[column.feature] += 1
+            example = Example(key, column.feature, held, served, row.event, e.served)
+            finding.add(one.place, cause.since, example if self._is_new(finding, one) else None)
+
+    def _of_on_demand(self, one: Odd, column: Column, causes: Mapping[str, Cause], key: dict[str, Any]) -> None:
+        """Why a feature that is computed on demand differs: for what it is computed of, or by itself."""
+        inputs = self.subject.inputs(column.view)
+        own = [causes[c.name] for c in inputs if c.name in causes]
+        if own:
+            self._note(max(own, key=lambda cause: cause.kind.harm), column, one, key, None, inherited=True)
+            return
+        t, s = one.training[column.name], one.serving[column.name]
+        if any(one.training[c.name] is None or one.serving[c.name] is None for c in inputs) or t is None or s is None:
+            kind = ON_DEMAND_NULL
+        else:
+            kind = FLOAT32 if is_close(t, s) else ON_DEMAND
+        self._note(Cause(kind, None), column, one, key, None)

@@ -1,0 +1,208 @@
+"""Whether two values are equal, by the declared type of their feature; and by what known way they differ."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+
+from parity.check.kinds import COERCION, FLOAT32, JSON, NULL, TYPE, Kind
+
+QUARTER = timedelta(minutes=15)
+FARTHEST_ZONES = timedelta(hours=26)
+WHOLE_DAY = timedelta(days=1)
+EMPTY = (0, "", False, [], {}, b"")
+
+
+def plain(value: Any) -> Any:
+    """A value without what its library added: null for NaN, instants in UTC, lists, objects without nulls."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, np.ndarray | list | tuple | set | frozenset):
+        return [plain(one) for one in (sorted(value, key=repr) if isinstance(value, set | frozenset) else value)]
+    if isinstance(value, Mapping):
+        return {str(name): plain(one) for name, one in value.items() if one is not None}
+    if isinstance(value, datetime):
+        if value != value:  # NaT
+            return None
+        instant = value.to_pydatetime(warn=False) if hasattr(value, "to_pydatetime") else value
+        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+    return value
+
+
+def difference(training: Any, serving: Any, declared: str) -> Kind | str | None:
+    """How two values differ that are `plain`: not at all, None; in a kind that the values show; or "", in another way.
+
+    ``declared`` is the type of the feature, as `str` of a type of Feast.
+    """
+    if training is None or serving is None:
+        if training is serving:
+            return None
+        other = serving if training is None else training
+        return NULL if _is_empty(other) else ""
+    if declared.startswith(("Json", "Map", "Struct")):
+        return _of_objects(training, serving)
+    if isinstance(training, list) and isinstance(serving, list):
+        return _of_lists(training, serving, declared)
+    return _of_scalars(training, serving, declared)
+
+
+def _is_empty(value: Any) -> bool:
+    return any(type(value) is type(one) and value == one for one in EMPTY) or value == 0.0
+
+
+def _of_scalars(training: Any, serving: Any, declared: str) -> Kind | str | None:
+    numbers = _is_number(training), _is_number(serving)
+    if all(numbers):
+        return _of_numbers(training, serving, declared)
+    if type(training) is type(serving):
+        if training == serving:
+            return None
+        if isinstance(training, datetime) and training.replace(microsecond=0) == serving.replace(microsecond=0):
+            return COERCION  # cut to whole seconds
+        return ""
+    return TYPE if _is_same_text(training, serving) else ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+
+
+def _of_numbers(training: Any, serving: Any, declared: str) -> Kind | str | None:
+    if training == serving:
+        return None
+    if isinstance(training, Decimal) or isinstance(serving, Decimal):
+        return COERCION if float(training) == float(serving) else ""
+    if "Float32" in declared and _is_float32(training) and _float32(serving) == _float32(training):
+        return None  # HTTP writes no more digits of a 32-bit float than it takes
+    if isinstance(serving, float) and (_float32(training) == serving or _float32(training) == _float32(serving)):
+        return FLOAT32
+    if isinstance(serving, int) and isinstance(training, float) and math.isfinite(training):
+        return COERCION if int(training) == serving or round(training) == serving else ""
+    if isinstance(training, int) and float(training) == float(serving):
+        return COERCION  # beyond 2^53
+    return COERCION if _wraps(training, serving) else ""
+
+
+def _float32(value: Any) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+def _is_float32(value: Any) -> bool:
+    return _float32(value) == value
+
+
+def _wraps(training: Any, serving: Any) -> bool:
+    """Whether a whole number lost its upper bits."""
+    if not isinstance(training, int) or not isinstance(serving, int):
+        return False
+    return abs(training) >= 2**31 and (training - serving) % 2**32 == 0
+
+
+def _of_lists(training: list, serving: list, declared: str) -> Kind | str | None:
+    """Element by element; the gravest way in which one differs."""
+    if len(training) != len(serving):
+        return ""
+    kinds = [difference(one, other, declared) for one, other in zip(training, serving, strict=True)]
+    found = [kind for kind in kinds if kind is not None]
+    if not found:
+        return None
+    return "" if "" in found else max(found, key=lambda kind: kind.harm)
+
+
+def _of_objects(training: Any, serving: Any) -> Kind | str | None:
+    if type(training) is type(serving) and training == serving:
+        return None
+    one, other = _parsed(training), _parsed(serving)
+    if one == other or _pairs(one) == _pairs(other):
+        return JSON if isinstance(training, str) != isinstance(serving, str) else None
+    if isinstance(one, dict) and isinstance(other, dict) and _as_texts(one) == _as_texts(other):
+        return TYPE
+    return ""
+
+
+def _parsed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return plain(json.loads(value))
+    except ValueError:
+        return value
+
+
+def _pairs(value: Any) -> Any:
+    """A map of Arrow, which is a list of pairs, as an object."""
+    if isinstance(value, list) and value and all(isinstance(one, list) and len(one) == 2 for one in value):
+        return {str(name): one for name, one in value if one is not None}
+    return value
+
+
+def _as_texts(value: dict) -> dict[str, str]:
+    return {name: str(one) for name, one in value.items()}
+
+
+def _is_same_text(training: Any, serving: Any) -> bool:
+    """Whether two values of different types stand for the same."""
+    if isinstance(training, bool) or isinstance(serving, bool):
+        return _text(training).lower() in _spellings(serving) or _text(serving).lower() in _spellings(training)
+    if isinstance(training, datetime) or isinstance(serving, datetime):
+        return _moment(training) is not None and _moment(training) == _moment(serving)
+    if isinstance(training, str | int | float) and isinstance(serving, str | int | float):
+        try:
+            return float(training) == float(serving)
+        except ValueError:
+            return False
+    return _text(training) == _text(serving)
+
+
+def _spellings(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, bool):
+        return ()
+    return ("true", "1", "1.0") if value else ("false", "0", "0.0")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value).lower() if isinstance(value, UUID) else str(value)
+
+
+def _moment(value: Any) -> datetime | None:
+    """What instant a value of any type stands for, to the second."""
+    try:
+        if isinstance(value, datetime):
+            return value.replace(microsecond=0)
+        if isinstance(value, date):
+            return datetime(value.year, value.month, value.day, tzinfo=UTC)
+        if isinstance(value, int | float):
+            return datetime.fromtimestamp(int(value), UTC)
+        moment = datetime.fromisoformat(str(value))
+        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)).replace(microsecond=0)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def is_close(training: Any, serving: Any) -> bool:
+    """Whether two numbers, or lists of them, are as near as arithmetic on 32-bit floats leaves them."""
+    if isinstance(training, list) and isinstance(serving, list):
+        return len(training) == len(serving) and all(map(is_close, training, serving))
+    if not (_is_number(training) and _is_number(serving)):
+        return training == serving
+    return math.isclose(float(training), float(serving), rel_tol=2**-20, abs_tol=1e-6)
+
+
+def is_zone_shift(one: datetime, other: datetime) -> bool:
+    """Whether two instants are as far apart as two time zones may be, and differ."""
+    apart = abs(one.replace(microsecond=0) - other.replace(microsecond=0))
+    return bool(apart) and apart <= FARTHEST_ZONES and not apart % QUARTER

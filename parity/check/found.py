@@ -1,0 +1,144 @@
+"""What a check found: for each subject its counts, and its findings, each said once for all keys."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from parity.check.kinds import Kind
+
+EXAMPLES = 3
+
+
+class Example(NamedTuple):
+    """One value of one key, on both sides, and the events that they are of, as far as these are known."""
+
+    key: dict[str, Any]
+    feature: str
+    training: Any
+    serving: Any
+    trained: datetime | None = None
+    served: datetime | None = None
+
+
+@dataclass
+class Finding:
+    """One kind of difference in one view: how much, since when, of what, and some examples."""
+
+    kind: Kind
+    view: str
+    beneath: bool = False
+    """Whether it is hidden today by another difference of the row, such as the ttl, and shows without that."""
+    inherited: bool = False
+    """Whether an on-demand view has it of its inputs."""
+    features: Counter = field(default_factory=Counter)
+    """Values by feature."""
+    places: set[int] = field(default_factory=set)
+    """The keys, by their place."""
+    since: datetime | None = None
+    examples: list[Example] = field(default_factory=list)
+    about: dict[str, str] = field(default_factory=dict)
+    """What the advice is filled in with, beside view and features."""
+
+    @property
+    def keys(self) -> int:
+        return len(self.places)
+
+    @property
+    def values(self) -> int:
+        return self.features.total()
+
+    def add(self, place: int, since: datetime | None, example: Example | None) -> None:
+        self.places.add(place)
+        if since is not None and (self.since is None or since < self.since):
+            self.since = since
+        if example is not None and len(self.examples) < EXAMPLES:
+            self.examples.append(example)
+
+
+class Sample(NamedTuple):
+    """A draw of ``size`` of ``of`` keys, every one as likely as another, that ``seed`` repeats."""
+
+    size: int
+    of: int
+    seed: int
+
+    def draw(self) -> np.ndarray:
+        return np.sort(np.random.default_rng(self.seed).choice(self.of, self.size, replace=False))
+
+    @property
+    def bound(self) -> float:
+        """The share of all keys that differ at most, at 95 %, if none of the sample does: the rule of three."""
+        return min(1.0, 3 / self.size)
+
+
+@dataclass
+class Forecast:
+    """Keys that are served and that training will have expired, while nothing is materialized, within a day and a
+    week."""
+
+    day: int = 0
+    week: int = 0
+
+
+@dataclass
+class Nulls:
+    """Why values are null on both sides: keys by reason."""
+
+    values: int = 0
+    expired: int = 0
+    """Keys whose last row is older than the ttl."""
+    absent: int = 0
+    """Keys that are not online."""
+
+
+@dataclass
+class Compared:
+    """What was found of one subject."""
+
+    name: str
+    what: str
+    keys: int = 0
+    """The keys that were compared."""
+    of: int = 0
+    """All keys that are known."""
+    sample: Sample | None = None
+    values: int = 0
+    differing: int = 0
+    nulls: Nulls = field(default_factory=Nulls)
+    latent: int = 0
+    """Keys of which newer rows of equal values are not online yet."""
+    findings: dict[tuple, Finding] = field(default_factory=dict)
+    forecast: Forecast | None = None
+    ttl: timedelta | None = None
+    error: str | None = None
+    """Why it could not be compared."""
+    notes: list[str] = field(default_factory=list)
+    retried: int = 0
+    """Keys that differed once and not when asked again: something wrote between the two reads."""
+    differing_places: set[int] = field(default_factory=set)
+
+    def finding(self, kind: Kind, view: str, beneath: bool = False, inherited: bool = False) -> Finding:
+        key = kind.name, view, beneath, inherited
+        if key not in self.findings:
+            self.findings[key] = Finding(kind, view, beneath, inherited)
+        return self.findings[key]
+
+    @property
+    def proven(self) -> int:
+        """Values that are equal and not null."""
+        return self.values - self.differing - self.nulls.values
+
+    @property
+    def is_vacuous(self) -> bool:
+        return self.error is None and not self.findings and self.proven <= 0
+
+
+def by_harm(findings: Iterable[Finding]) -> list[Finding]:
+    """The gravest first, and of those the ones of most keys; what is hidden or inherited last."""
+    return sorted(findings, key=lambda one: (one.inherited, one.beneath, -one.kind.harm, -one.keys, one.view))

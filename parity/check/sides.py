@@ -1,0 +1,198 @@
+"""The two sides: what training gets of the offline store, and what serving gets of the online store, for some keys.
+
+Both are asked as a team asks them, through Feast's public calls, each through a feature store of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from feast import FeatureService, FeatureStore
+from feast.online_response import OnlineResponse
+
+from parity.check.equal import plain
+from parity.check.opening import of_error
+from parity.check.requested import Asked
+from parity.check.subjects import Column, Subject
+
+ROW = "parity_row"
+"""A column that travels with the rows of a training set, whose order stores change."""
+
+
+@dataclass
+class Answers:
+    """What a side says of some keys: by column, a value for each key."""
+
+    values: dict[str, list]
+    events: dict[str, list] = field(default_factory=dict)
+    """Of serving: of which event each value is, epoch microseconds; None where it does not say."""
+    there: np.ndarray | None = None
+    """Of training: whether the row of each key came back at all."""
+    failed: dict[int, str] = field(default_factory=dict)
+    """The errors of the keys that the side failed for, by their place."""
+    missing: list[str] = field(default_factory=list)
+    """Columns that the side does not answer with."""
+
+
+class Serving(Protocol):
+    """Whatever answers as a model server would have it answered."""
+
+    def ask(self, subject: Subject, asked: Asked) -> Answers: ...
+
+
+class Training:
+    """The offline store, asked for a training set."""
+
+    def __init__(self, store: FeatureStore):
+        self._store = store
+
+    def ask(self, subject: Subject, asked: Asked, at: datetime) -> Answers:
+        """What a training set has for each key that is asked for, at the instant ``at``."""
+        frame = asked.frame()
+        frame["event_timestamp"] = pd.Series([pd.Timestamp(at).as_unit("us")] * len(asked), dtype="datetime64[us, UTC]")
+        frame[ROW] = np.arange(len(asked))
+        features = subject.request if isinstance(subject.request, FeatureService) else list(subject.request)
+        return divided(range(len(asked)), lambda places: self._ask(subject, features, frame, places))
+
+    def _ask(self, subject: Subject, features: Any, frame: pd.DataFrame, places: Sequence[int]) -> Answers:
+        some = frame.iloc[list(places)].reset_index(drop=True)
+        table = self._store.get_historical_features(some, features, full_feature_names=True).to_arrow()
+        rows = np.asarray(table[ROW].to_numpy(), np.int64)
+        where = {row: place for place, row in enumerate(places)}
+        at = [where[row] for row in rows.tolist()]
+        there = np.zeros(len(places), bool)
+        there[at] = True
+        values, missing = {}, []
+        for column in subject.columns:
+            if column.name not in table.column_names:
+                missing.append(column.name)
+                values[column.name] = [None] * len(places)
+                continue
+            found = _plain_list(table[column.name])
+            if at == list(range(len(places))):
+                values[column.name] = found
+            else:
+                values[column.name] = ordered = [None] * len(places)
+                for place, value in zip(at, found, strict=True):
+                    ordered[place] = value
+        return Answers(values, there=there, missing=missing)
+
+
+class Sdk:
+    """The online store, read by Feast in this process."""
+
+    def __init__(self, store: FeatureStore):
+        self._store = store
+
+    def ask(self, subject: Subject, asked: Asked) -> Answers:
+        rows = asked.rows()
+        features = subject.request if isinstance(subject.request, FeatureService) else list(subject.request)
+        return divided(range(len(asked)), lambda places: self._ask(subject, features, rows, places))
+
+    def _ask(self, subject: Subject, features: Any, rows: Mapping[str, list], places: Sequence[int]) -> Answers:
+        some: Any = {name: [values[place] for place in places] for name, values in rows.items()}
+        answer = self._store.get_online_features(features, some or [{}] * len(places), full_feature_names=True)
+        return of_response(answer, subject, len(places))
+
+
+def of_response(answer: OnlineResponse, subject: Subject, number: int) -> Answers:
+    """The answers of a response: values as the SDK gives them, the events as the protobuf has them."""
+    given = answer.to_dict()
+    vectors = dict(zip(answer.proto.metadata.feature_names.val, answer.proto.results, strict=True))
+    values, events, missing = {}, {}, []
+    for column in subject.columns:
+        name = column.name
+        if name not in given:
+            missing.append(name)
+            values[name], events[name] = [None] * number, [None] * number
+            continue
+        values[name] = _filled([_or_plain(one) for one in given[name]], number)
+        stamps = [(one.seconds * 1_000_000 + one.nanos // 1000) or None for one in vectors[name].event_timestamps]
+        events[name] = _filled(stamps, number)
+    return Answers(values, events, missing=missing)
+
+
+def _filled(values: list, number: int) -> list:
+    """A view without entities answers once, for however many are asked for."""
+    return values * number if len(values) == 1 != number else values
+
+
+def _or_plain(value: Any) -> Any:
+    return value if type(value) in (int, str, bool) or value is None else plain(value)
+
+
+def _plain_list(column: pa.ChunkedArray) -> list:
+    """The values of a column, `plain`; at once for those of which there are many."""
+    if pa.types.is_floating(column.type):
+        values = column.to_numpy()
+        return [None if value != value else value for value in values.tolist()]
+    values = column.to_pylist()
+    is_simple = pa.types.is_integer(column.type) or pa.types.is_string(column.type) or pa.types.is_boolean(column.type)
+    return values if is_simple else [plain(value) for value in values]
+
+
+SMALLEST_DIVIDED = 64
+"""How many keys that fail are asked one by one, at most: more are divided, and those of a part fail together."""
+
+
+def divided(places: Sequence[int], ask: Callable[[Sequence[int]], Answers]) -> Answers:
+    """Ask for the keys at ``places`` at once; if that fails, for halves, down to the keys that are to blame.
+
+    Raises `Failed` if every key is.
+    """
+    number, first = len(places), places[0] if places else 0
+    try:
+        return ask(places)
+    except Exception as error:
+        parts = _parts(list(places), ask, error)
+    failed = {place - first: answer for some, answer in parts if isinstance(answer, str) for place in some}
+    if len(failed) == number:
+        raise Failed(next(iter(failed.values())))
+    whole = Answers({}, {}, np.zeros(number, bool), failed)
+    for some, answer in parts:
+        if isinstance(answer, str):
+            continue
+        whole.missing = answer.missing
+        inside = [place - first for place in some]
+        for target, given in ((whole.values, answer.values), (whole.events, answer.events)):
+            for name, values in given.items():
+                column = target.setdefault(name, [None] * number)
+                for place, value in zip(inside, values, strict=True):
+                    column[place] = value
+        whole.there[inside] = True if answer.there is None else answer.there
+    return whole
+
+
+class Failed(Exception):
+    """A side fails for every key, as the message says."""
+
+
+def _parts(places: list[int], ask: Callable, error: Exception, budget: list[int] | None = None) -> list:
+    """The answers of parts of ``places``, or the error of those that fail."""
+    budget = budget if budget is not None else [4 * SMALLEST_DIVIDED]
+    if len(places) == 1 or budget[0] <= 0:
+        return [(places, of_error(error))]
+    found = []
+    for part in (places[: len(places) // 2], places[len(places) // 2 :]):
+        budget[0] -= 1
+        try:
+            found.append((part, ask(part)))
+        except Exception as another:
+            found += _parts(part, ask, another, budget)
+    return found
+
+
+def columns_answered(subject: Subject, *answers: Answers) -> list[Column]:
+    """The columns that are compared, which all sides answer with."""
+    missing = {name for answer in answers for name in answer.missing}
+    return [column for column in subject.counted if column.name not in missing]
+
+
+def as_datetime(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else datetime.fromtimestamp(microseconds / 1_000_000, UTC)

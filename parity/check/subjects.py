@@ -1,0 +1,257 @@
+"""What is compared: each view, and each service, with the columns, keys and sources of one request for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+from feast import FeatureService, FeatureStore, FeatureView, OnDemandFeatureView, StreamFeatureView
+
+from parity.edge.errors import UserError
+
+DUMMY = "__dummy_id"
+"""The join key by which Feast stores a view without entities."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A view with a table of its own, under the name by which a request calls it."""
+
+    view: FeatureView
+    called: str
+    key_of: Mapping[str, str] = field(default_factory=dict)
+    """The names that the request has for join keys of other names."""
+
+    @property
+    def name(self) -> str:
+        return self.view.name
+
+    @cached_property
+    def join_keys(self) -> list[str]:
+        """The join keys, by the names in the view; none for a view without entities."""
+        return [name for name in self.view.join_keys if name != DUMMY]
+
+    @property
+    def keys(self) -> list[str]:
+        """The same, by the names in the request."""
+        return [self.key_of.get(name, name) for name in self.join_keys]
+
+    @cached_property
+    def key_types(self) -> dict[str, str]:
+        """The declared types of the keys, by the names in the request; of those that say one."""
+        return {
+            self.key_of.get(column.name, column.name): str(column.dtype)
+            for column in self.view.entity_columns
+            if column.name != DUMMY
+        }
+
+    @property
+    def ttl(self) -> timedelta | None:
+        return self.view.ttl or None
+
+    @property
+    def batch(self) -> Any:
+        return self.view.batch_source
+
+    @property
+    def is_pushed(self) -> bool:
+        """Whether rows may come by a push or a stream, and not by a materialization."""
+        return getattr(self.view, "stream_source", None) is not None
+
+    @cached_property
+    def intervals(self) -> list[tuple[datetime, datetime]]:
+        """The spans that were materialized, in UTC."""
+        return [(_utc(start), _utc(end)) for start, end in self.view.materialization_intervals]
+
+    @property
+    def watermark(self) -> datetime | None:
+        return max((end for _, end in self.intervals), default=None)
+
+    def was_materialized(self, event: datetime) -> bool:
+        return any(start <= event <= end for start, end in self.intervals)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A feature as a request answers it: under ``name``, of the ``feature`` of ``view``, of the declared type."""
+
+    name: str
+    view: str
+    feature: str
+    type: str
+    source: Source | None
+    """None for a feature that is computed on demand."""
+    counted: bool = True
+    """Whether it is compared, or asked for only to explain others."""
+
+    @property
+    def is_json(self) -> bool:
+        return self.type.split("(")[0] in ("Json", "Map", "Struct")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing that is compared, by one request."""
+
+    name: str
+    what: str
+    request: list[str] | FeatureService
+    columns: list[Column]
+    sources: list[Source]
+    request_data: Mapping[str, str] = field(default_factory=dict)
+    """What on-demand views take from the request, and the declared types."""
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The names of the keys that the request takes."""
+        return list(dict.fromkeys(key for source in self.sources for key in source.keys))
+
+    @cached_property
+    def key_types(self) -> dict[str, str]:
+        return {key: kind for source in self.sources for key, kind in source.key_types.items()}
+
+    @property
+    def counted(self) -> list[Column]:
+        return [column for column in self.columns if column.counted]
+
+    def inputs(self, view: str) -> list[Column]:
+        """The columns that an on-demand ``view`` may be computed of: all that have a source."""
+        return [column for column in self.columns if column.source is not None]
+
+
+@dataclass
+class Chosen:
+    """What is to be compared, and what is not, with why."""
+
+    subjects: list[Subject]
+    left: dict[str, str]
+
+
+def choose(store: FeatureStore, views: Sequence[str] | None, services: Sequence[str] | None) -> Chosen:
+    """Choose what to compare of what was applied: all views, and the services that have something of their own; or only
+    the ``views``, or the ``services``, that are named. `UserError` for a name that nothing has."""
+    there = {view.name: view for view in _views(store)}
+    known = {service.name: service for service in store.list_feature_services()}
+    _require_known(views, there, "feature view")
+    _require_known(services, known, "feature service")
+    if not there:
+        raise UserError(f"nothing was applied to the project {store.project}. Run: feast apply")
+    found = Chosen([], {})
+    for name in views or ([] if services else there):
+        _add(found, name, lambda name=name: of_view(there[name], there))
+    for name in services or ([] if views else known):
+        if services or _has_own(known[name]):
+            _add(found, name, lambda name=name: of_service(known[name], there))
+    return found
+
+
+def _views(store: FeatureStore) -> Iterator[Any]:
+    """All views as they are in the registry, those without entities under the key by which they are stored."""
+    yield from store.registry.list_feature_views(store.project)
+    yield from store.registry.list_stream_feature_views(store.project)
+    yield from store.registry.list_on_demand_feature_views(store.project)
+
+
+def _require_known(names: Sequence[str] | None, there: Mapping[str, Any], what: str) -> None:
+    for name in names or []:
+        if name not in there:
+            raise UserError(f"there is no {what} {name!r}, as applied; there is {', '.join(there) or 'none'}.")
+
+
+def _add(found: Chosen, name: str, make: Any) -> None:
+    try:
+        found.subjects.append(make())
+    except NotCompared as error:
+        found.left[name] = str(error)
+
+
+class NotCompared(Exception):
+    """Why something is not compared, in a clause."""
+
+
+def of_view(view: Any, there: Mapping[str, Any]) -> Subject:
+    """What is compared of a view by itself; `NotCompared` if there are no two sides of it."""
+    if isinstance(view, OnDemandFeatureView):
+        return _of_on_demand(view, there)
+    source = _source(view)
+    columns = [Column(_full(view.name, one), view.name, one.name, str(one.dtype), source) for one in view.features]
+    what = "stream feature view" if isinstance(view, StreamFeatureView) else "feature view"
+    return Subject(view.name, what, [f"{view.name}:{one.name}" for one in view.features], columns, [source])
+
+
+def _of_on_demand(view: OnDemandFeatureView, there: Mapping[str, Any]) -> Subject:
+    sources, inputs = [], []
+    for projection in view.source_feature_view_projections.values():
+        source = _source(_of(there, projection.name), projection)
+        sources.append(source)
+        inputs += [
+            Column(_full(source.called, one), source.name, one.name, str(one.dtype), source, counted=False)
+            for one in projection.features
+        ]
+    columns = [Column(_full(view.name, one), view.name, one.name, str(one.dtype), None) for one in view.features]
+    refs = [f"{view.name}:{one.name}" for one in view.features] + [
+        f"{column.source.called}:{column.feature}" for column in inputs
+    ]
+    return Subject(view.name, "on-demand feature view", refs, [*columns, *inputs], sources, _request_data(view))
+
+
+def of_service(service: FeatureService, there: Mapping[str, Any]) -> Subject:
+    """What is compared of a service, by all its own names."""
+    columns, sources, data = [], [], {}
+    for projection in service.feature_view_projections:
+        view = _of(there, projection.name)
+        if isinstance(view, OnDemandFeatureView):
+            data |= _request_data(view)
+            sources += [_source(_of(there, one.name), one) for one in view.source_feature_view_projections.values()]
+            source = None
+        else:
+            source = _source(view, projection)
+            sources.append(source)
+        columns += [
+            Column(_full(projection.name_to_use(), one), view.name, one.name, str(one.dtype), source)
+            for one in projection.features
+        ]
+    distinct = {(one.called, tuple(one.keys)): one for one in sources}
+    return Subject(service.name, "feature service", service, columns, list(distinct.values()), data)
+
+
+def _of(there: Mapping[str, Any], name: str) -> Any:
+    if name not in there:
+        raise NotCompared(f"it needs {name}, which is not among the views that were applied")
+    return there[name]
+
+
+def _source(view: Any, projection: Any = None) -> Source:
+    name = getattr(view, "name", "?")
+    if not isinstance(view, FeatureView):
+        raise NotCompared(f"{name} is a {type(view).__name__}, which has no table of its own")
+    if not view.online:
+        raise NotCompared(f"{name} is not served: online=False")
+    if view.batch_source is None:
+        raise NotCompared(f"{name} has no batch source, so there is nothing to train on")
+    if not view.features:
+        raise NotCompared(f"{name} has no features")
+    called = projection.name_to_use() if projection is not None else name
+    return Source(view, called, dict(projection.join_key_map or {}) if projection is not None else {})
+
+
+def _request_data(view: OnDemandFeatureView) -> dict[str, str]:
+    return {one.name: str(one.dtype) for source in view.source_request_sources.values() for one in source.schema}
+
+
+def _full(called: str, feature: Any) -> str:
+    return f"{called}__{feature.name}"
+
+
+def _has_own(service: FeatureService) -> bool:
+    """Whether a service answers otherwise than its views do: under aliases, of other keys, or of vectors of its own."""
+    return bool(getattr(service, "precompute_online", False)) or any(
+        projection.name_alias or projection.join_key_map for projection in service.feature_view_projections
+    )
+
+
+def _utc(instant: datetime) -> datetime:
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)

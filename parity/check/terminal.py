@@ -1,0 +1,183 @@
+"""What a check looks like on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from parity.check.found import Compared, Example, Finding
+from parity.check.kinds import NOTHING, UNCHECKED
+from parity.check.verdict import Status, Verdict
+from parity.edge.errors import printable
+
+LONGEST = 80
+"""Characters of a value that are shown."""
+FEATURES = 6
+"""Features of a finding that are named."""
+
+
+def heading(project: str, repository: str, stores: str, version: str) -> str:
+    return f"{project} in {repository}: {stores}, Feast {version}. The definitions are those that were applied."
+
+
+def line(one: Compared) -> str:
+    """A subject in one line, as soon as it is compared."""
+    if one.error is not None:
+        return f"{one.name}: could not be compared: {one.error}"
+    if not one.keys:
+        return f"{one.name}: nothing is proven, as there are no keys, offline or online"
+    of = f" of {one.of:,}, drawn at random by --seed {one.sample.seed}" if one.sample else ""
+    parts = [f"{one.name}: {counted(one.keys, 'key')}{of}, {counted(one.values, 'value')}"]
+    if one.is_vacuous:
+        return f"{parts[0]}: nothing is proven: {why_null(one)}"
+    parts.append(f"{one.proven:,} equal")
+    if one.differing:
+        parts.append(f"{one.differing:,} differ ({counted(len(one.differing_places), 'key')})")
+    if one.nulls.values:
+        parts.append(f"{one.nulls.values:,} null on both sides")
+    return ", ".join(parts)
+
+
+def why_null(one: Compared) -> str:
+    """Why nothing but nulls was compared."""
+    reasons = []
+    if one.nulls.expired:
+        rows = "all rows" if one.nulls.expired == one.keys else f"the last rows of {counted(one.nulls.expired, 'key')}"
+        reasons.append(f"{rows} are older than the ttl{f' of {span(one.ttl)}' if one.ttl else ''}")
+    if one.nulls.absent:
+        what = "nothing is" if one.nulls.absent == one.keys else f"{counted(one.nulls.absent, 'key')} are not"
+        reasons.append(f"{what} online")
+    because = f", because {', and '.join(reasons)}" if reasons else ""
+    return f"all {one.values:,} values are null on both sides{because}"
+
+
+def details(verdict: Verdict) -> Iterable[str]:
+    """What differs, the gravest first; then what is to be known beside it."""
+    for number, finding in enumerate(verdict.findings, 1):
+        yield from _of_finding(number, finding, verdict)
+    for one in verdict.compared:
+        for text in notes(one):
+            yield f"{one.name}: {text}"
+    for name, why in verdict.left.items():
+        yield f"not compared: {name}: {why}"
+
+
+def _of_finding(number: int, finding: Finding, verdict: Verdict) -> Iterable[str]:
+    accepted = (
+        ""
+        if verdict.fails(finding.kind)
+        else " (accepted)"
+        if finding.kind.name in verdict.accepted
+        else " (not failing)"
+    )
+    yield f"{number}. {finding.kind.name}{accepted}: {about(finding)}"
+    yield f"   {meaning(finding)}"
+    for example in finding.examples[:1]:
+        yield f"   for example {shown_example(example)}"
+    yield f"   Do: {advice(finding, verdict)}"
+    if finding.kind.link:
+        yield f"   Feast: {finding.kind.link}"
+
+
+def about(finding: Finding) -> str:
+    """How much a finding is, of what, and since when."""
+    names = list(finding.features)
+    more = f" and {len(names) - FEATURES} more" if len(names) > FEATURES else ""
+    since = f", since {moment(finding.since)}" if finding.since else ""
+    return f"{counted(finding.keys, 'key')} of {finding.view}, in {', '.join(names[:FEATURES])}{more}{since}"
+
+
+def meaning(finding: Finding) -> str:
+    if finding.inherited:
+        return f"{finding.view} has it of its inputs: {finding.kind.meaning}"
+    if finding.beneath:
+        return f"hidden today by the age of these rows, and there without it: {finding.kind.meaning}"
+    return finding.kind.meaning
+
+
+def advice(finding: Finding, verdict: Verdict | None = None) -> str:
+    if finding.inherited:
+        return f"mend what {finding.view} is computed of"
+    names = list(finding.features)
+    known = {"view": finding.view, "features": ", ".join(names[:FEATURES]), **finding.about}
+    return finding.kind.advice.format_map(_Filled(known))
+
+
+class _Filled(dict):
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+def shown_example(example: Example) -> str:
+    key = ", ".join(f"{name}={short(value)}" for name, value in example.key.items()) or "the view without entities"
+    if "an error" in (example.training, example.serving):
+        return f"{key}: {printable(example.feature)}"
+    trained = f" (of {moment(example.trained)})" if example.trained and example.trained != example.served else ""
+    served = f" (of {moment(example.served)})" if example.served else ""
+    return (
+        f"{key}: {example.feature} is {short(example.training)}{trained} in training, "
+        f"{short(example.serving)}{served} in serving"
+    )
+
+
+def notes(one: Compared) -> list[str]:
+    """What is to be known of a subject beside its findings."""
+    said = list(one.notes)
+    if one.latent:
+        said.append(f"{counted(one.latent, 'key')} have newer rows of equal values that are not online yet")
+    if one.retried:
+        said.append(f"{counted(one.retried, 'key')} differed once and not when asked again, as something was writing")
+    if one.forecast and one.forecast.week:
+        said.append(
+            f"{counted(one.forecast.day, 'key')} will expire in training only within a day, {one.forecast.week:,} "
+            "within a week, unless rows come and are materialized"
+        )
+    if one.sample and not one.findings:
+        said.append(f"with 95 % confidence at most {one.sample.bound:.3%} of all {one.of:,} keys differ")
+    return said
+
+
+def last_line(verdict: Verdict) -> str:
+    """The verdict, in one line."""
+    tolerated = _tolerated(verdict)
+    if verdict.status == Status.DIFFERS:
+        named = ", ".join(dict.fromkeys(one.kind.name for one in verdict.failing))
+        return f"DIFFERS: {verdict.differing:,} of {counted(verdict.values, 'value')}: {named}.{tolerated}"
+    if verdict.status == Status.EQUAL:
+        return f"EQUAL: training equals serving in {counted(verdict.proven, 'value')}.{tolerated}"
+    reasons = [f"{one.name}: {one.error}" for one in verdict.unchecked if UNCHECKED.name not in verdict.accepted]
+    if NOTHING.name not in verdict.accepted:
+        reasons += [
+            f"{one.name}: {why_null(one) if one.keys else 'there are no keys, offline or online'}"
+            for one in verdict.vacuous
+        ]
+    return f"NOTHING IS PROVEN of {'; '.join(reasons) or 'anything: nothing could be compared'}.{tolerated}"
+
+
+def _tolerated(verdict: Verdict) -> str:
+    some = verdict.tolerated
+    if not some:
+        return ""
+    named = ", ".join(f"{one.kind.name} {one.values:,}" for one in some)
+    return f" Beside the verdict, as you asked: {named}."
+
+
+def short(value: Any) -> str:
+    if isinstance(value, datetime):
+        return moment(value)
+    text = "null" if value is None else repr(value) if isinstance(value, str) else str(value)
+    text = printable(text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def moment(instant: datetime) -> str:
+    return instant.isoformat().replace("+00:00", "Z")
+
+
+def span(length: timedelta) -> str:
+    return str(length).removesuffix(", 0:00:00")
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

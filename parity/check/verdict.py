@@ -1,0 +1,96 @@
+"""What the findings come to: what is accepted, what fails, and the exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from parity.check.found import Compared, Finding, by_harm
+from parity.check.kinds import BY_NAME, NOTHING, UNCHECKED, Kind
+from parity.edge.errors import UserError
+
+ACCEPTABLE = {**BY_NAME, NOTHING.name: NOTHING, UNCHECKED.name: UNCHECKED}
+
+
+class Status(IntEnum):
+    EQUAL = 0
+    DIFFERS = 1
+    NOT_PROVEN = 2
+
+
+@dataclass
+class Verdict:
+    """What is said of all subjects together."""
+
+    compared: list[Compared]
+    accepted: Collection[str] = ()
+    fail_on: Collection[str] = ()
+    """Names of kinds; none for all."""
+    left: dict[str, str] = field(default_factory=dict)
+    """What was not compared, with why."""
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Every finding, once for its kind and view, the gravest first."""
+        return by_harm(merged(self.compared))
+
+    def fails(self, kind: Kind) -> bool:
+        return kind.name not in self.accepted and (not self.fail_on or kind.name in self.fail_on)
+
+    @property
+    def failing(self) -> list[Finding]:
+        return [one for one in self.findings if self.fails(one.kind)]
+
+    @property
+    def tolerated(self) -> list[Finding]:
+        return [one for one in self.findings if not self.fails(one.kind)]
+
+    @property
+    def unchecked(self) -> list[Compared]:
+        return [one for one in self.compared if one.error is not None]
+
+    @property
+    def vacuous(self) -> list[Compared]:
+        return [one for one in self.compared if one.is_vacuous]
+
+    @property
+    def status(self) -> Status:
+        if self.failing:
+            return Status.DIFFERS
+        unchecked = self.unchecked and UNCHECKED.name not in self.accepted
+        vacuous = self.vacuous and NOTHING.name not in self.accepted
+        nothing = not self.compared or len(self.unchecked) == len(self.compared)
+        return Status.NOT_PROVEN if unchecked or vacuous or nothing else Status.EQUAL
+
+    @property
+    def values(self) -> int:
+        return sum(one.values for one in self.compared)
+
+    @property
+    def differing(self) -> int:
+        return sum(one.differing for one in self.compared)
+
+    @property
+    def proven(self) -> int:
+        return sum(max(one.proven, 0) for one in self.compared)
+
+
+def merged(compared: Iterable[Compared]) -> list[Finding]:
+    """The findings of all subjects, those of a view and of a service with it as one."""
+    found: dict[tuple, Finding] = {}
+    for one in compared:
+        for key, finding in one.findings.items():
+            known = found.get(key)
+            if known is None or known.keys < finding.keys:
+                found[key] = finding
+    return list(found.values())
+
+
+def kinds_named(texts: Sequence[str] | None) -> list[str]:
+    """The kinds that an option names, separated by commas or blanks; `UserError` for one that there is not."""
+    names = [name.strip() for text in texts or [] for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in ACCEPTABLE:
+            raise UserError(f"there is no kind of difference {name!r}; there is {', '.join(ACCEPTABLE)}.")
+    return names
