@@ -29,7 +29,7 @@ from parity.check.http import Server
 from parity.check.keys import Known
 from parity.check.opening import Opened, feast_version, of_error, opening, version_note
 from parity.check.page import write_page
-from parity.check.sides import Sdk, Training
+from parity.check.sides import Failed, Sdk, Training
 from parity.check.subjects import NotCompared, Subject, choose
 from parity.check.verdict import Verdict, kinds_named
 from parity.edge.command import argument_parser, file_named, instant, whole_number
@@ -81,6 +81,8 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
         except NotCompared as why:
             verdict.left[subject.name] = str(why)
             continue
+        except Failed as error:
+            one.error = str(error)
         except Exception as error:  # of any store, driver or on-demand view: the others are compared all the same
             one.error = of_error(error)
         verdict.compared.append(one)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from parity.check.history import Latest, Row, as_instants, rows_of
 from parity.check.keys import Keys
 from parity.check.kinds import CRASH, FLOAT32, NULL, ON_DEMAND, ON_DEMAND_NULL, Kind
 from parity.check.requested import Asked, asked_for, taken
-from parity.check.sides import Answers, Serving, Training, as_datetime
+from parity.check.sides import Answers, Failed, Serving, Training, as_datetime
 from parity.check.subjects import Column, Source, Subject
 
 KEYS_PER_BATCH, FIRST_BATCH = 20_000, 1_000
@@ -73,6 +74,15 @@ def compare(
     run.explain()
 
 
+@contextmanager
+def _failing(side: str) -> Iterator[None]:
+    """Say which side it is that fails for every key."""
+    try:
+        yield
+    except Failed as error:
+        raise Failed(f"{side} fails for every key: {error}") from None
+
+
 class _Run:
     def __init__(self, subject: Subject, keys: Keys, sides: Sides, found: Compared, at: datetime | None):
         self.subject, self.keys, self.sides, self.found, self.at = subject, keys, sides, found, at
@@ -96,8 +106,10 @@ class _Run:
 
     def _ask(self, asked: Asked, places: np.ndarray) -> tuple[datetime, Answers, Answers]:
         at = self.at or self.sides.now()
-        serving = self.sides.serving.ask(self.subject, asked)
-        training = self.sides.training.ask(self.subject, asked, at)
+        with _failing("serving"):
+            serving = self.sides.serving.ask(self.subject, asked)
+        with _failing("training"):
+            training = self.sides.training.ask(self.subject, asked, at)
         for answers, side in ((serving, "serving"), (training, "training")):
             for place, why in answers.failed.items():
                 self._crash(int(places[place]), side, why)
@@ -140,10 +152,7 @@ class _Run:
                 one = odd.get(i) or odd.setdefault(i, self._odd(first + i, i, at, training, serving))
                 one.differing.append(column.name)
         found.keys += len(places)
-        for name in sorted(missing):
-            note = f"{name} is answered by one side only, so it is not compared"
-            if note not in found.notes:
-                found.notes.append(note)
+        found.unanswered = {name: "serving" if name in serving.missing else "training" for name in sorted(missing)}
         self._look_at_events(places, at, serving, training, odd, failed)
         return list(odd.values())
 
@@ -344,5 +353,6 @@ class _Run:
         if any(one.training[c.name] is None or one.serving[c.name] is None for c in inputs) or t is None or s is None:
             kind = ON_DEMAND_NULL
         else:
-            kind = FLOAT32 if is_close(t, s) else ON_DEMAND
+            single = any("Float32" in c.type for c in (column, *inputs))
+            kind = FLOAT32 if single and is_close(t, s) else ON_DEMAND
         self._note(Cause(kind, None), column, one, key, None)

@@ -85,8 +85,10 @@ def _of_numbers(training: Any, serving: Any, declared: str) -> Kind | str | None
         return COERCION if float(training) == float(serving) else ""
     if "Float32" in declared and _is_float32(training) and _float32(serving) == _float32(training):
         return None  # HTTP writes no more digits of a 32-bit float than it takes
-    if isinstance(serving, float) and (_float32(training) == serving or _float32(training) == _float32(serving)):
-        return FLOAT32
+    if _float32(training) == _float32(serving) and (
+        _is_float32(serving) or _is_float32(training) or "Float32" in declared
+    ):
+        return COERCION if isinstance(serving, int) and isinstance(training, int) else FLOAT32
     if isinstance(serving, int) and isinstance(training, float) and math.isfinite(training):
         return COERCION if int(training) == serving or round(training) == serving else ""
     if isinstance(training, int) and float(training) == float(serving):
@@ -199,7 +201,7 @@ def is_close(training: Any, serving: Any) -> bool:
         return len(training) == len(serving) and all(map(is_close, training, serving))
     if not (_is_number(training) and _is_number(serving)):
         return training == serving
-    return math.isclose(float(training), float(serving), rel_tol=2**-20, abs_tol=1e-6)
+    return math.isclose(float(training), float(serving), rel_tol=2**-21, abs_tol=1e-7)
 
 
 def is_zone_shift(one: datetime, other: datetime) -> bool:

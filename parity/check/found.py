@@ -119,6 +119,8 @@ class Compared:
     error: str | None = None
     """Why it could not be compared."""
     notes: list[str] = field(default_factory=list)
+    unanswered: dict[str, str] = field(default_factory=dict)
+    """Columns that a side does not answer with, and the side."""
     retried: int = 0
     """Keys that differed once and not when asked again: something wrote between the two reads."""
     differing_places: set[int] = field(default_factory=set)
@@ -130,13 +132,20 @@ class Compared:
         return self.findings[key]
 
     @property
+    def trouble(self) -> str | None:
+        """What could not be compared of it, and why."""
+        if self.error is not None or not self.unanswered:
+            return self.error
+        return ", ".join(f"{side} does not answer with {name}" for name, side in self.unanswered.items())
+
+    @property
     def proven(self) -> int:
         """Values that are equal and not null."""
         return self.values - self.differing - self.nulls.values
 
     @property
     def is_vacuous(self) -> bool:
-        return self.error is None and not self.findings and self.proven <= 0
+        return self.trouble is None and not self.findings and self.proven <= 0
 
 
 def by_harm(findings: Iterable[Finding]) -> list[Finding]:

@@ -61,7 +61,7 @@ class Server:
             else {"features": list(subject.request)}
         )
         entities = {name: [_as_json(values[place]) for place in places] for name, values in rows.items()}
-        answer = self._open("/get-online-features", what | {"entities": entities, "full_feature_names": True})
+        answer = self._open("/get-online-features", what | {"entities": entities, "full_feature_names": subject.full})
         names = answer["metadata"]["feature_names"]
         names = names["val"] if isinstance(names, dict) else names
         given = dict(zip(names, answer["results"], strict=True))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from parity.check.subjects import NotCompared, Subject
+from parity.check.subjects import DUMMY, NotCompared, Subject
 
 _FIRST = datetime(2024, 1, 1, tzinfo=UTC)
 _DRAWN = {
@@ -47,7 +47,8 @@ class Asked:
     def rows(self) -> dict[str, list]:
         """The same as a model server asks for them: of the declared types."""
         keys = {name: as_declared(self.keys[name].to_pylist(), self.types.get(name)) for name in self.keys.column_names}
-        return keys | {name: list(values) for name, values in self.data.items()}
+        rows = keys | {name: list(values) for name, values in self.data.items()}
+        return rows or {DUMMY: [""] * len(self)}  # of a view without entities: something has to say how many
 
     def take(self, places: np.ndarray) -> Asked:
         data = {name: [values[place] for place in places.tolist()] for name, values in self.data.items()}

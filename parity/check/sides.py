@@ -62,7 +62,7 @@ class Training:
 
     def _ask(self, subject: Subject, features: Any, frame: pd.DataFrame, places: Sequence[int]) -> Answers:
         some = frame.iloc[list(places)].reset_index(drop=True)
-        table = self._store.get_historical_features(some, features, full_feature_names=True).to_arrow()
+        table = self._store.get_historical_features(some, features, full_feature_names=subject.full).to_arrow()
         rows = np.asarray(table[ROW].to_numpy(), np.int64)
         where = {row: place for place, row in enumerate(places)}
         at = [where[row] for row in rows.tolist()]
@@ -97,7 +97,7 @@ class Sdk:
 
     def _ask(self, subject: Subject, features: Any, rows: Mapping[str, list], places: Sequence[int]) -> Answers:
         some: Any = {name: [values[place] for place in places] for name, values in rows.items()}
-        answer = self._store.get_online_features(features, some or [{}] * len(places), full_feature_names=True)
+        answer = self._store.get_online_features(features, some, full_feature_names=subject.full)
         return of_response(answer, subject, len(places))
 
 

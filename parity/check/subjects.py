@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -103,6 +103,8 @@ class Subject:
     sources: list[Source]
     request_data: Mapping[str, str] = field(default_factory=dict)
     """What on-demand views take from the request, and the declared types."""
+    full: bool = True
+    """Whether features are named with their views."""
 
     @cached_property
     def keys(self) -> list[str]:
@@ -177,9 +179,10 @@ def of_view(view: Any, there: Mapping[str, Any]) -> Subject:
     if isinstance(view, OnDemandFeatureView):
         return _of_on_demand(view, there)
     source = _source(view)
-    columns = [Column(_full(view.name, one), view.name, one.name, str(one.dtype), source) for one in view.features]
+    features = [one for one in view.features if one.name not in view.join_keys]  # as a stream feature view may have
+    columns = [Column(_full(view.name, one), view.name, one.name, str(one.dtype), source) for one in features]
     what = "stream feature view" if isinstance(view, StreamFeatureView) else "feature view"
-    return Subject(view.name, what, [f"{view.name}:{one.name}" for one in view.features], columns, [source])
+    return _named(view.name, what, [f"{view.name}:{one.name}" for one in features], columns, [source])
 
 
 def _of_on_demand(view: OnDemandFeatureView, there: Mapping[str, Any]) -> Subject:
@@ -195,7 +198,7 @@ def _of_on_demand(view: OnDemandFeatureView, there: Mapping[str, Any]) -> Subjec
     refs = [f"{view.name}:{one.name}" for one in view.features] + [
         f"{column.source.called}:{column.feature}" for column in inputs
     ]
-    return Subject(view.name, "on-demand feature view", refs, [*columns, *inputs], sources, _request_data(view))
+    return _named(view.name, "on-demand feature view", refs, [*columns, *inputs], sources, _request_data(view))
 
 
 def of_service(service: FeatureService, there: Mapping[str, Any]) -> Subject:
@@ -215,7 +218,27 @@ def of_service(service: FeatureService, there: Mapping[str, Any]) -> Subject:
             for one in projection.features
         ]
     distinct = {(one.called, tuple(one.keys)): one for one in sources}
-    return Subject(service.name, "feature service", service, columns, list(distinct.values()), data)
+    return _named(service.name, "feature service", service, columns, list(distinct.values()), data)
+
+
+def _named(
+    name: str,
+    what: str,
+    request: list[str] | FeatureService,
+    columns: list[Column],
+    sources: list[Source],
+    data: Mapping[str, str] | None = None,
+) -> Subject:
+    """The subject, its columns under the short names of features where these say which is which.
+
+    Under full names Feast 0.67 leaves out of an online answer what an on-demand view in Python computes.
+    """
+    given = [*(data or {}), *(key for source in sources for key in source.keys)]
+    short = [column.feature for column in columns]
+    full = len({*short, *given}) < len(short) + len(set(given))
+    if not full:
+        columns = [replace(column, name=column.feature) for column in columns]
+    return Subject(name, what, request, columns, sources, data or {}, full)
 
 
 def _of(there: Mapping[str, Any], name: str) -> Any:

@@ -124,6 +124,8 @@ def shown_example(example: Example) -> str:
 def notes(one: Compared) -> list[str]:
     """What is to be known of a subject beside its findings."""
     said = list(one.notes)
+    if one.error is None and one.trouble:
+        said.append(f"not compared: {one.trouble}")
     if one.latent:
         said.append(f"{counted(one.latent, 'key')} have newer rows of equal values that are not online yet")
     if one.retried:
@@ -146,7 +148,7 @@ def last_line(verdict: Verdict) -> str:
         return f"DIFFERS: {verdict.differing:,} of {counted(verdict.values, 'value')}: {named}.{tolerated}"
     if verdict.status == Status.EQUAL:
         return f"EQUAL: training equals serving in {counted(verdict.proven, 'value')}.{tolerated}"
-    reasons = [f"{one.name}: {one.error}" for one in verdict.unchecked if UNCHECKED.name not in verdict.accepted]
+    reasons = [f"{one.name}: {one.trouble}" for one in verdict.unchecked if UNCHECKED.name not in verdict.accepted]
     if NOTHING.name not in verdict.accepted:
         reasons += [
             f"{one.name}: {why_null(one) if one.keys else 'there are no keys, offline or online'}"

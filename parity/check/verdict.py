@@ -48,7 +48,7 @@ class Verdict:
 
     @property
     def unchecked(self) -> list[Compared]:
-        return [one for one in self.compared if one.error is not None]
+        return [one for one in self.compared if one.trouble is not None]
 
     @property
     def vacuous(self) -> list[Compared]:

@@ -72,6 +72,10 @@ class Stranger:
     def materialize(self, end: datetime | None = None, start: datetime | None = None) -> None:
         self.store.materialize(start or self.now - 900 * DAY, end or self.now, disable_event_timestamp=False)
 
+    def forget(self) -> None:
+        """Delete what is online, where others have theirs too."""
+        self.store.teardown()
+
     def check(self, *arguments: object) -> Outcome:
         """Run the command as it would be run, in this process, which has imported Feast already."""
         certificate = self.root.parent / "check.json"
@@ -86,15 +90,23 @@ class Stranger:
         finally:
             sys.path[:], sys.argv = path, argv
         said = json.loads(certificate.read_text()) if certificate.exists() else None
-        return Outcome(status, said, *self.capture.readouterr())
+        outcome = Outcome(status, said, *self.capture.readouterr())
+        print(outcome.out, outcome.err)
+        return outcome
 
 
-def stranger(folder: Path, capture: Any, offline: str = "dask", online: dict[str, Any] | None = None) -> Stranger:
+def stranger(
+    folder: Path,
+    capture: Any,
+    offline: str = "dask",
+    online: dict[str, Any] | None = None,
+    project: str = "theirs",
+) -> Stranger:
     """Make an empty repository with these stock stores."""
     root = folder / "theirs"
     root.mkdir()
     configuration = {
-        "project": "theirs",
+        "project": project,
         "provider": "local",
         "registry": str(root / "registry.db"),
         "offline_store": {"type": offline},

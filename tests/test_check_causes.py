@@ -1,0 +1,203 @@
+"""`parity check` on what only shows in a value: each cause planted, and named."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from feast import Field, PushSource, ValueType
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Float32, Float64, Int32, Int64, String, UnixTimestamp
+
+from tests.strangers import DAY, HOUR, customers, orders, stranger
+
+
+@pytest.fixture
+def theirs(tmp_path, capfd):
+    return stranger(tmp_path, capfd, "duckdb")
+
+
+def test_rows_of_one_event_time_are_a_tie(tmp_path, capfd):
+    theirs = stranger(tmp_path, capfd, "dask")
+    frame = orders(theirs.now)
+    last = frame.groupby("customer_id").tail(1)
+    twice = pd.concat([frame, last[last["customer_id"] <= 5].assign(total=lambda one: one["total"] + 1)])
+    theirs.apply(*customers(theirs.write("orders", twice)))
+    theirs.materialize()
+    other = pd.concat([last[last["customer_id"] <= 5].assign(total=lambda one: one["total"] + 1), frame])
+    theirs.write("orders", other)
+    found = theirs.check()
+    assert (found.status, found.kinds) == (1, ["tie"])
+    assert 1 <= found.of("tie")["keys"] <= 5  # the one that dask takes of a tie is any
+
+
+def test_a_double_in_a_whole_number_field_is_a_coercion(theirs):
+    frame = orders(theirs.now, orders=lambda key: key + 0.75)
+    theirs.apply(*customers(theirs.write("orders", frame)))
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("coercion")["features"]) == (1, ["coercion"], {"orders": 20})
+
+
+def test_a_default_in_place_of_a_null_is_named(theirs):
+    frame = orders(theirs.now)
+    frame["total"] = [None if key <= 4 else 1.5 for key in frame["customer_id"]]
+    frame["name"] = [None if key <= 4 else "x" for key in frame["customer_id"]]
+    fields = [Field(name="total", dtype=Float64), Field(name="name", dtype=String)]
+    theirs.apply(*customers(PushSource(name="pushed", batch_source=theirs.write("orders", frame)), fields=fields))
+    theirs.materialize()
+    last = frame.groupby("customer_id").tail(1)
+    theirs.store.push("pushed", last.fillna({"total": 0.0, "name": ""}))
+    found = theirs.check()
+    assert (found.status, found.kinds) == (1, ["null"])
+    assert found.of("null")["features"] == {"total": 4, "name": 4}
+
+
+def test_instants_are_cut_to_seconds(theirs):
+    frame = orders(theirs.now, since=[theirs.now - DAY] * 60)
+    frame["since"] += pd.Timedelta(microseconds=250)
+    fields = [Field(name="since", dtype=UnixTimestamp), Field(name="total", dtype=Float64)]
+    theirs.apply(*customers(theirs.write("orders", frame), fields=fields))
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("coercion")["features"]) == (1, ["coercion"], {"since": 20})
+
+
+def test_numbers_in_a_text_field_are_equal_but_of_another_type(theirs):
+    frame = orders(theirs.now, name=lambda key: key)
+    fields = [Field(name="name", dtype=String), Field(name="total", dtype=Float64)]
+    made = customers(theirs.write("orders", frame), fields=fields)
+    theirs.apply(*made)
+    written = frame.groupby("customer_id").tail(1)
+    theirs.store.write_to_online_store("customers", written.assign(name=written["name"].astype(str)))
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("type")["features"]) == (1, ["type"], {"name": 20})
+
+
+def test_keys_of_another_spelling_are_named(theirs):
+    frame = orders(theirs.now, keys=5)
+    frame["customer_id"] = [f"00{key}" for key in frame["customer_id"]]
+    made = customers(theirs.write("orders", frame), key_type=String, value_type=ValueType.STRING)
+    theirs.apply(*made)
+    written = frame.groupby("customer_id").tail(1)
+    cast = written.assign(customer_id=[str(int(key)) for key in written["customer_id"]])
+    theirs.store.write_to_online_store("customers", cast)
+    found = theirs.check()
+    assert found.status == 1
+    assert found.of("key-cast")["keys"] == 5
+
+
+def test_an_event_to_come_is_named(theirs):
+    frame = orders(theirs.now)
+    theirs.apply(*customers(theirs.write("orders", frame)))
+    theirs.materialize()
+    ahead = pd.DataFrame(
+        {"customer_id": [1], "event_timestamp": [theirs.now + 3 * HOUR], "total": [9.0], "orders": [1]}
+    )
+    theirs.store.write_to_online_store("customers", ahead)
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("future")["keys"]) == (1, ["future"], 1)
+
+
+def test_times_that_lost_their_zone_are_named(theirs):
+    frame = orders(theirs.now)
+    source = PushSource(name="pushed", batch_source=theirs.write("orders", frame))
+    theirs.apply(*customers(source))
+    last = frame.groupby("customer_id").tail(1)
+    theirs.store.push("pushed", last.assign(event_timestamp=last["event_timestamp"] - 5.5 * HOUR))
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("time-zone")["keys"]) == (1, ["time-zone"], 20)
+
+
+def on_demand(theirs, frame, mode="pandas", **fields):
+    """Apply and materialize a view of customers, and one on demand that is computed of it as ``mode`` says."""
+    schema = [Field(name=name, dtype=kind) for name, kind in (fields or {"total": Float64}).items()]
+    made = customers(theirs.write("orders", frame), fields=schema)
+
+    if mode == "python":
+
+        @on_demand_feature_view(sources=[made[1]], schema=[Field(name="root", dtype=Float64)], mode="python")
+        def computed(inputs):
+            return {"root": [0.5 if value is None else value * 2 for value in inputs["total"]]}
+    elif mode == "crash":
+
+        @on_demand_feature_view(sources=[made[1]], schema=[Field(name="root", dtype=Float64)], mode="python")
+        def computed(inputs):
+            return {"root": [value * 2 for value in inputs["total"]]}
+    elif mode == "clock":
+
+        @on_demand_feature_view(sources=[made[1]], schema=[Field(name="root", dtype=Float64)])
+        def computed(inputs):
+            import time
+
+            return pd.DataFrame({"root": inputs["total"] + time.time()})
+    else:
+
+        @on_demand_feature_view(sources=[made[1]], schema=[Field(name="root", dtype=Float64)])
+        def computed(inputs):
+            return pd.DataFrame({"root": inputs["total"] * 1.1})
+
+    theirs.apply(*made, computed)
+    theirs.materialize()
+
+
+def test_a_null_that_an_on_demand_view_treats_otherwise_is_named(tmp_path, capfd):
+    theirs = stranger(tmp_path, capfd, "dask")  # which has NaN where serving has None
+    frame = orders(theirs.now)
+    frame["total"] = [None if key <= 4 else key / 4 for key in frame["customer_id"]]
+    on_demand(theirs, frame, "python")
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("on-demand-null")["keys"]) == (1, ["on-demand-null"], 4)
+
+
+def test_an_on_demand_view_that_fails_for_some_keys_is_a_crash(theirs):
+    frame = orders(theirs.now)
+    frame["total"] = [None if key <= 4 else key / 4 for key in frame["customer_id"]]
+    on_demand(theirs, frame, "crash")
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("crash")["keys"]) == (1, ["crash"], 4)
+    assert "NoneType" in found.out
+
+
+def test_an_on_demand_view_inherits_what_its_inputs_have(theirs):
+    frame = orders(theirs.now, total=lambda key: key + 0.1)
+    on_demand(theirs, frame, total=Float32)
+    found = theirs.check()
+    assert (found.status, found.kinds) == (1, ["float32", "inherited float32"])
+    assert theirs.check("--accept", "float32").status == 0
+
+
+def test_an_on_demand_view_of_the_clock_is_on_demand_logic(theirs):
+    on_demand(theirs, orders(theirs.now), "clock")
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("on-demand")["keys"]) == (1, ["on-demand"], 20)
+
+
+def test_a_null_and_a_nan_are_equal(theirs):
+    frame = orders(theirs.now)
+    frame["total"] = [math.nan if key % 2 else None if key == 4 else 1.0 for key in frame["customer_id"]]
+    theirs.apply(*customers(theirs.write("orders", frame)))
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds) == (0, [])
+
+
+def test_infinities_and_large_numbers_are_equal(theirs):
+    frame = orders(theirs.now, keys=4, rows=1)
+    frame["total"] = [math.inf, -math.inf, 5e-324, 1.7e308]
+    frame["orders"] = np.array([2**53 + 1, -(2**62), 2**63 - 1, 0])
+    theirs.apply(*customers(theirs.write("orders", frame)))
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds) == (0, [])
+
+
+def test_a_number_that_does_not_fit_is_no_equal_one(theirs):
+    frame = orders(theirs.now, keys=3, small=7)
+    fields = [Field(name="small", dtype=Int32), Field(name="orders", dtype=Int64)]
+    theirs.apply(*customers(theirs.write("orders", frame), fields=fields))
+    theirs.materialize()
+    frame["small"] = 2**32 + 7
+    theirs.write("orders", frame)
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("coercion")["features"]) == (1, ["coercion"], {"small": 3})

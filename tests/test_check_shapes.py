@@ -1,0 +1,219 @@
+"""`parity check` on keys, views and services of every shape."""
+
+import pandas as pd
+import pytest
+from feast import (
+    Entity,
+    FeatureService,
+    FeatureView,
+    Field,
+    FileSource,
+    KafkaSource,
+    PushSource,
+    RequestSource,
+    StreamFeatureView,
+    ValueType,
+)
+from feast.data_format import JsonFormat
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, Json, Map, String, UnixTimestamp
+
+from tests.strangers import DAY, HOUR, customers, orders, stranger
+
+
+@pytest.fixture(params=["dask sqlite", "duckdb redis"])
+def theirs(request, tmp_path, capfd):
+    offline, online = request.param.split()
+    stores = None
+    if online == "redis":
+        port = request.getfixturevalue("redis_port")
+        stores = {"type": "redis", "connection_string": f"localhost:{port}"}
+    made = stranger(tmp_path, capfd, offline, stores, project=f"t{abs(hash(request.node.name)) % 10**9}")
+    yield made
+    made.forget()
+
+
+def test_text_keys_are_compared(theirs):
+    frame = orders(theirs.now)
+    frame["customer_id"] = "c-" + frame["customer_id"].astype(str)
+    made = customers(theirs.write("orders", frame), key_type=String, value_type=ValueType.STRING)
+    theirs.apply(*made)
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds, found.said["equal"]) == (0, [], 40)
+
+
+def test_keys_of_several_columns_are_compared(theirs):
+    frame = orders(theirs.now)
+    frame["shop"] = ["a" if key % 2 else "b" for key in frame["customer_id"]]
+    one = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
+    two = Entity(name="shop", join_keys=["shop"], value_type=ValueType.STRING)
+    view = FeatureView(
+        name="in_shops",
+        entities=[one, two],
+        ttl=10 * DAY,
+        schema=[Field(name="total", dtype=Float64), Field(name="shop", dtype=String)],
+        source=theirs.write("orders", frame),
+    )
+    theirs.apply(one, two, view)
+    theirs.materialize()
+    frame.loc[frame["customer_id"] == 3, "total"] += 1
+    theirs.write("orders", frame)
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("correction")["keys"]) == (1, ["correction"], 1)
+    assert found.of("correction")["examples"][0]["key"] == {"customer_id": 3, "shop": "a"}
+
+
+def test_a_view_without_entities_is_compared(tmp_path, capfd):
+    theirs = stranger(tmp_path, capfd)  # with duckdb, Feast 0.67 can't materialize one
+    frame = orders(theirs.now, keys=1).drop(columns="customer_id")
+    schema = [Field(name="total", dtype=Float64), Field(name="orders", dtype=Int64)]
+    view = FeatureView(name="overall", entities=[], ttl=10 * DAY, schema=schema, source=theirs.write("all", frame))
+    theirs.apply(view)
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds, found.said["equal"]) == (0, [], 2)
+    theirs.write("all", frame.assign(total=frame["total"] + 1))
+    found = theirs.check()
+    assert (found.status, found.kinds) == (1, ["correction"])
+
+
+def test_values_of_every_type_are_equal_where_they_are(theirs):
+    frame = orders(theirs.now, rows=1)
+    frame["small"] = frame["customer_id"].astype("int32")
+    frame["single"] = (frame["customer_id"] / 7).astype("float32")
+    frame["text"] = ["" if key == 1 else f"é{key}" for key in frame["customer_id"]]
+    frame["flag"] = frame["customer_id"] % 2 == 0
+    frame["raw"] = [f"{key}".encode() for key in frame["customer_id"]]
+    frame["since"] = [theirs.now - key * HOUR for key in frame["customer_id"]]
+    frame["ids"] = [[key, key + 1] for key in frame["customer_id"]]
+    frame["weights"] = [[key / 3, -0.0] for key in frame["customer_id"]]
+    frame["words"] = [["a", f"{key}"] for key in frame["customer_id"]]
+    frame["some"] = [None if key % 3 else key / 3 for key in frame["customer_id"]]
+    frame["maybe"] = [None if key % 3 else f"{key}" for key in frame["customer_id"]]
+    types = {
+        "small": Int32,
+        "single": Float32,
+        "text": String,
+        "flag": Bool,
+        "raw": Bytes,
+        "since": UnixTimestamp,
+        "ids": Array(Int64),
+        "weights": Array(Float64),
+        "words": Array(String),
+        "some": Float64,
+        "maybe": String,
+    }
+    fields = [Field(name=name, dtype=kind) for name, kind in types.items()]
+    theirs.apply(*customers(theirs.write("orders", frame), fields=fields))
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds) == (0, [])
+    assert found.compared("customers")["null_on_both_sides"] == 28
+
+
+def test_a_service_with_aliases_and_other_keys_is_compared(theirs):
+    made = customers(theirs.write("orders", orders(theirs.now)))
+    buyer = made[1].with_name("buyer").with_join_key_map({"customer_id": "buyer_id"})
+    seller = made[1][["total"]].with_name("seller").with_join_key_map({"customer_id": "seller_id"})
+    theirs.apply(*made, FeatureService(name="deals", features=[buyer, seller]))
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds) == (0, [])
+    assert [one["name"] for one in found.said["compared"]] == ["customers", "deals"]
+    assert found.compared("deals")["values"] == found.compared("deals")["equal"] >= 60
+    only = theirs.check("--service", "deals")
+    assert [one["name"] for one in only.said["compared"]] == ["deals"]
+
+
+def test_a_stream_view_with_a_batch_source_is_compared(theirs):
+    batch = theirs.write("orders", orders(theirs.now))
+    entity = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
+    source = KafkaSource(
+        name="events",
+        kafka_bootstrap_servers="nowhere:9092",
+        topic="orders",
+        timestamp_field="event_timestamp",
+        message_format=JsonFormat(schema_json="customer_id long"),
+        batch_source=batch,
+    )
+    schema = [Field(name=name, dtype=kind) for name, kind in (("customer_id", Int64), ("total", Float64))]
+    view = StreamFeatureView(name="live", entities=[entity], ttl=10 * DAY, schema=schema, source=source)
+    theirs.apply(entity, view)
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds, found.said["equal"]) == (0, [], 20)
+
+
+def test_rows_pushed_online_only_are_named(theirs):
+    frame = orders(theirs.now)
+    source = PushSource(name="pushed", batch_source=theirs.write("orders", frame))
+    theirs.apply(*customers(source))
+    theirs.materialize()
+    pushed = pd.DataFrame(
+        {"customer_id": [1, 99], "event_timestamp": [theirs.now] * 2, "total": [7.0, 8.0], "orders": [1, 2]}
+    )
+    theirs.store.push("pushed", pushed)
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("pushed")["keys"]) == (1, ["pushed"], 2)
+
+
+def test_request_data_are_made_up_alike_for_both_sides(theirs):
+    made = customers(theirs.write("orders", orders(theirs.now)))
+    asked = RequestSource(name="asked", schema=[Field(name="rate", dtype=Float64), Field(name="who", dtype=String)])
+
+    @on_demand_feature_view(sources=[made[1], asked], schema=[Field(name="worth", dtype=Float64)])
+    def worth(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"worth": inputs["total"] * inputs["rate"]})
+
+    theirs.apply(*made, worth)
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds, found.compared("worth")["equal"]) == (0, [], 20)
+
+
+def test_what_has_not_two_sides_is_said_not_to_be_compared(theirs):
+    made = customers(theirs.write("orders", orders(theirs.now)), online=False)
+    theirs.apply(*made)
+    found = theirs.check()
+    assert (found.status, found.said["not_compared"]) == (2, {"customers": "customers is not served: online=False"})
+
+
+def test_json_is_text_on_one_side(theirs):
+    frame = orders(theirs.now, options=lambda key: f'{{"level": {key}}}')
+    fields = [Field(name="options", dtype=Json), Field(name="total", dtype=Float64)]
+    theirs.apply(*customers(theirs.write("orders", frame), fields=fields))
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("json")["keys"]) == (1, ["json"], 20)
+    assert theirs.check("--accept", "json").status == 0
+
+
+def test_columns_of_other_names_are_compared(theirs):
+    frame = orders(theirs.now).rename(columns={"total": "sum", "customer_id": "cust", "event_timestamp": "at"})
+    path = theirs.root / "renamed.parquet"
+    frame.to_parquet(path)
+    source = FileSource(
+        name="renamed",
+        path=str(path),
+        timestamp_field="at",
+        field_mapping={"sum": "total", "cust": "customer_id"},
+    )
+    theirs.apply(*customers(source))
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds, found.said["equal"]) == (0, [], 40)
+    frame["sum"] += 1
+    frame.to_parquet(path)
+    found = theirs.check()
+    assert (found.status, found.kinds) == (1, ["correction"])
+
+
+def test_maps_are_objects_on_both_sides(theirs):
+    frame = orders(theirs.now)
+    frame["car"] = [{"make": "vw", "year": f"{key}"} for key in frame["customer_id"]]
+    fields = [Field(name="car", dtype=Map), Field(name="total", dtype=Float64)]
+    theirs.apply(*customers(theirs.write("orders", frame), fields=fields))
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds) == (0, [])
