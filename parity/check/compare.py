@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from feast import FeatureStore
 
 from parity.check.causes import Cause, Evidence, cause_of_row, cause_of_value, is_same_event
@@ -24,6 +25,8 @@ from parity.check.subjects import Column, Source, Subject
 KEYS_PER_BATCH, FIRST_BATCH = 20_000, 1_000
 EXPLAINED = 100_000
 """Keys of a subject whose history is looked at, at most."""
+ALONE = 16
+"""Keys of a batch that an on-demand view is asked for one by one."""
 DAY, WEEK = timedelta(days=1), timedelta(days=7)
 
 
@@ -61,6 +64,7 @@ def compare(
     expires keys that are still served, for the forecast.
     """
     run = _Run(subject, keys, sides, found, at)
+    run.probe()
     found.of, found.ttl = keys.of, min((one.ttl for one in subject.sources if one.ttl), default=None)
     if expires and run.latest is not None and subject.sources[0].ttl:
         found.forecast = Forecast()
@@ -108,12 +112,48 @@ class _Run:
         at = self.at or self.sides.now()
         with _failing("serving"):
             serving = self.sides.serving.ask(self.subject, asked)
+            self._alone(asked, serving)
         with _failing("training"):
             training = self.sides.training.ask(self.subject, asked, at)
         for answers, side in ((serving, "serving"), (training, "training")):
             for place, why in answers.failed.items():
                 self._crash(int(places[place]), side, why)
         return at, serving, training
+
+    def _alone(self, asked: Asked, serving: Answers) -> None:
+        """Take the answers of some keys from requests for one key each, as model servers send them: what a view makes
+        on demand in a batch may depend on the other rows of it."""
+        if not self.subject.is_on_demand:
+            return
+        answered = [place for place in range(len(asked)) if place not in serving.failed]
+        for place in answered[:: max(1, len(answered) // ALONE)][:ALONE]:
+            one = self.sides.serving.ask(self.subject, asked.take(np.array([place])))
+            for column in self.subject.columns:
+                serving.values[column.name][place] = one.values[column.name][0]
+
+    def probe(self) -> None:
+        """Ask an on-demand view for a key that nobody knows, as happens with every new user."""
+        if not self.subject.is_on_demand or not self.keys.table.num_columns or not len(self.keys):
+            return
+        keys = self.keys.unknown()
+        if keys is None:
+            return
+        known = self.keys.table.slice(0, ALONE)
+        try:
+            asked = asked_for(self.subject, pa.concat_tables([known, keys]), known.num_rows + 1)
+            training = self.sides.training.ask(self.subject, asked, self.at or self.sides.now())
+        except Exception:
+            return  # then it fails alike
+        try:
+            self.sides.serving.ask(self.subject, asked_for(self.subject, keys, 1))
+        except Exception as error:
+            if training.failed:
+                return
+            finding = self.found.finding(CRASH, self.subject.name)
+            finding.features["all, of a key that is not known"] += 1
+            finding.add(-1, None, Example(keys.to_pylist()[0], str(error), "", "an error"))
+            self.found.differing += 1
+            self.found.values += 1
 
     def _crash(self, place: int, side: str, why: str) -> None:
         finding = self.found.finding(CRASH, self.subject.name)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast import FeatureStore
 
 from parity.check.found import Sample
@@ -39,6 +40,19 @@ class Keys:
     def named(self, place: int) -> dict[str, Any]:
         """The key at a place, by the names of the request."""
         return {name: self.table[name][place].as_py() for name in self.table.column_names}
+
+    def unknown(self) -> pa.Table | None:
+        """A key of the same types that is none of these; None where none can be made."""
+        columns = {}
+        for name in self.table.column_names:
+            kind = self.table.schema.field(name).type
+            if pa.types.is_integer(kind):
+                columns[name] = pa.array([pc.min(self.table[name]).as_py() - 1], kind)
+            elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+                columns[name] = pa.array(["nobody knows this key"], kind)
+            else:
+                return None
+        return pa.table(columns)
 
     def is_spelled_otherwise(self, place: int) -> bool:
         return bool(self.spellings) and _bare(tuple(self.named(place).values())) in self.spellings

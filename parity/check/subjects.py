@@ -116,6 +116,11 @@ class Subject:
         return {key: kind for source in self.sources for key, kind in source.key_types.items()}
 
     @property
+    def is_on_demand(self) -> bool:
+        """Whether anything of it is computed on demand."""
+        return any(column.source is None for column in self.columns)
+
+    @property
     def counted(self) -> list[Column]:
         return [column for column in self.columns if column.counted]
 
