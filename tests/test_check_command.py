@@ -1,0 +1,190 @@
+"""The command line of `parity check`: what it takes, what it refuses, and what it exits with."""
+
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+from feast import FeatureService, Field
+from feast.types import Float32, Float64, Int64
+
+from parity.edge.redis_server import free_port
+from tests.conftest import BIN, ROOT
+from tests.strangers import DAY, customers, orders, stranger
+
+
+@pytest.fixture
+def theirs(tmp_path, capfd):
+    made = stranger(tmp_path, capfd, "duckdb")
+    made.apply(*customers(made.write("orders", orders(made.now))))
+    made.materialize()
+    return made
+
+
+def test_what_is_not_there_is_said_and_not_created(tmp_path, capfd):
+    theirs = stranger(tmp_path, capfd)
+    found = theirs.check()
+    assert (found.status, found.err.count("\n")) == (2, 1)
+    assert "registry.db is not there, and is not created by a check. Run: feast apply" in found.err
+    assert [path.name for path in theirs.root.iterdir()] == ["feature_store.yaml"]
+    theirs.apply(*customers(theirs.write("orders", orders(theirs.now))))
+    (theirs.root / "online.db").unlink()
+    found = theirs.check()
+    assert (found.status, "online.db is not there" in found.err) == (2, True)
+    assert not (theirs.root / "online.db").exists()
+
+
+def test_what_is_no_repository_is_said(tmp_path, capfd):
+    theirs = stranger(tmp_path, capfd)
+    (theirs.root / "feature_store.yaml").write_text(
+        "project: theirs\nonline_store: {type: nothing, password: hidden}\n"
+    )
+    found = theirs.check()
+    assert (found.status, found.err.count("\n"), "hidden" in found.err) == (2, 1, False)
+    (theirs.root / "feature_store.yaml").unlink()
+    found = theirs.check()
+    assert (found.status, "feature_store.yaml: there is no such file" in found.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--view", "nothing"], "there is no feature view 'nothing'"),
+        (["--service", "nothing"], "there is no feature service 'nothing'"),
+        (["--accept", "nothing"], "there is no kind of difference 'nothing'; there is crash"),
+        (["--url", "localhost:6566"], "has to begin with http://"),
+        (["--url", f"http://127.0.0.1:{free_port()}"], "does not answer"),
+        (["--view", "customers", "--service", "a"], "give one of them"),
+    ],
+)
+def test_what_can_not_be_meant_is_refused(theirs, arguments, said):
+    found = theirs.check(*arguments)
+    assert (found.status, said in found.err) == (2, True)
+
+
+def test_a_sample_is_drawn_by_its_seed_and_says_its_bound(theirs):
+    found = theirs.check("--sample", "5", "--seed", "7")
+    assert found.status == 0
+    assert (found.compared("customers")["keys"], found.compared("customers")["of_keys"]) == (5, 20)
+    assert "5 keys of 20, drawn at random by --seed 7" in found.out
+    assert "with 95 % confidence at most 60.000% of all 20 keys differ" in found.out
+
+
+def test_training_is_asked_for_the_instant_that_is_given(theirs):
+    frame = orders(theirs.now)
+    frame["event_timestamp"] -= 100 * DAY
+    theirs.write("orders", frame)
+    (theirs.root / "online.db").unlink()
+    theirs.apply(*theirs.store.list_entities(), *theirs.store.list_feature_views())
+    theirs.materialize()
+    assert theirs.check().of("ttl")["keys"] == 20
+    then = theirs.check("--at", (theirs.now - 99 * DAY).isoformat())
+    assert (then.status, then.said["equal"]) == (0, 40)
+
+
+def test_another_file_of_configuration_can_be_named(theirs, tmp_path):
+    (theirs.root / "feature_store.yaml").rename(tmp_path / "other.yaml")
+    assert theirs.check().status == 2
+    assert theirs.check("-f", tmp_path / "other.yaml").status == 0
+
+
+def test_a_report_and_a_junit_file_are_written(theirs, tmp_path):
+    frame = orders(theirs.now)
+    theirs.write("orders", frame.assign(total=frame["total"] + 1))
+    found = theirs.check("--report", tmp_path / "page.html", "--junit", tmp_path / "junit.xml")
+    assert found.status == 1
+    page = (tmp_path / "page.html").read_text()
+    assert '<h1 class="bad">Differs</h1>' in page
+    assert "correction" in page
+    assert "<script" not in page
+    suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    assert (suite.get("failures"), suite.get("errors")) == ("1", "0")
+    assert [case.get("name") for case in suite] == ["customers", "correction in customers"]
+
+
+def test_each_kind_is_said_once_however_many_values_have_it(tmp_path, capfd):
+    theirs = stranger(tmp_path, capfd, "duckdb")
+    frame = orders(theirs.now, keys=3000, rows=1, **{f"f{n}": lambda key: key + 0.1 for n in range(8)})
+    fields = [Field(name=f"f{n}", dtype=Float32) for n in range(8)]
+    theirs.apply(*customers(theirs.write("orders", frame), fields=fields))
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.kinds, found.of("float32")["values"]) == (["float32"], 24_000)
+    assert len(found.out.splitlines()) < 10
+    assert "3,000 keys of customers, in f0, f1, f2, f3, f4, f5 and 2 more" in found.out
+
+
+def test_a_view_that_can_not_be_compared_leaves_the_others(theirs):
+    other = customers(theirs.write("others", orders(theirs.now)))[1]
+    other.name = other.projection.name = "others"
+    theirs.apply(other)
+    (theirs.root / "others.parquet").unlink()
+    found = theirs.check()
+    assert (found.status, found.compared("customers")["equal"]) == (2, 40)
+    assert found.compared("others")["error"]
+    assert theirs.check("--accept", "unchecked").status == 0
+
+
+def test_nothing_that_is_no_number_breaks_the_certificate(theirs):
+    frame = orders(theirs.now)
+    theirs.write("orders", frame.assign(total=float("inf")))
+    found = theirs.check()
+    assert found.of("correction")["examples"][0]["training"] == "inf"
+
+
+def blocked(*names: str) -> str:
+    """A program that can't import these packages, and runs `parity` as its own arguments say."""
+    return f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+from parity.__main__ import command
+command()
+"""
+
+
+def test_it_needs_feast_and_its_own_requirements_only(tmp_path, capfd):
+    theirs = stranger(tmp_path, capfd)
+    theirs.apply(*customers(theirs.write("orders", orders(theirs.now))))
+    theirs.materialize()
+    program = blocked(
+        "redis", "hiredis", "duckdb", "ibis", "filelock", "mlflow", "sklearn", "scipy", "boto3", "pyspark"
+    )
+    page = tmp_path / "page.html"
+    run = [sys.executable, "-c", program, "check", "-c", theirs.root, "--report", page]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert page.exists()
+
+
+@pytest.mark.scale
+def test_a_feature_server_is_asked_over_http(tmp_path, capfd):
+    theirs = stranger(tmp_path, capfd, "duckdb")
+    frame = orders(theirs.now, keys=12, total=lambda key: key + 0.1, text=lambda key: f"é{key}")
+    frame["single"] = (frame["customer_id"] / 7).astype("float32")
+    frame["ids"] = [[key, 2**53 + key] for key in frame["customer_id"]]
+    types = {"total": Float64, "single": Float32, "orders": Int64}
+    made = customers(theirs.write("orders", frame), fields=[Field(name=n, dtype=t) for n, t in types.items()])
+    theirs.apply(*made, FeatureService(name="all", features=[made[1].with_name("them")]))
+    theirs.materialize()
+    port = free_port()
+    server = subprocess.Popen(
+        [BIN / "feast", "-c", theirs.root, "serve", "-p", str(port), "-h", "127.0.0.1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(60):
+            found = theirs.check("--url", f"http://127.0.0.1:{port}")
+            if found.status != 2:
+                break
+        assert (found.status, found.kinds, found.said["online_store"]) == (0, [], f"http://127.0.0.1:{port}")
+        assert found.compared("customers")["equal"] == found.compared("all")["equal"] == 36
+        theirs.write("orders", frame.assign(total=frame["total"] + 1))
+        assert theirs.check("--url", f"http://127.0.0.1:{port}").of("correction")["keys"] == 12
+    finally:
+        server.terminate()
+        server.wait(10)
