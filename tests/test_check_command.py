@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+import urllib.request
 from xml.etree import ElementTree
 
 import pytest
@@ -132,6 +134,19 @@ def test_nothing_that_is_no_number_breaks_the_certificate(theirs):
     assert found.of("correction")["examples"][0]["training"] == "inf"
 
 
+def answers(url: str, server: subprocess.Popen, seconds: float = 120) -> None:
+    """Wait until something answers there."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
 def blocked(*names: str) -> str:
     """A program that can't import these packages, and runs `parity` as its own arguments say."""
     return f"""
@@ -177,10 +192,8 @@ def test_a_feature_server_is_asked_over_http(tmp_path, capfd):
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in range(60):
-            found = theirs.check("--url", f"http://127.0.0.1:{port}")
-            if found.status != 2:
-                break
+        answers(f"http://127.0.0.1:{port}/health", server)
+        found = theirs.check("--url", f"http://127.0.0.1:{port}")
         assert (found.status, found.kinds, found.said["online_store"]) == (0, [], f"http://127.0.0.1:{port}")
         assert found.compared("customers")["equal"] == found.compared("all")["equal"] == 36
         theirs.write("orders", frame.assign(total=frame["total"] + 1))

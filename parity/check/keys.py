@@ -14,7 +14,7 @@ from feast import FeatureStore
 
 from parity.check.found import Sample
 from parity.check.history import Latest, latest_of
-from parity.check.online_keys import CannotScan, online_keys
+from parity.check.online_keys import CannotScan, only_online
 from parity.check.requested import as_declared, taken
 from parity.check.subjects import Source, Subject
 
@@ -101,7 +101,7 @@ class Known:
         there, extras = set(zip(*columns, strict=True)), set()
         notes = []
         try:
-            extras = {key for key in online_keys(self._online, source) if key not in there}
+            extras = only_online(self._online, source, there)
         except CannotScan as why:
             notes.append(str(why))
         except Exception as error:  # it is one more look, and what can't be read is said when it is asked for
