@@ -28,6 +28,7 @@ from parity.check.found import Compared
 from parity.check.http import Server
 from parity.check.keys import Known
 from parity.check.opening import Opened, feast_version, of_error, opening, version_note
+from parity.check.oracle import held_against_oracle, is_own
 from parity.check.page import write_page
 from parity.check.sides import Failed, Sdk, Training
 from parity.check.subjects import NotCompared, Subject, choose
@@ -87,6 +88,12 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
             one.error = of_error(error)
         verdict.compared.append(one)
         print(terminal.line(one), flush=True)
+    own = {source.name for subject in chosen.subjects for source in subject.sources if is_own(source)}
+    if own:
+        now = datetime.now(UTC)
+        for one in held_against_oracle(opened.repository, own, args.sample or None, args.seed, args.at, now):
+            verdict.compared.append(one)
+            print(terminal.line(one), flush=True)
     return verdict
 
 

@@ -92,6 +92,12 @@ UNEXPLAINED = Kind(
     "another value of the same event, and nothing that is known explains it",
     "find out what else writes {view} online, or whether its source was rewritten; then materialize it again",
 )
+ORACLE = Kind(
+    "oracle",
+    Harm.WRONG,
+    "the transactions give other values than training or serving has",
+    "run: python compute_features.py, python materialize_to_online.py; python demo_fixed.py shows each value ({cause})",
+)
 FUTURE = Kind(
     "future",
     Harm.WRONG,
@@ -188,8 +194,8 @@ NOTHING = Kind(
 UNCHECKED = Kind("unchecked", Harm.TYPE, "it could not be compared", "mend what is named")
 
 KINDS = [
-    CRASH, ON_DEMAND_NULL, ON_DEMAND, TIE, CORRECTION, NULL, TIME_ZONE, EVENT_TIME, UNEXPLAINED, FUTURE, DELETED,
-    KEY_CAST, NEVER, LOST, BEHIND, LATE, PUSHED, TTL, DROPPED, JSON, TYPE, COERCION, FLOAT32,
+    CRASH, ON_DEMAND_NULL, ON_DEMAND, TIE, CORRECTION, NULL, TIME_ZONE, EVENT_TIME, UNEXPLAINED, ORACLE, FUTURE,
+    DELETED, KEY_CAST, NEVER, LOST, BEHIND, LATE, PUSHED, TTL, DROPPED, JSON, TYPE, COERCION, FLOAT32,
 ]  # fmt: skip
 """Every kind of difference."""
 BY_NAME = {kind.name: kind for kind in KINDS}
