@@ -83,7 +83,7 @@ def _finding(one: Finding, verdict: Verdict) -> dict[str, Any]:
         "fails": verdict.fails(one.kind),
         "meaning": terminal.meaning(one),
         "advice": terminal.advice(one),
-        "upstream": one.kind.link or None,
+        "upstream": one.link or None,
         "examples": [_example(example) for example in one.examples],
     }
 

@@ -27,6 +27,7 @@ from parity.check.compare import Sides, compare
 from parity.check.found import Compared
 from parity.check.http import Server
 from parity.check.keys import Known
+from parity.check.kinds import OF_REDIS
 from parity.check.opening import Opened, feast_version, of_error, opening, version_note
 from parity.check.oracle import held_against_oracle, is_own
 from parity.check.page import write_page
@@ -39,8 +40,8 @@ from parity.edge.feast_internals import online_store_of
 
 COMPARED = 100_000
 """Keys of each view that are compared, at most, unless --sample says otherwise."""
-NO_TTL_OF_FEAST = "ParityRedisOnlineStore"
-"""The store of this project, which expires what training expires."""
+EXPIRES_TOO = "ParityRedisOnlineStore"
+"""The store of this project, which expires what training expires, and lets corrections in."""
 
 
 def main() -> int:
@@ -78,7 +79,8 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
     for subject in chosen.subjects:
         one = Compared(subject.name, subject.what)
         try:
-            _compare(subject, one, Sides(Training(offline), side, history), known, args, NO_TTL_OF_FEAST not in names)
+            sides = Sides(Training(offline), side, history)
+            _compare(subject, one, sides, known, args, names)
         except NotCompared as why:
             verdict.left[subject.name] = str(why)
             continue
@@ -98,15 +100,16 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
 
 
 def _compare(
-    subject: Subject, one: Compared, sides: Sides, known: Known, args: argparse.Namespace, expires: bool
+    subject: Subject, one: Compared, sides: Sides, known: Known, args: argparse.Namespace, names: set[str]
 ) -> None:
     keys = known.of(subject, args.sample or None, args.seed)
     one.sample = keys.sample
     one.notes += keys.notes
     with tqdm(total=len(keys), desc=subject.name, unit=" keys", disable=None, leave=False, delay=1) as bar:
-        for done in compare(subject, keys, sides, one, args.at, expires):
+        for done in compare(subject, keys, sides, one, args.at, EXPIRES_TOO not in names):
             bar.update(done)
     for finding in one.findings.values():
+        finding.about["of_redis"] = OF_REDIS if "RedisOnlineStore" in names and EXPIRES_TOO not in names else ""
         source = next((source for source in subject.sources if source.name == finding.view), None)
         if source is not None:
             finding.about["timestamp"] = source.batch.timestamp_field

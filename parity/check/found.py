@@ -50,6 +50,11 @@ class Finding:
         return len(self.places)
 
     @property
+    def link(self) -> str:
+        """The issue of Feast that it is, if it is one in these stores."""
+        return "" if self.about.get("of_redis") == "" and "{of_redis}" in self.kind.advice else self.kind.link
+
+    @property
     def values(self) -> int:
         return self.features.total()
 

@@ -15,6 +15,7 @@ from feast import FeatureStore
 from parity.check.found import Sample
 from parity.check.history import Latest, latest_of
 from parity.check.online_keys import CannotScan, only_online
+from parity.check.opening import of_error
 from parity.check.requested import as_declared, taken
 from parity.check.subjects import Source, Subject
 
@@ -105,7 +106,7 @@ class Known:
         except CannotScan as why:
             notes.append(str(why))
         except Exception as error:  # it is one more look, and what can't be read is said when it is asked for
-            notes.append(f"the online store of {source.name} could not be looked through: {error!s:.200}")
+            notes.append(f"the online store of {source.name} could not be looked through: {of_error(error)}")
         table = _as_keys(sorted(extras, key=repr), source, latest.keys.schema)
         if table.num_rows < len(extras):
             notes.append(

@@ -64,10 +64,10 @@ CORRECTION = Kind(
     "correction",
     Harm.WRONG,
     "the source has another value for the very event that is served: it was corrected after it was materialized",
-    "materialize {view} again; Redis refuses a row of the same event time, so delete the keys first, or give the "
-    "corrected rows a later {timestamp}",
+    "materialize {view} again, over a span that has these rows{of_redis}",
     2795,
 )
+OF_REDIS = "; Redis refuses a row of the same event time, so delete the keys first, or give corrected rows a later one"
 NULL = Kind(
     "null",
     Harm.WRONG,

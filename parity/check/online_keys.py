@@ -73,10 +73,14 @@ def _of_sqlite(store: FeatureStore, source: Source) -> Iterator[bytes]:
 
 
 def _of_postgres(store: FeatureStore, source: Source) -> Iterator[bytes]:
-    with postgres_connection(store) as connection, connection.cursor() as cursor:
-        cursor.execute(f"SELECT DISTINCT entity_key FROM {_table(store, source)}")
-        for (key,) in cursor:
-            yield bytes(key)
+    with postgres_connection(store) as connection:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(f"SELECT DISTINCT entity_key FROM {_table(store, source)}")
+                for (key,) in cursor:
+                    yield bytes(key)
+        finally:
+            connection.rollback()  # Feast goes on with this connection, and takes it in no transaction
 
 
 def _of_redis(store: FeatureStore, source: Source) -> Iterator[bytes]:

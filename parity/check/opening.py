@@ -26,7 +26,7 @@ from feast.repo_config import load_repo_config
 from parity.edge.command import shown
 from parity.edge.errors import UserError
 
-OLDEST, NEWEST = (0, 64), (0, 67)
+OLDEST, NEWEST = (0, 60), (0, 67)
 """The versions of Feast that this was tried on; others may do."""
 YAML = "feature_store.yaml"
 

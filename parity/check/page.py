@@ -41,7 +41,7 @@ def _finding(one: Finding, verdict: Verdict, most: int) -> dict[str, Any]:
         "about": terminal.about(one),
         "meaning": terminal.meaning(one),
         "advice": terminal.advice(one),
-        "link": one.kind.link,
+        "link": one.link,
         "width": max(1.0, 100 * one.keys / most),
         "examples": list(map(terminal.shown_example, one.examples)),
     }

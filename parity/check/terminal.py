@@ -76,8 +76,8 @@ def _of_finding(number: int, finding: Finding, verdict: Verdict) -> Iterable[str
     for example in finding.examples[:1]:
         yield f"   for example {shown_example(example)}"
     yield f"   Do: {advice(finding, verdict)}"
-    if finding.kind.link:
-        yield f"   Feast: {finding.kind.link}"
+    if finding.link:
+        yield f"   Feast: {finding.link}"
 
 
 def about(finding: Finding) -> str:

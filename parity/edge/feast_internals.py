@@ -24,11 +24,18 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from feast import FeatureService, FeatureStore, FeatureView, RepoConfig, ValueType, utils
-from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.registry.registry import Registry
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.repo_config import RegistryConfig
+
+try:
+    from feast.infra.online_stores.helpers import compute_versioned_name
+except ImportError:  # of a Feast that keeps one version of a view, which `parity check` may meet
+
+    def compute_versioned_name(table: Any, enable_versioning: bool = False) -> str:
+        return table.name
+
 
 RESOLVED_REQUESTS = 1024
 """How many kinds of requests Feast keeps as it resolved them; by itself it would keep any number."""
@@ -126,7 +133,8 @@ def feature_types(online: OnlineStore, request: Request) -> dict[str, Any]:
 
 def stored_name(config: RepoConfig, view: Any) -> str:
     """The name under which the rows of a view are stored: its own, with its version if it has one."""
-    name, version = compute_versioned_name(view, config.registry.enable_online_feature_view_versioning), stored_as(view)
+    versions = getattr(config.registry, "enable_online_feature_view_versioning", False)
+    name, version = compute_versioned_name(view, versions), stored_as(view)
     return f"{name}__{version}" if version else name
 
 

@@ -1,6 +1,7 @@
 """Small Feast repositories as others have them, with stock parts: built, materialized, broken, and checked."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class Stranger:
     root: Path
     capture: Any
     now: datetime
+    written: int = 0
 
     @property
     def store(self) -> FeatureStore:
@@ -61,6 +63,9 @@ class Stranger:
         """Write a table, and make the source of it."""
         path = self.root / f"{name}.parquet"
         frame.to_parquet(path, coerce_timestamps="us", allow_truncated_timestamps=True)
+        self.written += 1
+        moment = path.stat().st_mtime + self.written
+        os.utime(path, (moment, moment))  # DuckDB takes a file of the same second for the one that it has read
         created = "created" if "created" in frame.columns else ""
         return FileSource(
             name=name, path=str(path), timestamp_field="event_timestamp", created_timestamp_column=created

@@ -79,6 +79,7 @@ def draw(folder: Path, seed: int, offline: str, online: dict | None, plain: bool
     view, in which anything can be planted."""
     r = np.random.default_rng(seed)
     theirs = stranger(folder, _Nothing(), offline, online, project=f"bed{secrets.token_hex(4)}")
+    theirs.now -= timedelta(minutes=1)  # so that what a fault adds since is past too
     kind = str(r.choice(list(KEYS)))
     types, make = KEYS[kind]
     chosen = sorted(r.choice(list(TYPES), r.integers(1, 6), replace=False).tolist())
