@@ -10,7 +10,7 @@ from feast.types import Float32, Int64
 from tests.strangers import DAY, HOUR, customers, orders, stranger
 
 
-@pytest.fixture(params=["dask", "duckdb"])
+@pytest.fixture(params=["dask", pytest.param("duckdb", marks=pytest.mark.scale)])
 def offline(request):
     return request.param
 

@@ -12,7 +12,7 @@ from feast.types import Float32, Float64, Int64
 
 from parity.edge.redis_server import free_port
 from tests.conftest import BIN, ROOT
-from tests.strangers import DAY, customers, orders, stranger
+from tests.strangers import DAY, HOUR, customers, orders, stranger
 
 
 @pytest.fixture
@@ -82,6 +82,25 @@ def test_training_is_asked_for_the_instant_that_is_given(theirs):
     assert theirs.check().of("ttl")["keys"] == 20
     then = theirs.check("--at", (theirs.now - 99 * DAY).isoformat())
     assert (then.status, then.said["equal"]) == (0, 40)
+
+
+def test_an_event_after_the_instant_asked_for_is_not_compared(theirs):
+    found = theirs.check("--at", (theirs.now - 2.5 * HOUR).isoformat())
+    assert (found.status, found.kinds) == (2, [])
+    assert "20 keys are served an event after --at" in found.out
+
+
+def test_a_store_that_does_not_answer_is_said_at_once_and_without_its_password(tmp_path, capfd):
+    online = {"type": "redis", "connection_string": f"127.0.0.1:{free_port()},password=hidden"}
+    theirs = stranger(tmp_path, capfd, "duckdb", online)
+    theirs.apply(*customers(theirs.write("orders", orders(theirs.now)), online=False))
+    made = customers(theirs.write("orders", orders(theirs.now)))
+    theirs.store.registry.apply_feature_view(made[1], "theirs")
+    started = time.monotonic()
+    found = theirs.check()
+    assert (found.status, "hidden" in found.out + found.err) == (2, False)
+    assert "serving fails for every key: ConnectionError" in found.out
+    assert time.monotonic() - started < 60
 
 
 def test_another_file_of_configuration_can_be_named(theirs, tmp_path):

@@ -21,7 +21,7 @@ from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, Json
 from tests.strangers import DAY, HOUR, customers, orders, stranger
 
 
-@pytest.fixture(params=["dask sqlite", "duckdb redis"])
+@pytest.fixture(params=[pytest.param("dask sqlite", marks=pytest.mark.scale), "duckdb redis"])
 def theirs(request, tmp_path, capfd):
     offline, online = request.param.split()
     stores = None

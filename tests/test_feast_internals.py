@@ -41,6 +41,20 @@ def store(tmp_path, redis_port, table):
     return opened(tmp_path, redis_port, [table])
 
 
+class TestOfOnlineStores:
+    USED_BY = "parity/check/online_keys.py"
+
+    def test_the_client_of_redis_can_be_had(self, store):
+        require(hasattr(RedisOnlineStore, "_get_client"), "RedisOnlineStore._get_client", self.USED_BY)
+        assert feast_internals.redis_client(store).ping()
+
+    def test_the_connection_of_postgres_can_be_had(self):
+        pytest.importorskip("psycopg")
+        from feast.infra.online_stores.postgres_online_store.postgres import PostgreSQLOnlineStore
+
+        require(hasattr(PostgreSQLOnlineStore, "_get_conn"), "PostgreSQLOnlineStore._get_conn", self.USED_BY)
+
+
 class TestOfRequests:
     USED_BY = "parity/edge/feast_internals.py: resolved_request"
 

@@ -325,6 +325,9 @@ class _Run:
             one.at,
             self.keys.is_spelled_otherwise(one.place),
         )
+        if self.at is not None and served is not None and served > self.at:
+            self._set_aside(one, columns)
+            return {}
         row, causes = cause_of_row(evidence), {}
         for column in columns:
             t, s = one.training[column.name], one.serving[column.name]
@@ -338,6 +341,11 @@ class _Run:
         if row and row.beneath and evidence.of_served():
             self._look_beneath(columns, one, key, evidence)
         return causes
+
+    def _set_aside(self, one: Odd, columns: list[Column]) -> None:
+        """What is served is of an event after the instant that training was asked for: there is nothing to compare."""
+        self.found.later += 1
+        self.found.values -= sum(column.name in one.differing for column in columns)
 
     def _note(
         self, cause: Cause, column: Column, one: Odd, key: dict[str, Any], e: Evidence | None, inherited: bool = False

@@ -126,6 +126,8 @@ class Compared:
     notes: list[str] = field(default_factory=list)
     unanswered: dict[str, str] = field(default_factory=dict)
     """Columns that a side does not answer with, and the side."""
+    later: int = 0
+    """Keys that are served an event after the instant that training was asked for."""
     retried: int = 0
     """Keys that differed once and not when asked again: something wrote between the two reads."""
     differing_places: set[int] = field(default_factory=set)

@@ -33,6 +33,8 @@ class CannotScan(Exception):
 def only_online(store: FeatureStore, source: Source, known: Collection[tuple]) -> set[tuple]:
     """The keys that are online of a ``source``, and not ``known``, as tuples in the order of its join keys;
     `CannotScan` where they can't be named, or there are too many."""
+    if store.config.entity_key_serialization_version < 3:
+        raise CannotScan("keys that only the store has are not known, as they are stored in an older form than 3")
     deadline, found = time.monotonic() + SECONDS, {}
     scan, are_of_view = _scanner(store, source)
     decode = _decoder(store, source)

@@ -29,6 +29,8 @@ from parity.edge.errors import UserError
 OLDEST, NEWEST = (0, 60), (0, 67)
 """The versions of Feast that this was tried on; others may do."""
 YAML = "feature_store.yaml"
+_SECRET = re.compile(r"(://[^\s:/@]*:|(?:password|secret|token|pwd)[\"']?\s*[=:]\s*)[^\s@,;)]+", re.IGNORECASE)
+"""What stands in front of a secret, and the secret."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,8 @@ def _type(store: Any) -> str:
 
 
 def of_error(error: BaseException) -> str:
-    """An error of Feast, or of what is beneath it, in a line."""
-    text = " ".join(str(error).split())
+    """An error of Feast, or of what is beneath it, in a line, without the passwords that it may quote."""
+    text = _SECRET.sub(r"\1***", " ".join(str(error).split()))
     return f"{type(error).__name__}: {text:.300}" if text else type(error).__name__
 
 

@@ -5,6 +5,7 @@ Both are asked as a team asks them, through Feast's public calls, each through a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from feast.online_response import OnlineResponse
 from parity.check.equal import plain
 from parity.check.opening import of_error
 from parity.check.requested import Asked
-from parity.check.subjects import Column, Subject
+from parity.check.subjects import Subject
 
 ROW = "parity_row"
 """A column that travels with the rows of a training set, whose order stores change."""
@@ -137,6 +138,7 @@ def _plain_list(column: pa.ChunkedArray) -> list:
     return values if is_simple else [plain(value) for value in values]
 
 
+SECONDS_OF_DIVIDING = 20
 SMALLEST_DIVIDED = 64
 """How many keys that fail are asked one by one, at most: more are divided, and those of a part fail together."""
 
@@ -150,7 +152,9 @@ def divided(places: Sequence[int], ask: Callable[[Sequence[int]], Answers]) -> A
     try:
         return ask(places)
     except Exception as error:
-        parts = _parts(list(places), ask, error)
+        if is_unreachable(error):
+            raise Failed(of_error(error)) from None
+        parts = _parts(list(places), ask, error, [4 * SMALLEST_DIVIDED], time.monotonic() + SECONDS_OF_DIVIDING)
     failed = {place - first: answer for some, answer in parts if isinstance(answer, str) for place in some}
     if len(failed) == number:
         raise Failed(next(iter(failed.values())))
@@ -173,10 +177,15 @@ class Failed(Exception):
     """A side fails for every key, as the message says."""
 
 
-def _parts(places: list[int], ask: Callable, error: Exception, budget: list[int] | None = None) -> list:
+def is_unreachable(error: BaseException) -> bool:
+    """Whether nobody answers, which no other keys change, and each attempt may take its time."""
+    names = {type_.__name__ for type_ in type(error).__mro__}
+    return isinstance(error, OSError) or any("Connection" in name or "Timeout" in name for name in names)
+
+
+def _parts(places: list[int], ask: Callable, error: Exception, budget: list[int], deadline: float) -> list:
     """The answers of parts of ``places``, or the error of those that fail."""
-    budget = budget if budget is not None else [4 * SMALLEST_DIVIDED]
-    if len(places) == 1 or budget[0] <= 0:
+    if len(places) == 1 or budget[0] <= 0 or time.monotonic() > deadline:
         return [(places, of_error(error))]
     found = []
     for part in (places[: len(places) // 2], places[len(places) // 2 :]):
@@ -184,14 +193,8 @@ def _parts(places: list[int], ask: Callable, error: Exception, budget: list[int]
         try:
             found.append((part, ask(part)))
         except Exception as another:
-            found += _parts(part, ask, another, budget)
+            found += _parts(part, ask, another, budget, deadline)
     return found
-
-
-def columns_answered(subject: Subject, *answers: Answers) -> list[Column]:
-    """The columns that are compared, which all sides answer with."""
-    missing = {name for answer in answers for name in answer.missing}
-    return [column for column in subject.counted if column.name not in missing]
 
 
 def as_datetime(microseconds: int | None) -> datetime | None:

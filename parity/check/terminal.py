@@ -42,6 +42,8 @@ def line(one: Compared) -> str:
 def why_null(one: Compared) -> str:
     """Why nothing but nulls was compared."""
     reasons = []
+    if one.later:
+        reasons.append(f"{counted(one.later, 'key')} are served an event after --at")
     if one.nulls.expired:
         rows = "all rows" if one.nulls.expired == one.keys else f"the last rows of {counted(one.nulls.expired, 'key')}"
         reasons.append(f"{rows} are older than the ttl{f' of {span(one.ttl)}' if one.ttl else ''}")
@@ -128,6 +130,8 @@ def notes(one: Compared) -> list[str]:
         said.append(f"not compared: {one.trouble}")
     if one.latent:
         said.append(f"{counted(one.latent, 'key')} have newer rows of equal values that are not online yet")
+    if one.later:
+        said.append(f"{counted(one.later, 'key')} are served an event after --at, and are not compared")
     if one.retried:
         said.append(f"{counted(one.retried, 'key')} differed once and not when asked again, as something was writing")
     if one.forecast and one.forecast.week:
