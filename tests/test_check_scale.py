@@ -1,0 +1,45 @@
+"""`parity check` on stores that take an extra: Spark, and DynamoDB as moto speaks it."""
+
+import pytest
+
+from tests.strangers import customers, orders, stranger
+
+pytestmark = pytest.mark.scale
+
+
+def test_dynamodb_is_compared_and_says_that_it_can_not_be_looked_through(tmp_path, capfd, s3_url, monkeypatch):
+    pytest.importorskip("aiobotocore")
+    for name, value in {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}.items():
+        monkeypatch.setenv(name, value)
+    online = {"type": "dynamodb", "region": "us-east-1", "endpoint_url": s3_url}
+    theirs = stranger(tmp_path, capfd, "duckdb", online, project="dynamo")
+    frame = orders(theirs.now)
+    theirs.apply(*customers(theirs.write("orders", frame)))
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds, found.said["equal"]) == (0, [], 40)
+    assert "keys that only DynamoDBOnlineStore has are not looked for" in found.out
+    theirs.write("orders", frame.assign(total=frame["total"] + 1))
+    assert theirs.check().kinds == ["correction"]
+
+
+def test_spark_is_compared(tmp_path, capfd):
+    pytest.importorskip("pyspark")
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+
+    theirs = stranger(tmp_path, capfd, "spark")
+    frame = orders(theirs.now)
+    theirs.write("orders", frame)
+    source = SparkSource(
+        name="orders",
+        path=str(theirs.root / "orders.parquet"),
+        file_format="parquet",
+        timestamp_field="event_timestamp",
+    )
+    made = customers(source)
+    theirs.apply(*made)
+    theirs.store.write_to_online_store("customers", frame.groupby("customer_id").tail(1))
+    found = theirs.check()
+    assert (found.status, found.kinds, found.said["equal"]) == (0, [], 40)
+    theirs.write("orders", frame.assign(total=frame["total"] + 1))
+    assert theirs.check().kinds == ["unexplained"]
