@@ -22,7 +22,7 @@ from parity.check.requested import Asked, asked_for, taken
 from parity.check.sides import Answers, Failed, Serving, Training, as_datetime
 from parity.check.subjects import Column, Source, Subject
 
-KEYS_PER_BATCH, FIRST_BATCH = 20_000, 1_000
+KEYS_PER_BATCH, FIRST_BATCH = 40_000, 1_000
 EXPLAINED = 100_000
 """Keys of a subject whose history is looked at, at most."""
 ALONE = 16
