@@ -7,6 +7,7 @@ import urllib.request
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from feast import FeatureService, Field
 from feast.types import Float32, Float64, Int64
 
@@ -34,6 +35,22 @@ def test_what_is_not_there_is_said_and_not_created(tmp_path, capfd):
     found = theirs.check()
     assert (found.status, "online.db is not there" in found.err) == (2, True)
     assert not (theirs.root / "online.db").exists()
+
+
+def test_a_sql_registry_is_read_and_not_written(tmp_path, capfd):
+    theirs = stranger(tmp_path, capfd)
+    file = theirs.root / "feature_store.yaml"
+    configuration = yaml.safe_load(file.read_text())
+    configuration["registry"] = {"registry_type": "sql", "path": f"sqlite:///{theirs.root / 'sql.db'}"}
+    file.write_text(yaml.safe_dump(configuration))
+    found = theirs.check()
+    assert (found.status, "sql.db is not there" in found.err) == (2, True)
+    assert not (theirs.root / "sql.db").exists()
+    theirs.apply(*customers(theirs.write("orders", orders(theirs.now))))
+    theirs.materialize()
+    before = (theirs.root / "sql.db").read_bytes()
+    assert theirs.check().status == 0
+    assert (theirs.root / "sql.db").read_bytes() == before
 
 
 def test_what_is_no_repository_is_said(tmp_path, capfd):
