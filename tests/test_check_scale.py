@@ -16,7 +16,7 @@ def test_dynamodb_is_compared_and_says_that_it_can_not_be_looked_through(tmp_pat
     for name, value in {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}.items():
         monkeypatch.setenv(name, value)
     online = {"type": "dynamodb", "region": "us-east-1", "endpoint_url": s3_url}
-    theirs = stranger(tmp_path, capfd, "duckdb", online, project="dynamo")
+    theirs = stranger(tmp_path, capfd, "dask", online, project="dynamo")
     frame = orders(theirs.now)
     theirs.apply(*customers(theirs.write("orders", frame)))
     theirs.materialize()

@@ -104,19 +104,52 @@ class Sdk:
 
 def of_response(answer: OnlineResponse, subject: Subject, number: int) -> Answers:
     """The answers of a response: values as the SDK gives them, the events as the protobuf has them."""
-    given = answer.to_dict()
+    given: dict[str, list] = {}
     vectors = dict(zip(answer.proto.metadata.feature_names.val, answer.proto.results, strict=True))
     values, events, missing = {}, {}, []
     for column in subject.columns:
         name = column.name
-        if name not in given:
+        if name not in vectors:
             missing.append(name)
             values[name], events[name] = [None] * number, [None] * number
             continue
-        values[name] = _filled([_or_plain(one) for one in given[name]], number)
+        some = _simple(vectors[name].values, column.type)
+        if some is None:
+            given = given or answer.to_dict()
+            some = [_or_plain(one) for one in given[name]]
+        values[name] = _filled(some, number)
         stamps = [(one.seconds * 1_000_000 + one.nanos // 1000) or None for one in vectors[name].event_timestamps]
         events[name] = _filled(stamps, number)
     return Answers(values, events, missing=missing)
+
+
+_FIELDS = {
+    "Float64": "double_val",
+    "Float32": "float_val",
+    "Int64": "int64_val",
+    "Int32": "int32_val",
+    "String": "string_val",
+    "Bool": "bool_val",
+}
+"""Of the types that the SDK hands out as they are, where a value has it."""
+
+
+def _simple(values: Sequence[Any], kind: str) -> list | None:
+    """The values of a vector, if all of them are null or of the declared type, and that is a simple one: read so, it
+    takes a third of the time."""
+    field = _FIELDS.get(kind)
+    if field is None:
+        return None
+    found: list = []
+    for value in values:
+        if value.HasField(field):
+            one = getattr(value, field)
+            found.append(one if one == one else None)
+        elif value.WhichOneof("val") in (None, "null_val"):
+            found.append(None)
+        else:
+            return None
+    return found
 
 
 def _filled(values: list, number: int) -> list:
