@@ -91,6 +91,7 @@ def test_a_correction_is_named(theirs):
     found = theirs.check()
     assert (found.status, found.kinds) == (1, ["correction"])
     assert (found.of("correction")["keys"], found.of("correction")["features"]) == (1, {"total": 1})
+    assert found.of("correction")["keys_listed"] == [{"customer_id": 3}]
 
 
 def test_rows_deleted_offline_are_still_served(theirs):

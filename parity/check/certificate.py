@@ -84,6 +84,7 @@ def _finding(one: Finding, verdict: Verdict) -> dict[str, Any]:
         "meaning": terminal.meaning(one),
         "advice": terminal.advice(one),
         "upstream": one.link or None,
+        "keys_listed": [{name: _value(value) for name, value in key.items()} for key in one.listed],
         "examples": [_example(example) for example in one.examples],
     }
 

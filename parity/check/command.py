@@ -24,7 +24,7 @@ import parity.edge.quick_feast  # noqa: F401
 from parity.check import terminal
 from parity.check.certificate import Context, write_certificate, write_junit
 from parity.check.compare import Sides, compare
-from parity.check.found import Compared
+from parity.check.found import LISTED, Compared
 from parity.check.http import Server
 from parity.check.keys import Known
 from parity.check.kinds import OF_REDIS
@@ -109,6 +109,7 @@ def _compare(
         for done in compare(subject, keys, sides, one, args.at, EXPIRES_TOO not in names):
             bar.update(done)
     for finding in one.findings.values():
+        finding.listed = [keys.named(place) for place in sorted(finding.places)[:LISTED] if place >= 0]
         finding.about["of_redis"] = OF_REDIS if "RedisOnlineStore" in names and EXPIRES_TOO not in names else ""
         source = next((source for source in subject.sources if source.name == finding.view), None)
         if source is not None:

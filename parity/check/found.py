@@ -13,6 +13,8 @@ import numpy as np
 from parity.check.kinds import Kind
 
 EXAMPLES = 3
+LISTED = 1000
+"""Keys of a finding that are listed in a certificate, at most."""
 
 
 class Example(NamedTuple):
@@ -42,6 +44,8 @@ class Finding:
     """The keys, by their place."""
     since: datetime | None = None
     examples: list[Example] = field(default_factory=list)
+    listed: list[dict[str, Any]] = field(default_factory=list)
+    """The first `LISTED` of the keys."""
     about: dict[str, str] = field(default_factory=dict)
     """What the advice is filled in with, beside view and features."""
 
