@@ -1,6 +1,7 @@
 """`parity check` on what only shows in a value: each cause planted, and named."""
 
 import math
+import sys
 
 import numpy as np
 import pandas as pd
@@ -224,3 +225,27 @@ def test_a_number_that_does_not_fit_is_no_equal_one(theirs):
     theirs.write("orders", frame)
     found = theirs.check()
     assert (found.status, found.kinds, found.of("coercion")["features"]) == (1, ["coercion"], {"small": 3})
+
+
+def test_on_demand_views_that_can_not_be_loaded_are_said(theirs):
+    made = customers(theirs.write("orders", orders(theirs.now)))
+    (theirs.root / "theirs_own_module.py").write_text("def twice(value):\n    return value * 2\n")
+    sys.path.append(str(theirs.root))
+    try:
+        import theirs_own_module
+
+        @on_demand_feature_view(sources=[made[1]], schema=[Field(name="twice", dtype=Float64)])
+        def computed(inputs, twice=theirs_own_module.twice):
+            return pd.DataFrame({"twice": twice(inputs["total"])})
+
+        theirs.apply(*made, computed)
+        theirs.materialize()
+    finally:
+        sys.path.remove(str(theirs.root))
+        del sys.modules["theirs_own_module"]
+    assert theirs.check().status == 0  # its own modules can be imported
+    sys.modules.pop("theirs_own_module", None)
+    (theirs.root / "theirs_own_module.py").unlink()
+    found = theirs.check()  # Feast 0.67 loads every on-demand view for any training set
+    assert found.status == 2
+    assert "on-demand feature views: could not be compared: ModuleNotFoundError: No module named" in found.out

@@ -75,7 +75,10 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
         print(note)
     known = Known(offline, None if args.url else online, args.at or datetime.now(UTC))
     names = {type_.__name__ for type_ in type(online_store_of(online)).__mro__} if not args.url else set()
-    verdict = Verdict([], args.accept, args.fail_on, chosen.left)
+    broken = [Compared(name, "not read", error=why) for name, why in chosen.broken.items()]
+    for one in broken:
+        print(terminal.line(one))
+    verdict = Verdict(broken, args.accept, args.fail_on, chosen.left)
     for subject in chosen.subjects:
         one = Compared(subject.name, subject.what)
         try:

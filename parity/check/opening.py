@@ -66,7 +66,7 @@ def opening(repository: Path, yaml: Path | None = None) -> Iterator[Opened]:
     if not file.is_file():
         raise UserError(f"{shown(file)}: there is no such file. Name the folder of a Feast repository with -c, or -f.")
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    sys.path.insert(0, str(repository))
+    sys.path.append(str(repository))  # last: a module of theirs is not to stand in for an installed one
     try:
         name = shown(repository)
         with chdir(repository):

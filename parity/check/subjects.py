@@ -10,6 +10,7 @@ from typing import Any
 
 from feast import FeatureService, FeatureStore, FeatureView, OnDemandFeatureView, StreamFeatureView
 
+from parity.check.opening import of_error
 from parity.edge.errors import UserError
 
 DUMMY = "__dummy_id"
@@ -135,18 +136,20 @@ class Chosen:
 
     subjects: list[Subject]
     left: dict[str, str]
+    broken: dict[str, str] = field(default_factory=dict)
+    """What the registry has and can't give, with the error."""
 
 
 def choose(store: FeatureStore, views: Sequence[str] | None, services: Sequence[str] | None) -> Chosen:
     """Choose what to compare of what was applied: all views, and the services that have something of their own; or only
     the ``views``, or the ``services``, that are named. `UserError` for a name that nothing has."""
-    there = {view.name: view for view in _views(store)}
+    found = Chosen([], {})
+    there = {view.name: view for view in _views(store, found.broken)}
     known = {service.name: service for service in store.list_feature_services()}
     _require_known(views, there, "feature view")
     _require_known(services, known, "feature service")
-    if not there:
+    if not there and not found.broken:
         raise UserError(f"nothing was applied to the project {store.project}. Run: feast apply")
-    found = Chosen([], {})
     for name in views or ([] if services else there):
         _add(found, name, lambda name=name: of_view(there[name], there))
     for name in services or ([] if views else known):
@@ -155,11 +158,16 @@ def choose(store: FeatureStore, views: Sequence[str] | None, services: Sequence[
     return found
 
 
-def _views(store: FeatureStore) -> Iterator[Any]:
-    """All views as they are in the registry, those without entities under the key by which they are stored."""
+def _views(store: FeatureStore, broken: dict[str, str]) -> Iterator[Any]:
+    """All views as they are in the registry, those without entities under the key by which they are stored.
+
+    On-demand views are code, which may need what is not here; then the others are tried all the same."""
     yield from store.registry.list_feature_views(store.project)
     yield from store.registry.list_stream_feature_views(store.project)
-    yield from store.registry.list_on_demand_feature_views(store.project)
+    try:
+        yield from store.registry.list_on_demand_feature_views(store.project)
+    except Exception as error:
+        broken["on-demand feature views"] = of_error(error)
 
 
 def _require_known(names: Sequence[str] | None, there: Mapping[str, Any], what: str) -> None:
