@@ -81,8 +81,11 @@ def cause_of_row(e: Evidence) -> Cause | None:
     """Why the whole row differs, or is of another event; None if both sides are of the same event."""
     if not e.is_online:
         return _of_absent(e)
-    if e.served is None:
-        return _of_age(e)
+    if e.served is None:  # the store does not say; so it is the last event that has these values
+        row = next((row for row in reversed(e.rows) if _agrees(e, row)), None)
+        if row is None:
+            return _of_age(e)
+        e = e._replace(served=row.event)
     if e.served > e.at and not any(is_same_event(row.event, e.served) for row in e.rows):
         return Cause(FUTURE, e.served)
     rows = e.of_served()
