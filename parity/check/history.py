@@ -138,7 +138,7 @@ def _timed(table: pa.Table, columns: _Columns) -> pa.Table:
     """The table with its event timestamps as instants in UTC: one without a zone is taken for UTC, as Feast does."""
     events = table[columns.event]
     if pa.types.is_string(events.type) or pa.types.is_large_string(events.type):
-        events = pc.cast(events, pa.timestamp("us"))
+        events = _read(events)
     if pa.types.is_date(events.type):
         events = events.cast(pa.timestamp("us"))
     if pa.types.is_timestamp(events.type):
@@ -146,6 +146,14 @@ def _timed(table: pa.Table, columns: _Columns) -> pa.Table:
         events = pc.assume_timezone(events, "UTC") if events.type.tz is None else events.cast(MICROSECONDS)
     table = table.set_column(table.column_names.index(columns.event), columns.event, events)
     return table.filter(events.is_valid())
+
+
+def _read(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Instants that are written in ISO 8601, with a zone or all without."""
+    try:
+        return texts.cast(pa.timestamp("us"))
+    except pa.ArrowInvalid:
+        return texts.cast(MICROSECONDS)
 
 
 def _joined(table: pa.Table, names: Sequence[str], keys: pa.Table) -> pa.Table:

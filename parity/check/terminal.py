@@ -158,7 +158,8 @@ def last_line(verdict: Verdict) -> str:
             f"{one.name}: {why_null(one) if one.keys else 'there are no keys, offline or online'}"
             for one in verdict.vacuous
         ]
-    return f"NOTHING IS PROVEN of {'; '.join(reasons) or 'anything: nothing could be compared'}.{tolerated}"
+    said = "; ".join(reasons) or "anything: nothing could be compared"
+    return f"NOTHING IS PROVEN of {said.rstrip('.')}.{tolerated}"
 
 
 def _tolerated(verdict: Verdict) -> str:
