@@ -11,7 +11,20 @@ import parity
 from tests.conftest import ROOT
 
 LOWER = ["edge", "definition", "transactions", "compute", "offline", "served", "online"]
-UPPER = ["stream", "proof", "report", "model", "experiment", "audit", "quality", "drift", "watch", "plan", "deploy", "check"]
+UPPER = [
+    "stream",
+    "proof",
+    "report",
+    "model",
+    "experiment",
+    "audit",
+    "quality",
+    "drift",
+    "watch",
+    "plan",
+    "deploy",
+    "check",
+]
 ROOMS = [*LOWER, *UPPER]
 FLOW = [*LOWER, "registry_store", "repository", "materialization", *UPPER, "__main__"]
 """The rooms and the modules beside them: each may import what stands before it."""

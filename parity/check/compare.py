@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,15 +12,16 @@ import numpy as np
 import pyarrow as pa
 from feast import FeatureStore
 
-from parity.check.causes import Cause, Evidence, cause_of_row, cause_of_value, is_same_event
-from parity.check.equal import difference, is_close
+from parity.check.causes import is_same_event
+from parity.check.equal import difference
+from parity.check.explain import Explanation, Odd
 from parity.check.found import Compared, Example, Forecast
-from parity.check.history import Latest, Row, as_instants, rows_of
+from parity.check.history import Latest, as_instants
 from parity.check.keys import Keys
-from parity.check.kinds import CRASH, FLOAT32, NULL, ON_DEMAND, ON_DEMAND_NULL, Kind
+from parity.check.kinds import CRASH, NULL, Kind
 from parity.check.requested import Asked, asked_for, taken
 from parity.check.sides import Answers, Failed, Serving, Training, as_datetime
-from parity.check.subjects import Column, Source, Subject
+from parity.check.subjects import Column, Subject
 
 KEYS_PER_BATCH, FIRST_BATCH = 40_000, 1_000
 EXPLAINED = 100_000
@@ -28,21 +29,6 @@ EXPLAINED = 100_000
 ALONE = 16
 """Keys of a batch that an on-demand view is asked for one by one."""
 DAY, WEEK = timedelta(days=1), timedelta(days=7)
-
-
-@dataclass
-class Odd:
-    """A key with a difference that its values alone do not explain, and what both sides said of it last."""
-
-    place: int
-    at: datetime
-    there: bool
-    training: dict[str, Any]
-    serving: dict[str, Any]
-    """By column."""
-    events: dict[str, int | None]
-    differing: list[str] = field(default_factory=list)
-    """The compared columns that differ; none for one that is only of another event."""
 
 
 @dataclass
@@ -75,7 +61,11 @@ def compare(
         run.batch(places)
         start += len(places)
         yield len(places)
-    run.explain()
+    if run.more:
+        found.notes.append(
+            f"causes were looked for in the first {EXPLAINED:,} keys that differ; {run.more:,} more differ too"
+        )
+    Explanation(subject, keys, sides.history, found, at, run.latest is not None).of(run.odd)
 
 
 @contextmanager
@@ -273,134 +263,3 @@ class _Run:
             self.found.differing_places.add(one.place)
             return
         self.odd.append(new)
-
-    def explain(self) -> None:
-        """Name the cause of what was odd, from the history of its keys."""
-        if self.more:
-            self.found.notes.append(
-                f"causes were looked for in the first {EXPLAINED:,} keys that differ; {self.more:,} more differ too"
-            )
-        if not self.odd:
-            return
-        histories = [self._history(source) for source in self.subject.sources]
-        for one in self.odd:
-            self._explain(one, histories)
-
-    def _history(self, source: Source) -> Mapping[tuple, list[Row]]:
-        """The rows of the odd keys, by the values of their keys."""
-        features = list(dict.fromkeys(column.feature for column in self._columns(source)))
-        if not features:
-            return {}
-        keys = taken(self.keys.table, np.array([one.place for one in self.odd])).select(source.keys)
-        return rows_of(self.sides.history, source, keys, features, max(one.at for one in self.odd))
-
-    def _columns(self, source: Source) -> list[Column]:
-        return [column for column in self.subject.columns if column.source is source]
-
-    def _explain(self, one: Odd, histories: list[Mapping[tuple, list[Row]]]) -> None:
-        key = self.keys.named(one.place)
-        causes: dict[str, Cause] = {}
-        for source, history in zip(self.subject.sources, histories, strict=True):
-            columns = self._columns(source)
-            if columns:
-                causes |= self._of_source(one, source, columns, history, key)
-        for column in self.subject.counted:
-            if column.source is None and column.name in one.differing:
-                self._of_on_demand(one, column, causes, key)
-
-    def _of_source(
-        self, one: Odd, source: Source, columns: list[Column], history: Mapping[tuple, list[Row]], key: dict[str, Any]
-    ) -> dict[str, Cause]:
-        """Name the causes of the columns of one source, and return them by column."""
-        rows = [row for row in history.get(tuple(key[name] for name in source.keys), []) if row.event <= one.at]
-        served = as_datetime(next((one.events[c.name] for c in columns if one.events[c.name]), None))
-        evidence = Evidence(
-            source,
-            rows,
-            served,
-            {c.feature: one.training[c.name] for c in columns},
-            {c.feature: one.serving[c.name] for c in columns},
-            {c.feature: c.type for c in columns},
-            one.there,
-            one.at,
-            self.keys.is_spelled_otherwise(one.place),
-        )
-        if self.at is not None and served is not None and served > self.at:
-            self._set_aside(one, columns)
-            return {}
-        row, causes = cause_of_row(evidence), {}
-        for column in columns:
-            t, s = one.training[column.name], one.serving[column.name]
-            if difference(t, s, column.type) is None:
-                continue
-            causes[column.name] = row or cause_of_value(evidence, column.feature, t, s)
-            if column.name in one.differing:
-                self._note(causes[column.name], column, one, key, evidence)
-        if row and not one.differing and self.latest is not None:
-            self._note_event(row, source, one, key, evidence)
-        if row and row.beneath and evidence.of_served():
-            self._look_beneath(columns, one, key, evidence)
-        return causes
-
-    def _set_aside(self, one: Odd, columns: list[Column]) -> None:
-        """What is served is of an event after the instant that training was asked for: there is nothing to compare."""
-        self.found.later += 1
-        self.found.values -= sum(column.name in one.differing for column in columns)
-
-    def _note(
-        self, cause: Cause, column: Column, one: Odd, key: dict[str, Any], e: Evidence | None, inherited: bool = False
-    ) -> None:
-        self.found.differing += 1
-        self.found.differing_places.add(one.place)
-        finding = self.found.finding(cause.kind, column.view, inherited=inherited)
-        finding.features[column.feature] += 1
-        last, served = (e.last.event if e and e.last else None), (e.served if e else None)
-        example = Example(key, column.feature, one.training[column.name], one.serving[column.name], last, served)
-        finding.add(one.place, cause.since, example if self._is_new(finding, one) else None)
-
-    def _is_new(self, finding: Any, one: Odd) -> bool:
-        return one.place not in finding.places
-
-    def _note_event(self, row: Cause, source: Source, one: Odd, key: dict[str, Any], e: Evidence) -> None:
-        """A key whose values are equal, and whose row is of another event: latent if the source has that event too."""
-        if e.of_served():
-            self.found.latent += 1
-            return
-        finding = self.found.finding(row.kind, source.name)
-        event = source.batch.timestamp_field
-        finding.features[event] += 1
-        self.found.differing += 1
-        self.found.values += 1
-        self.found.differing_places.add(one.place)
-        last = e.last.event if e.last else None
-        finding.add(one.place, row.since, Example(key, event, last, e.served, last, e.served))
-
-    def _look_beneath(self, columns: list[Column], one: Odd, key: dict[str, Any], e: Evidence) -> None:
-        """Compare what is served with the row of the same event: the ttl hides what would differ without it."""
-        row = e.of_served()[-1]
-        for column in columns:
-            if not column.counted:
-                continue
-            held, served = row.values.get(column.feature), one.serving[column.name]
-            if difference(held, served, column.type) is None:
-                continue
-            cause = cause_of_value(e, column.feature, held, served)
-            finding = self.found.finding(cause.kind, column.view, beneath=True)
-            finding.features[column.feature] += 1
-            example = Example(key, column.feature, held, served, row.event, e.served)
-            finding.add(one.place, cause.since, example if self._is_new(finding, one) else None)
-
-    def _of_on_demand(self, one: Odd, column: Column, causes: Mapping[str, Cause], key: dict[str, Any]) -> None:
-        """Why a feature that is computed on demand differs: for what it is computed of, or by itself."""
-        inputs = self.subject.inputs(column.view)
-        own = [causes[c.name] for c in inputs if c.name in causes]
-        if own:
-            self._note(max(own, key=lambda cause: cause.kind.harm), column, one, key, None, inherited=True)
-            return
-        t, s = one.training[column.name], one.serving[column.name]
-        if any(one.training[c.name] is None or one.serving[c.name] is None for c in inputs) or t is None or s is None:
-            kind = ON_DEMAND_NULL
-        else:
-            single = any("Float32" in c.type for c in (column, *inputs))
-            kind = FLOAT32 if single and is_close(t, s) else ON_DEMAND
-        self._note(Cause(kind, None), column, one, key, None)
