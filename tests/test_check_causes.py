@@ -32,6 +32,7 @@ def test_rows_of_one_event_time_are_a_tie(tmp_path, capfd):
     assert 1 <= found.of("tie")["keys"] <= 5  # the one that dask takes of a tie is any
 
 
+@pytest.mark.scale
 def test_a_double_in_a_whole_number_field_is_a_coercion(theirs):
     frame = orders(theirs.now, orders=lambda key: key + 0.75)
     theirs.apply(*customers(theirs.write("orders", frame)))
@@ -174,6 +175,7 @@ def test_an_on_demand_view_that_fails_for_new_keys_is_a_crash(theirs):
     assert "nothing to scale" in found.out
 
 
+@pytest.mark.scale
 def test_an_on_demand_view_that_fails_for_some_keys_is_a_crash(theirs):
     frame = orders(theirs.now)
     frame["total"] = [None if key <= 4 else key / 4 for key in frame["customer_id"]]

@@ -107,6 +107,7 @@ def test_an_event_after_the_instant_asked_for_is_not_compared(theirs):
     assert "20 keys are served an event after --at" in found.out
 
 
+@pytest.mark.scale
 def test_a_store_that_does_not_answer_is_said_at_once_and_without_its_password(tmp_path, capfd):
     online = {"type": "redis", "connection_string": f"127.0.0.1:{free_port()},password=hidden"}
     theirs = stranger(tmp_path, capfd, "duckdb", online)
@@ -140,6 +141,7 @@ def test_a_report_and_a_junit_file_are_written(theirs, tmp_path):
     assert [case.get("name") for case in suite] == ["customers", "correction in customers"]
 
 
+@pytest.mark.scale
 def test_each_kind_is_said_once_however_many_values_have_it(tmp_path, capfd):
     theirs = stranger(tmp_path, capfd, "duckdb")
     frame = orders(theirs.now, keys=3000, rows=1, **{f"f{n}": lambda key: key + 0.1 for n in range(8)})

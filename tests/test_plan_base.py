@@ -79,6 +79,7 @@ def refused(shop: Shop, against: str | None = "main", **options) -> str:
     return message
 
 
+@pytest.mark.scale
 def test_a_library_that_computes_the_least_bit_otherwise_is_found(tmp_path):
     shop = Shop(tmp_path, SPENDING)
     own_library(shop)
@@ -203,6 +204,7 @@ def test_a_head_that_does_not_import_is_named_as_the_head(tmp_path):
     assert refused(shop).startswith("the head: ")
 
 
+@pytest.mark.scale
 def test_a_column_that_only_the_head_needs_and_the_transactions_lack(tmp_path):
     shop = Shop(tmp_path, SPENDING)
     shop.write(SPENDING.replace('"ever", "count", "amount"', '"ever", "sum", "discount"'))
@@ -211,6 +213,7 @@ def test_a_column_that_only_the_head_needs_and_the_transactions_lack(tmp_path):
     assert "discount" in message
 
 
+@pytest.mark.scale
 @pytest.mark.parametrize("rows", [0, pytest.param(None, marks=pytest.mark.scale)])
 def test_transactions_that_are_empty_or_not_there(tmp_path, rows):
     shop = Shop(tmp_path, SPENDING)
