@@ -91,6 +91,15 @@ def test_what_is_applied_and_computed_is_a_no_op_on_all_keys_and_on_some(shop):
 
 
 @pytest.mark.scale
+def test_transactions_that_are_declared_elsewhere_are_value_changing_though_no_value_differs(shop):
+    (shop.folder / "others.csv").write_bytes((shop.folder / "bought.csv").read_bytes())
+    file = shop.folder / "features.py"
+    file.write_text(file.read_text().replace("bought.csv", "others.csv"))
+    found = planned(shop.folder)
+    assert (found.values[0], found.verdict) == (0, VALUE_CHANGING)
+
+
+@pytest.mark.scale
 def test_a_feature_that_is_gone_and_another_ttl_are_seen(shop):
     shop.write(SPENDING.replace(', made("ever", "count", "amount")]', "], ttl=timedelta(days=1)"))
     found = planned(shop.folder)

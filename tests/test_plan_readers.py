@@ -97,7 +97,7 @@ def test_experiments_are_not_asked_of_a_registry_which_knows_none():
         ({"entities": ["buyer"]}, NO_OP),
         ({"event": "at"}, NO_OP),
         ({"source": "/elsewhere.parquet"}, NO_OP),
-        ({"transactions": "/elsewhere.csv"}, NO_OP),
+        ({"transactions": "/elsewhere.csv"}, VALUE_CHANGING),
     ],
 )
 def test_what_a_view_is_beside_its_features_has_a_verdict(change, verdict):
@@ -148,3 +148,17 @@ def test_a_comment_in_an_on_demand_function_is_nothing_and_another_number_is():
     changed = ViewFound("v", "values changed")
     [text] = said(side(on_demand=before), side(on_demand=before), [changed])
     assert text == "the on-demand view o is made of v, whose values change"
+
+
+def test_other_transactions_are_value_changing_also_where_no_value_differs():
+    [note] = notes_of(VIEW, VIEW | {"transactions": "/data/u.csv"})
+    assert note.text == "its transactions are at /data/u.csv, and were at /data/t.csv: other rows give other values"
+    assert note.verdict == VALUE_CHANGING
+    assert not notes_of(VIEW, VIEW | {"transactions": "/data/../data/t.csv"}), "the same file, written otherwise"
+    assert not notes_of(VIEW | {"transactions": None}, VIEW), "a base that does not say where they were"
+
+
+def test_the_place_of_a_version_is_no_news_and_another_place_is():
+    assert not notes_of(VIEW | {"source": "/data/v.a9d9c63d.parquet", "version": "a9d9c63d"}, VIEW)
+    [note] = notes_of(VIEW, VIEW | {"source": "/data/w.parquet"})
+    assert note.text == "its features are kept at /data/w.parquet, and were at /data/v.parquet: compute them there"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -36,7 +37,7 @@ class Applied:
     is_stored = True
 
     def __init__(self, repository: Path, folder: Path, stack: ExitStack):
-        self.folder, self._stack = folder, stack
+        self.repository, self.folder, self._stack = repository, folder, stack
         self.project, place = _configured(repository)
         registry = _registry(place)
         self._require_project(registry, place)
@@ -85,9 +86,11 @@ class Applied:
         found = {"transactions": None, "transactions_name": None, "timestamp": None, "where": None}
         found |= {"made": made_by(view), "computed_by": None, "rules": {}}
         try:
-            definition = recalled(view, self.entities).definition
+            declared = recalled(view, self.entities)
         except UserError:  # then `parity.plan.recall` may find out
             return found
+        definition, place = declared.definition, declared.transactions.path
+        found["transactions"] = place if "://" in place else os.path.normpath(self.repository / place)
         rules = {rule.name: rule_of(rule) for rule in definition.rules}
         where = definition.condition.text if definition.condition else None
         return found | {"where": where, "computed_by": definition.fingerprint, "rules": rules}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from parity.edge.command import shown
-from parity.edge.files import location
+from parity.edge.files import absolute, location
 from parity.plan.compare import (
     SAME_ENOUGH,
     Described,
@@ -127,10 +127,11 @@ def notes_of(base: Described, head: Described) -> list[Note]:
     if base["source"] != head["source"] and not base["version"]:  # by which it is kept in a place of its own
         kept, before = (shown(location(side["source"])) for side in (head, base))
         notes.append(Note(f"its features are kept at {kept}, and were at {before}: compute them there"))
-    if head.get("transactions") and base.get("transactions") not in (None, head["transactions"]):
-        place, before = (shown(location(side["transactions"])) for side in (head, base))
+    places = [absolute(location(side["transactions"])) for side in (head, base) if side.get("transactions")]
+    if len(places) == 2 and places[0] != places[1]:
+        place, before = map(shown, places)
         notes.append(
-            Note(f"both sides are computed of the transactions at {place}; the base declares those at {before}")
+            Note(f"its transactions are at {place}, and were at {before}: other rows give other values", VALUE_CHANGING)
         )
     return notes
 
