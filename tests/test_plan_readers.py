@@ -6,7 +6,19 @@ from feast import Entity, Field, FileSource, ValueType
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.types import Float64
 
-from parity.plan.found import ADDITIVE, BREAKING, NO_OP, RENAMED, VALUE_CHANGING, ViewFound
+from parity.plan.as_json import as_json
+from parity.plan.cost import Cost
+from parity.plan.found import (
+    ADDITIVE,
+    BREAKING,
+    NO_OP,
+    RENAMED,
+    UNCHANGED,
+    VALUE_CHANGING,
+    FeatureFound,
+    Plan,
+    ViewFound,
+)
 from parity.plan.pairing import notes_of
 from parity.plan.probe import _code_of, _on_demand
 from parity.plan.readers import notes_of_readers
@@ -162,3 +174,18 @@ def test_the_place_of_a_version_is_no_news_and_another_place_is():
     assert not notes_of(VIEW | {"source": "/data/v.a9d9c63d.parquet", "version": "a9d9c63d"}, VIEW)
     [note] = notes_of(VIEW, VIEW | {"source": "/data/w.parquet"})
     assert note.text == "its features are kept at /data/w.parquet, and were at /data/v.parquet: compute them there"
+
+
+def test_a_view_is_changed_to_a_machine_where_one_of_its_features_has_another_name():
+    feature = FeatureFound("new", RENAMED, "Int64", before="old")
+    views = [ViewFound("v", UNCHANGED, features=[feature]), ViewFound("w", UNCHANGED)]
+    found = as_json(Plan("base", "head", "all keys", views))["views"]
+    assert [(one["status"], one["verdict"]) for one in found] == [("changed", BREAKING), ("unchanged", NO_OP)]
+
+
+def test_a_cost_says_on_how_many_keys_it_was_measured():
+    cost = Cost(1354, 32_000, 0.39, 18, 112_000, 0.0054, times=4.5, online_times=9.0)
+    offline, online = cost.lines("keys")
+    assert offline.endswith("measured on 4 of 18 keys and multiplied")
+    assert online.endswith("measured on 2 of 18 keys and multiplied")
+    assert next(Cost(1, 1, 0.1, 18, None, None, 1.0, 1.0).lines("keys")).endswith(", measured")

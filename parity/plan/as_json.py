@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from parity.plan.found import FeatureFound, ModelFound, Note, Plan, ViewFound
+from parity.plan.found import NO_OP, UNCHANGED, FeatureFound, ModelFound, Note, Plan, ViewFound
 from parity.plan.purchases import Purchase, User
 from parity.plan.values import Change
 
 FORMAT = 1
+ALTERED = "changed"
+"""The status of a view that is not what it was, though no value differs: by a name, a ttl, a feature."""
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 def _view(view: ViewFound) -> dict[str, Any]:
     return {
         "view": view.name,
-        "status": view.status,
+        "status": ALTERED if view.status == UNCHANGED and view.verdict != NO_OP else view.status,
         "verdict": view.verdict,
         "before": view.before,
         "keys": view.keys,

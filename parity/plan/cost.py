@@ -28,15 +28,20 @@ class Cost:
         """In words."""
         yield (
             f"backfill: {self.rows:,} rows, {size(self.bytes)} of Parquet, {self.seconds:.2g} s on this machine, "
-            f"{_measured(self.times)}"
+            f"{self._measured(self.times)}"
         )
         if self.online_bytes is None or self.online_seconds is None:
             yield f"online: {self.keys:,} {noun}; what they take is not measured: no redis-server here, or other types"
             return
         yield (
             f"online: {self.keys:,} {noun}, {size(self.online_bytes)} of memory, {self.online_seconds:.2g} s to "
-            f"write them to a Redis on this machine, {_measured(self.online_times)}"
+            f"write them to a Redis on this machine, {self._measured(self.online_times)}"
         )
+
+    def _measured(self, times: float) -> str:
+        if times <= 1:
+            return "measured"
+        return f"measured on {round(self.keys / times):,} of {self.keys:,} keys and multiplied"
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -61,10 +66,6 @@ def cost_of(computed: Computed, online: Mapping[str, Any] | None, times: float) 
         times=times,
         online_times=part,
     )
-
-
-def _measured(times: float) -> str:
-    return f"measured on 1 of {times:,.4g} keys and multiplied" if times > 1 else "measured"
 
 
 def size(count: int) -> str:
