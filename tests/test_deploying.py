@@ -15,6 +15,7 @@ from filelock import FileLock
 from parity.definition.declare import DECLARED
 from parity.deploy import steps
 from parity.deploy.deployments import bring_into_force
+from parity.deploy.verdict import planned
 from parity.edge.feast_internals import stored_name
 from parity.edge.redis_server import free_port
 from parity.online.encoding import redis_key
@@ -237,6 +238,18 @@ def test_another_file_of_transactions_is_computed_and_proven_and_taken_back(shop
     back = shop.deploy("--rollback")
     assert (back.status, back.out.count("compute: "), back.out.count("prove: ")) == (0, 2, 2), back
     assert shop.read() == before == shop.right()
+
+
+@pytest.mark.scale
+def test_a_plan_of_no_feature_says_what_it_is_about(shop):
+    shop.deploy()
+    (shop.folder / "moved.csv").write_bytes((shop.folder / "bought.csv").read_bytes())
+    file = shop.folder / "features.py"
+    file.write_text(file.read_text().replace("bought.csv", "moved.csv"))
+    verdict, what = planned(shop.folder, None)
+    assert verdict == "value-changing"
+    assert what.startswith("spending: its transactions are at ")
+    assert "moved.csv" in what
 
 
 @pytest.mark.scale

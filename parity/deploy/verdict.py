@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 from parity.edge.errors import UserError
+from parity.plan.found import NO_OP
 
 SHOWN = 5
 
 
 def planned(path: Path, against: str | None) -> tuple[str, str]:
-    """The verdict on what features.py declares, and which features it is about, in words.
+    """The verdict on what features.py declares, and which features it is about, in words; or what else.
 
     It is held against what is served, or against the git ref ``against``, by values. Raises `UserError`.
     """
@@ -28,5 +29,9 @@ def planned(path: Path, against: str | None) -> tuple[str, str]:
         for feature in view["features"]
         if feature["status"] != "unchanged"
     ]
+    if not changes:
+        notes = [(f"{view['view']}: ", note) for view in plan["views"] for note in view["notes"]]
+        notes += [("", note) for note in plan["notes"]]
+        changes = [f"{of}{note['text']}" for of, note in notes if note["verdict"] != NO_OP]
     more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
     return plan["verdict"], ", ".join(changes[:SHOWN]) + more
