@@ -5,6 +5,7 @@
 # make bench  how fast, side by side with what one would pick instead; a part, in two minutes: make bench SIZE=0.02
 # make bench-drift   false alarms and drifts found, beside KS, PSI and Evidently; less: ROWS=1000 RUNS=50 NULLS=100
 # make test-scale   the tests of what takes Spark and other extras, which it installs
+# make soak   tests that ask the same of many more worlds, or for minutes; they are not of test-scale
 # make chaos-serving   readers beside materializations that run, are killed and lose Redis, for a minute
 # make chaos  events beside kills of workers, Redis and Kafka, for ten minutes; shorter: make chaos SECONDS=60
 # make actionlint   the workflows of GitHub, checked; takes Go
@@ -20,7 +21,7 @@ ROWS := 1000 10000 100000 1000000
 RUNS := 400 200 30 2
 NULLS := 1500 500 100 5
 
-.PHONY: demo model watch test test-scale bench bench-drift chaos chaos-serving zoo lint actionlint redis redis-stop clean
+.PHONY: demo model watch test test-scale soak bench bench-drift chaos chaos-serving zoo lint actionlint redis redis-stop clean
 .DELETE_ON_ERROR:
 
 demo: redis
@@ -66,7 +67,11 @@ test: .venv/tests-installed
 
 test-scale: .venv/scale-installed .venv/flink-installed
 	$(BIN)/python -c 'from parity.edge.redis_server import require_server; require_server()'
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m scale
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "scale and not soak"
+
+soak: .venv/scale-installed
+	$(BIN)/python -c 'from parity.edge.redis_server import require_server; require_server()'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m soak
 
 bench: .venv/bench-installed
 	@$(BIN)/python -m benchmarks --size $(SIZE)

@@ -35,6 +35,7 @@ def test_several_faults_in_one_log_are_told_apart(redis_port):
     assert len(found.right["today"]) > 1
 
 
+@pytest.mark.soak
 @pytest.mark.scale
 def test_any_several_faults_in_one_log_are_told_apart(redis_port):
     for seed in range(2, 14):

@@ -61,6 +61,7 @@ def run(tmp_path, redis_port):
     return run
 
 
+@pytest.mark.soak  # which make model does as well
 def test_from_nothing_to_a_verdict(run):
     run("feast", "apply")
     run(ROOT / "compute_features.py", "-c", ".")

@@ -8,7 +8,7 @@ from tests.chaos import chaos
 pytestmark = pytest.mark.scale
 
 
-@pytest.mark.parametrize("by", [pytest.param("kafka", marks=needs_kafka), "redis"])
+@pytest.mark.parametrize("by", [pytest.param("kafka", marks=[needs_kafka, pytest.mark.soak]), "redis"])
 def test_nothing_is_lost_doubled_or_wrong_after_a_minute_of_kills(by, record_property):
     outcome = chaos(60, seed=1, by=by)
     record_property("counts", f"{by}: {outcome}")

@@ -14,6 +14,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from tests.deploying import BUYERS, SECOND, Shop
 from tests.deployments import wait_until
 
 pytestmark = pytest.mark.scale
+SOAK = partial(pytest.param, marks=pytest.mark.soak)
 ALLOWED = ("--allow", "value-changing")
 OLD, NEW = "old", "new"
 SECONDS_OF_ONE_MORE_READ = 2.5
@@ -135,7 +137,7 @@ def test_readers_have_the_old_or_the_new_through_a_deployment_and_its_rollback(s
     record_property("counts", f"a deployment and its rollback beside readers: {counts}, each of them right")
 
 
-@pytest.mark.parametrize("step", ["plan", "apply", "compute", "materialize", "prove", "switch"])
+@pytest.mark.parametrize("step", [*map(SOAK, ["plan", "apply", "compute"]), "materialize", SOAK("prove"), "switch"])
 def test_a_deployment_that_is_killed_leaves_one_version_served_and_is_done_again(shop, step):
     old, new = shop.right(), shop.right(spent=4, visits_7d=5)
     killed(shop.begun(*ALLOWED), step)
@@ -148,7 +150,7 @@ def test_a_deployment_that_is_killed_leaves_one_version_served_and_is_done_again
     assert [line.split()[:2] for line in shop.deploy("--status").out.splitlines()] == [["1", "kept"], ["2", "served"]]
 
 
-@pytest.mark.parametrize("step", ["rollback", "materialize", "switch"])
+@pytest.mark.parametrize("step", [*map(SOAK, ["rollback", "materialize"]), "switch"])
 def test_a_rollback_that_is_killed_leaves_one_version_served_and_is_done_again(shop, step):
     old, new = shop.right(), shop.right(spent=4, visits_7d=5)
     assert shop.deploy(*ALLOWED).status == 0
@@ -185,7 +187,7 @@ def test_a_deployment_that_is_killed_anywhere_leaves_one_version_served(shop):
     assert shop.read() == new
 
 
-@pytest.mark.parametrize("step", ["apply", "materialize", "switch"])
+@pytest.mark.parametrize("step", [*map(SOAK, ["apply", "switch"]), "materialize"])
 def test_a_redis_that_goes_away_leaves_the_old_version_served(tmp_path: Path, capsys, step):
     port = free_port()
     redis = launch(find_server(), port, tmp_path / "redis")

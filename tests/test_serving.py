@@ -19,7 +19,11 @@ SCALE = pytest.mark.scale
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=SCALE) for kind in ("file", "sql")] + [pytest.param("s3", marks=[SCALE, NEEDS_MOTO])],
+    [
+        pytest.param("file", marks=SCALE),
+        pytest.param("sql", marks=[SCALE, pytest.mark.soak]),
+        pytest.param("s3", marks=[SCALE, pytest.mark.soak, NEEDS_MOTO]),
+    ],
 )
 def test_readers_never_notice_a_materialization_alive_killed_or_failed(kind, record_property):
     with shop(kind) as made, served(made) as url:
@@ -60,6 +64,7 @@ def test_readers_never_notice_a_materialization_alive_killed_or_failed(kind, rec
     assert failed == len(COMMANDS)
 
 
+@pytest.mark.soak
 @pytest.mark.scale
 def test_readers_of_text_keys_never_notice_either(record_property):
     found, done = chaos("file", 6, "text")

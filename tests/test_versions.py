@@ -272,6 +272,7 @@ def test_what_was_known_then_is_what_copies_of_the_table_have(tmp_path, seed):
     live(tmp_path, seed)
 
 
+@pytest.mark.soak
 @pytest.mark.scale
 def test_what_was_known_then_is_what_copies_have_in_many_more_shops(tmp_path, record_property):
     found = [live(tmp_path / str(seed), seed, runs=12) for seed in range(100, 130)]
@@ -352,6 +353,7 @@ def test_what_a_run_that_was_killed_has_replaced_is_known(tmp_path, by_day):
     survive(tmp_path, 1, [draw.randrange(700) for _ in range(2)], by_day)
 
 
+@pytest.mark.soak
 @pytest.mark.scale
 def test_whenever_a_run_is_killed_what_it_has_replaced_is_known(tmp_path):
     draw = random.Random(7)
