@@ -342,7 +342,7 @@ def test_a_store_of_mlflow_that_is_no_database_is_one_line(shop, tmp_path):
     assert "file is not a database" in shop.refused("train.py", MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/runs.db")
 
 
-def test_definitions_that_changed_since_they_were_computed_are_refused(shop):
+def test_definitions_that_changed_and_were_not_applied_are_refused(shop):
     file = shop.folder / "features.py"
     text = file.read_text()
     file.write_text(text.replace('"30d": timedelta(days=30)', '"30d": timedelta(days=31)'))
@@ -350,7 +350,7 @@ def test_definitions_that_changed_since_they_were_computed_are_refused(shop):
         said = shop.refused("train.py", "--untracked")
     finally:
         file.write_text(text)
-    assert "computed by other definitions" in said
+    assert "has changed since it was applied" in said
 
 
 def test_the_page_shows_what_was_found(shop, twice):
