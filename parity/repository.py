@@ -247,6 +247,17 @@ def computed_by(table: FeatureTable) -> set[str]:
     return found - {""}
 
 
+def require_own(table: FeatureTable) -> None:
+    """Raise a `UserError` if the offline table was computed by other definitions than features.py has, or is none."""
+    try:
+        others = computed_by(table) - {table.definition.fingerprint}
+    except UserError as error:
+        raise UserError(f"{error} {COMPUTE}") from None
+    if others:
+        place = table.source.path
+        raise UserError(f"{place}: it was computed by other definitions than features.py now has. {COMPUTE}")
+
+
 def _is_there(place: Location) -> bool:
     filesystem, path = filesystem_of(place)
     return filesystem.get_file_info(path).type != FileType.NotFound

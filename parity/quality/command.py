@@ -14,12 +14,11 @@ import parity.edge.quick_feast  # noqa: F401
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, instant, shown
-from parity.edge.errors import UserError
 from parity.edge.files import filesystem_of, location
 from parity.offline.side import deliveries_of
 from parity.quality.check import Checker, alone, folder_of, sources_of
 from parity.quality.judge import Judged
-from parity.repository import computed_by, in_force
+from parity.repository import in_force, require_own
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "feature_repo"
 
@@ -72,9 +71,5 @@ def _is_computed(table: FeatureTable) -> bool:
     if filesystem.get_file_info(path).type.name == "NotFound":
         print(f"{table.name}: not computed yet, so there are no features to check")
         return False
-    if computed_by(table) - {table.definition.fingerprint}:
-        raise UserError(
-            f"{table.source.path}: it was computed by other definitions than features.py now has. "
-            "Run: python compute_features.py"
-        )
+    require_own(table)
     return True

@@ -15,7 +15,7 @@ from parity.edge.errors import UserError
 from parity.offline.side import deliveries_of
 from parity.quality.check import Checker, Source, alone, sources_of
 from parity.quality.judge import Judged, Tally
-from parity.repository import COMPUTE, computed_by
+from parity.repository import require_own
 from parity.watch import advice
 from parity.watch.found import BAD, PIPELINE, PROOF, QUALITY, Finding, Part
 
@@ -65,22 +65,13 @@ def _check(checker: Checker, source: Source, part: Part) -> list[_Failed]:
         failed += _taken(source[1][0], judged, part)
         for table in source[1]:
             try:
-                _require_computed(table)
+                require_own(table)
                 checker.features(table, transactions)
             except UserError as error:
                 part.unchecked(str(error))
                 continue
             failed += _taken(table, checker.judged[-1], part)
     return failed
-
-
-def _require_computed(table: FeatureTable) -> None:
-    try:
-        others = computed_by(table) - {table.definition.fingerprint}
-    except UserError as error:
-        raise UserError(f"{error} {COMPUTE}") from None
-    if others:
-        raise UserError(f"{table.name}: it was computed by other definitions than features.py now has. {COMPUTE}")
 
 
 def _taken(table: FeatureTable, judged: Judged, part: Part) -> list[_Failed]:
