@@ -326,14 +326,17 @@ class TestWhatStops:
         with redis.Redis(port=shop.port) as client:
             assert client.hset(name, field, Value(double_val=-1.0).SerializeToString()) == 0
 
+    def spoil_after(self, step, shop, monkeypatch):
+        whole = getattr(steps, step)
+
+        def spoiling(target, number, *arguments, **options):
+            whole(target, number, *arguments, **options)
+            self.spoil(shop, number)
+
+        monkeypatch.setattr(steps, step, spoiling)
+
     def test_a_proof_that_is_red(self, ready, monkeypatch):
-        whole = steps.materialize
-
-        def materialize(target, number, *arguments):
-            whole(target, number, *arguments)
-            self.spoil(ready, number)
-
-        monkeypatch.setattr(steps, "materialize", materialize)
+        self.spoil_after("materialize", ready, monkeypatch)
         done = ready.deploy(*ALLOWED)
         assert done.status == 1
         assert "prove: deployment 2: training, serving and the transactions differ. Deployment 1 is served" in done.out
@@ -344,13 +347,7 @@ class TestWhatStops:
 
     @pytest.mark.scale
     def test_a_proof_of_what_is_served_that_is_red(self, ready, monkeypatch):
-        whole = steps.switch
-
-        def switch(target, number, *arguments, **options):
-            whole(target, number, *arguments, **options)
-            self.spoil(ready, number)
-
-        monkeypatch.setattr(steps, "switch", switch)
+        self.spoil_after("switch", ready, monkeypatch)
         done = ready.deploy(*ALLOWED)
         assert done.status == 1
         assert "switch: deployment 1 is served again" in done.out
