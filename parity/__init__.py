@@ -8,6 +8,7 @@ Data flows one way, and each folder is one station of it:
     offline        the feature history, and what training reads of it
     served         the log of what was answered, for the audit
     online         what Redis holds, and what serving reads of it
+    compare        training and serving, asked as a team asks them for some keys, and whether their values are equal
     stream         events, served milliseconds after they happened, and landed among the transactions
     proof          the three sides, compared for equality, and why two of them differ
     report         what a proof found: on a terminal, as a page, as a certificate
@@ -19,7 +20,7 @@ Data flows one way, and each folder is one station of it:
     watch          quality, drift and the proof of a sample in one go, for whoever is on call
     plan           what a change of the definitions does to their values, before it ships
     deploy         what is declared, brought into force beside what is served, and back
-    check        anybody's Feast repository, only read: training held against serving, why they differ, what to do
+    check          anybody's Feast repository, only read: training held against serving, why they differ, what to do
 
 `materialization` goes from offline to online. `repository` opens the Feast repository that ties all together, and
 `registry_store` keeps its registry. `edge` is where the outside begins: the command line, files, configuration, Redis

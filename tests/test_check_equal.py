@@ -12,10 +12,10 @@ from feast import Entity, FeatureView, Field, FileSource, ValueType
 from feast.types import Float64
 
 from parity.check.causes import Evidence, cause_of_row
-from parity.check.equal import difference, plain
 from parity.check.history import Row
-from parity.check.kinds import BEHIND, COERCION, FLOAT32, JSON, NULL, TYPE
-from parity.check.subjects import Source
+from parity.compare.equal import difference, plain
+from parity.compare.kinds import BEHIND, COERCION, FLOAT32, JSON, NULL, TYPE
+from parity.compare.subjects import Source
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ import pytest
 import parity
 from tests.conftest import ROOT
 
-LOWER = ["edge", "definition", "transactions", "compute", "offline", "served", "online"]
+LOWER = ["edge", "definition", "transactions", "compute", "offline", "served", "online", "compare"]
 UPPER = [
     "stream",
     "proof",

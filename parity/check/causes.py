@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from parity.check.equal import difference, is_zone_shift
 from parity.check.history import Row
-from parity.check.kinds import (
+from parity.compare.equal import difference, is_zone_shift
+from parity.compare.kinds import (
     BEHIND,
     CORRECTION,
     DELETED,
@@ -28,7 +28,7 @@ from parity.check.kinds import (
     UNEXPLAINED,
     Kind,
 )
-from parity.check.subjects import Source
+from parity.compare.subjects import Source
 
 
 class Evidence(NamedTuple):

@@ -27,15 +27,15 @@ from parity.check.compare import Sides, compare
 from parity.check.found import LISTED, Compared
 from parity.check.http import Server
 from parity.check.keys import Known
-from parity.check.kinds import OF_REDIS
-from parity.check.opening import Opened, feast_version, of_error, opening, version_note
+from parity.check.opening import Opened, feast_version, opening, version_note
 from parity.check.oracle import held_against_oracle, is_own
 from parity.check.page import write_page
-from parity.check.sides import Failed, Sdk, Training
-from parity.check.subjects import NotCompared, Subject, choose
 from parity.check.verdict import Verdict, kinds_named
+from parity.compare.kinds import OF_REDIS
+from parity.compare.sides import Failed, Sdk, Training
+from parity.compare.subjects import NotCompared, Subject, choose
 from parity.edge.command import argument_parser, file_named, instant, whole_number
-from parity.edge.errors import UserError
+from parity.edge.errors import UserError, of_error
 from parity.edge.feast_internals import online_store_of
 
 COMPARED = 100_000

@@ -13,15 +13,15 @@ import pyarrow as pa
 from feast import FeatureStore
 
 from parity.check.causes import is_same_event
-from parity.check.equal import difference
 from parity.check.explain import Explanation, Odd
 from parity.check.found import Compared, Example, Forecast
 from parity.check.history import Latest, as_instants
 from parity.check.keys import Keys
-from parity.check.kinds import CRASH, NULL, Kind
-from parity.check.requested import Asked, asked_for, taken
-from parity.check.sides import Answers, Failed, Serving, Training, as_datetime
-from parity.check.subjects import Column, Subject
+from parity.compare.equal import difference
+from parity.compare.kinds import CRASH, NULL, Kind
+from parity.compare.requested import Asked, asked_for, taken
+from parity.compare.sides import Answers, Failed, Serving, Training, as_datetime
+from parity.compare.subjects import Column, Subject
 
 KEYS_PER_BATCH, FIRST_BATCH = 40_000, 1_000
 EXPLAINED = 100_000

@@ -11,14 +11,14 @@ import numpy as np
 from feast import FeatureStore
 
 from parity.check.causes import Cause, Evidence, cause_of_row, cause_of_value
-from parity.check.equal import difference, is_close
 from parity.check.found import Compared, Example
 from parity.check.history import Row, rows_of
 from parity.check.keys import Keys
-from parity.check.kinds import FLOAT32, ON_DEMAND, ON_DEMAND_NULL
-from parity.check.requested import taken
-from parity.check.sides import as_datetime
-from parity.check.subjects import Column, Source, Subject
+from parity.compare.equal import difference, is_close
+from parity.compare.kinds import FLOAT32, ON_DEMAND, ON_DEMAND_NULL
+from parity.compare.requested import taken
+from parity.compare.sides import as_datetime
+from parity.compare.subjects import Column, Source, Subject
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from parity.check.kinds import Kind
+from parity.compare.kinds import Kind
 
 EXAMPLES = 3
 LISTED = 1000

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore
 
-from parity.check.equal import plain
-from parity.check.subjects import Source
+from parity.compare.equal import plain
+from parity.compare.subjects import Source
 
 EVER = datetime(1970, 1, 2, tzinfo=UTC)
 """From when on rows are looked at. Stores subtract a zone's offset from it, so it can't be the first instant."""

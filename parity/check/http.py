@@ -12,10 +12,10 @@ from typing import Any
 
 from feast import FeatureService
 
-from parity.check.equal import plain
-from parity.check.requested import Asked
-from parity.check.sides import Answers, divided
-from parity.check.subjects import Column, Subject
+from parity.compare.equal import plain
+from parity.compare.requested import Asked
+from parity.compare.sides import Answers, divided
+from parity.compare.subjects import Column, Subject
 from parity.edge.errors import UserError
 
 KEYS_PER_REQUEST = 500

@@ -15,9 +15,9 @@ from feast import FeatureStore
 from parity.check.found import Sample
 from parity.check.history import Latest, latest_of
 from parity.check.online_keys import CannotScan, only_online
-from parity.check.opening import of_error
-from parity.check.requested import as_declared, taken
-from parity.check.subjects import Source, Subject
+from parity.compare.requested import as_declared, taken
+from parity.compare.subjects import Source, Subject
+from parity.edge.errors import of_error
 
 
 @dataclass

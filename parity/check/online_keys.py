@@ -15,7 +15,7 @@ from feast import FeatureStore
 from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key_prefix
 from feast.protos.feast.types.Value_pb2 import ValueType
 
-from parity.check.subjects import Source
+from parity.compare.subjects import Source
 from parity.edge.feast_internals import online_store_of, postgres_connection, redis_client, stored_name
 
 SECONDS = 30

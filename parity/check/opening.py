@@ -24,13 +24,11 @@ from feast import FeatureStore, RepoConfig
 from feast.repo_config import load_repo_config
 
 from parity.edge.command import shown
-from parity.edge.errors import UserError
+from parity.edge.errors import UserError, of_error
 
 OLDEST, NEWEST = (0, 60), (0, 67)
 """The versions of Feast that this was tried on; others may do."""
 YAML = "feature_store.yaml"
-_SECRET = re.compile(r"(://[^\s:/@]*:|(?:password|secret|token|pwd)[\"']?\s*[=:]\s*)[^\s@,;)]+", re.IGNORECASE)
-"""What stands in front of a secret, and the secret."""
 
 
 @dataclass(frozen=True)
@@ -155,12 +153,6 @@ def _type(store: Any) -> str:
         return name
     short = name.rpartition(".")[2].lower()
     return short.removesuffix("onlinestore").removesuffix("offlinestore")
-
-
-def of_error(error: BaseException) -> str:
-    """An error of Feast, or of what is beneath it, in a line, without the passwords that it may quote."""
-    text = _SECRET.sub(r"\1***", " ".join(str(error).split()))
-    return f"{type(error).__name__}: {text:.300}" if text else type(error).__name__
 
 
 def feast_version() -> str:

@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 
 from parity.check.found import Compared, Example, Sample
-from parity.check.kinds import ORACLE
-from parity.check.subjects import Source
+from parity.compare.kinds import ORACLE
+from parity.compare.subjects import Source
 from parity.definition.declare import MADE
 from parity.edge.errors import UserError
 

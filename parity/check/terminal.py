@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from parity.check.found import Compared, Example, Finding
-from parity.check.kinds import NOTHING, UNCHECKED
 from parity.check.verdict import Status, Verdict
+from parity.compare.kinds import NOTHING, UNCHECKED
 from parity.edge.errors import printable
 
 LONGEST = 80

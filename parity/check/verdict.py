@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from parity.check.found import Compared, Finding, by_harm
-from parity.check.kinds import BY_NAME, NOTHING, UNCHECKED, Kind
+from parity.compare.kinds import BY_NAME, NOTHING, UNCHECKED, Kind
 from parity.edge.errors import UserError
 
 ACCEPTABLE = {**BY_NAME, NOTHING.name: NOTHING, UNCHECKED.name: UNCHECKED}

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import numpy as np
 
-from parity.check.kinds import COERCION, FLOAT32, JSON, NULL, TYPE, Kind
+from parity.compare.kinds import COERCION, FLOAT32, JSON, NULL, TYPE, Kind
 
 QUARTER = timedelta(minutes=15)
 FARTHEST_ZONES = timedelta(hours=26)

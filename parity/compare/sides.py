@@ -17,10 +17,10 @@ import pyarrow as pa
 from feast import FeatureService, FeatureStore
 from feast.online_response import OnlineResponse
 
-from parity.check.equal import plain
-from parity.check.opening import of_error
-from parity.check.requested import Asked
-from parity.check.subjects import Subject
+from parity.compare.equal import plain
+from parity.compare.requested import Asked
+from parity.compare.subjects import Subject
+from parity.edge.errors import of_error
 
 ROW = "parity_row"
 """A column that travels with the rows of a training set, whose order stores change."""

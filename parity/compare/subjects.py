@@ -10,8 +10,7 @@ from typing import Any
 
 from feast import FeatureService, FeatureStore, FeatureView, OnDemandFeatureView, StreamFeatureView
 
-from parity.check.opening import of_error
-from parity.edge.errors import UserError
+from parity.edge.errors import UserError, of_error
 
 DUMMY = "__dummy_id"
 """The join key by which Feast stores a view without entities."""

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from parity.check.subjects import DUMMY, NotCompared, Subject
+from parity.compare.subjects import DUMMY, NotCompared, Subject
 
 _FIRST = datetime(2024, 1, 1, tzinfo=UTC)
 _DRAWN = {
