@@ -5,10 +5,10 @@ Data flows one way, and each folder is one station of it:
     definition     what a feature is: of which key, by which function, over which window and which rows
     transactions   raw files: read, typed, and refused where they can't be read exactly
     compute        transactions to features: at once, by day, from what has changed, on a cluster
+    compare        training and serving, asked as a team asks them for some keys, and whether their values are equal
     offline        the feature history, and what training reads of it
     served         the log of what was answered, for the audit
     online         what Redis holds, and what serving reads of it
-    compare        training and serving, asked as a team asks them for some keys, and whether their values are equal
     stream         events, served milliseconds after they happened, and landed among the transactions
     proof          the three sides, compared for equality, and why two of them differ
     report         what a proof found: on a terminal, as a page, as a certificate

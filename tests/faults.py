@@ -24,10 +24,10 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from parity.compare.equal import same
 from parity.definition.keys import Key
 from parity.definition.table import Definition, Rule
 from parity.proof import causes
-from parity.proof.causes import same
 from parity.proof.found import EXTRA, EXTRA_ROW, MISMATCH, MISSING, MISSING_ROW, WRONG, WRONG_ROW, OtherKey
 from parity.stream.apply import Applier
 from parity.stream.seed import seed

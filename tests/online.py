@@ -14,7 +14,8 @@ from feast import Entity, FeatureStore, RepoConfig
 
 from parity.definition.checks import FeatureTable
 from parity.definition.keys import as_table, as_tuples
-from parity.online.side import online_store_of, serving_values, stored_events
+from parity.online.side import online_store_of, stored_events
+from parity.proof.sides import serving_values
 
 OURS, STOCK = "parity.online.store.ParityRedisOnlineStore", "redis"
 OFFLINE = "parity.offline.store.ParityDuckDBOfflineStore"

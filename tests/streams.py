@@ -14,7 +14,7 @@ from feast.types import Float64, Int64, String
 from parity.definition.checks import FeatureTable
 from parity.definition.functions import FUNCTIONS
 from parity.definition.keys import as_table
-from parity.online.side import serving_values
+from parity.proof.sides import serving_values
 from parity.transactions.landed import ID, OFFSET, PARTITION
 from tests.brute_force import MICROSECOND, Row, evaluate
 from tests.definition import aggregation, customer, store, table

@@ -32,9 +32,10 @@ from parity.edge.redis_server import free_port
 from parity.materialization import Materialized, materialize, repair
 from parity.online.marks import is_ahead, marks_text
 from parity.online.scanning import Leftovers
-from parity.online.side import online_store_of, redis_keys, serving_values, stored_events
+from parity.online.side import online_store_of, redis_keys, stored_events
 from parity.online.steps import at_present, every_step
 from parity.online.writing import BYTES_PER_SCRIPT, _parts
+from parity.proof.sides import serving_values
 from tests import deployments
 from tests.conftest import BIN, ROOT
 from tests.definition import EVERY_FUNCTION, ORDERS, aggregation, customer, purchases, table, user

@@ -10,7 +10,7 @@ import pytest
 import parity
 from tests.conftest import ROOT
 
-LOWER = ["edge", "definition", "transactions", "compute", "offline", "served", "online", "compare"]
+LOWER = ["edge", "definition", "transactions", "compute", "compare", "offline", "served", "online"]
 UPPER = [
     "stream",
     "proof",

@@ -17,7 +17,8 @@ from parity.edge.errors import UserError
 from parity.materialization import Materialized, materialize, materialize_all, repair
 from parity.online.encoding import redis_key
 from parity.online.scanning import Leftovers
-from parity.online.side import online_store_of, redis_keys, serving_values, stored_events
+from parity.online.side import online_store_of, redis_keys, stored_events
+from parity.proof.sides import serving_values
 from tests.definition import aggregation, customers_in_stores
 from tests.definition import table as table_of
 from tests.online import opened, require_in_step, write_history

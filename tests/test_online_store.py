@@ -25,8 +25,9 @@ from parity.online.encoding import KeyEncoding, entity_keys, redis_key
 from parity.online.requests import InvalidRequest
 from parity.online.scanning import Leftovers
 from parity.online.scripts import ForeignKeys
-from parity.online.side import key_of, online_store_of, redis_keys, serving_values, stored_events, stored_rows
+from parity.online.side import key_of, online_store_of, redis_keys, stored_events, stored_rows
 from parity.online.store import ParityRedisOnlineStore
+from parity.proof.sides import serving_values
 from tests.definition import AVERAGE, TOTAL, TTL, aggregation, customers_in_stores, purchases
 from tests.definition import table as table_of
 from tests.online import NOW, STOCK, opened, rows_of

@@ -10,11 +10,11 @@ from feast.types import Float64, Int64, String
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parity.compare.equal import same
 from parity.definition.functions import FUNCTIONS
 from parity.definition.instants import LAST_INSTANT, MICROSECOND
 from parity.definition.table import Rule
 from parity.edge.errors import UserError
-from parity.proof.causes import same
 from parity.proof.oracle import evaluate, evaluate_each, expected, last_moment, moments, slides_of
 from parity.proof.raw import Purchase, left_out, raw_transactions
 from tests.definition import aggregation, customer, store, table

@@ -14,7 +14,8 @@ from feast import FeatureStore
 from parity.definition.checks import FeatureTable, declared
 from parity.definition.keys import as_table, as_tuples
 from parity.materialization import Materialized, materialize_all
-from parity.online.side import online_store_of, redis_keys, serving_values, stored_events, stored_rows
+from parity.online.side import online_store_of, redis_keys, stored_events, stored_rows
+from parity.proof.sides import serving_values
 from tests import deployments
 from tests.definition import customers, customers_in_stores, purchases
 from tests.deployments import Deployment, wait_until

@@ -24,7 +24,8 @@ from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, Map,
 from parity.definition.instants import utc_now
 from parity.edge.redis_server import free_port
 from parity.online.requests import InvalidRequest, Unavailable
-from parity.online.side import online_store_of, serving_values
+from parity.online.side import online_store_of
+from parity.proof.sides import serving_values
 from parity.served import hourly, recorder
 from parity.served.log import parts, read
 from parity.served.options import folder_of_log

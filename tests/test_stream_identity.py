@@ -17,7 +17,7 @@ from feast.types import Float64, String
 from parity import AggregatedFeatureView, TransactionSource
 from parity.definition.checks import check_definitions
 from parity.definition.keys import as_table
-from parity.online.side import serving_values
+from parity.proof.sides import serving_values
 from parity.stream.apply import Applier
 from parity.stream.events import EventReader, Raw, microseconds
 from parity.stream.identity import identities, keys_beside, known_ids

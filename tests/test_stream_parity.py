@@ -25,7 +25,8 @@ from parity.edge.files import kind_of
 from parity.materialization import materialize_all
 from parity.offline.side import note_marks
 from parity.online.encoding import KeyEncoding, schema_of
-from parity.online.side import online_store_of, serving_values
+from parity.online.side import online_store_of
+from parity.proof.sides import serving_values
 from parity.stream import apply
 from parity.stream.apply import Applier
 from parity.stream.decisions import Became

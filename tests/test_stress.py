@@ -18,7 +18,8 @@ from parity.definition.checks import FeatureTable
 from parity.definition.keys import as_table, as_tuples
 from parity.edge.redis_server import find_server, free_port, launch
 from parity.materialization import EVER, materialize
-from parity.online.side import clock_of, redis_keys, serving_values, stored_rows
+from parity.online.side import clock_of, redis_keys, stored_rows
+from parity.proof.sides import serving_values
 from tests.definition import customers_in_stores, purchases
 from tests.online import NOW, opened, require_in_step, write_history
 

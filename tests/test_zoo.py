@@ -5,8 +5,8 @@ import logging
 import numpy as np
 import pytest
 
+from parity.compare.equal import same
 from parity.proof import causes
-from parity.proof.causes import same
 from parity.proof.found import WRONG
 from parity.report.terminal import every_view
 from tests.faults import FAULTS

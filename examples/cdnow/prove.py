@@ -47,8 +47,9 @@ from parity.definition.checks import FeatureTable
 from parity.edge.command import argument_parser, file_named, run
 from parity.edge.errors import UserError
 from parity.edge.files import replacing
+from parity.edge.shown import shown
 from parity.offline.side import EVER, latest_events
-from parity.online.side import clock_of, shown, stored_events, unlogged
+from parity.online.side import clock_of, stored_events, unlogged
 from parity.proof.causes import same
 
 CUSTOMERS_AT_ONCE = 500

@@ -48,6 +48,8 @@ from model import SERVICE, inputs_of, matrix, scores
 from redis import RedisError
 from starlette.requests import ClientDisconnect
 
+from parity.compare.equal import Coerced
+from parity.compare.sides import typed_values
 from parity.definition.checks import Declared, FeatureTable
 from parity.edge.command import argument_parser, instant, of_chosen, run, whole_number
 from parity.edge.errors import UserError
@@ -55,7 +57,7 @@ from parity.edge.signals import ending_by
 from parity.model.applied import require_served
 from parity.model.contract import Contract
 from parity.model.file import load
-from parity.online.side import Coerced, online_store_of, python_values
+from parity.online.side import online_store_of
 from parity.repository import in_force, opened
 
 logger = logging.getLogger("cdnow.serve")
@@ -179,7 +181,7 @@ class Served:
         values = {}
         for view, of_view in scorer.fields.items():
             for field in of_view:
-                values[field.name] = python_values(field, vectors[field.name].values)
+                values[field.name] = typed_values(vectors[field.name].values, str(field.dtype))
                 for value in values[field.name]:
                     if isinstance(value, Coerced):
                         raise Another(f"{view}:{field.name} is {value.kind} online, and {field.dtype} in the model")

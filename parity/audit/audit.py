@@ -29,13 +29,14 @@ from parity.audit.logged import (
 )
 from parity.audit.sides import Steps, absent, alike, one_array, python, steps_of, training_of
 from parity.audit.then import KnownThen
+from parity.compare.sides import ROW_DROPPED
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import EPOCH, MICROSECOND
 from parity.definition.keys import KeyBook
 from parity.edge.errors import UserError
 from parity.edge.files import Location, location, modified, progress
 from parity.edge.spool import Spool
-from parity.offline.side import EVENT, NUMBER, ROW_DROPPED, history_by_part, marks_of
+from parity.offline.side import EVENT, NUMBER, history_by_part, marks_of
 from parity.proof import causes
 from parity.proof.causes import (
     DEFINITION,

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore
 
+from parity.compare.equal import same
+from parity.compare.sides import ENTITY_TIME
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import EPOCH, MICROSECOND
 from parity.definition.keys import KeyBook
 from parity.edge.errors import UserError
-from parity.offline.side import ENTITY_TIME, PANDAS_TYPES
-from parity.proof.causes import same
+from parity.offline.side import PANDAS_TYPES
 from parity.proof.oracle import evaluate_each, slides_of
 from parity.proof.raw import Purchase
 

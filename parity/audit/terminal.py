@@ -7,7 +7,7 @@ from typing import Any
 
 from parity.audit.causes import MEANING
 from parity.audit.found import Audit, Audited, Cause, Example, by_size, share
-from parity.online.side import cut
+from parity.edge.shown import cut
 from parity.proof.found import MATCH, counted
 
 

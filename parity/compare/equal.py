@@ -7,17 +7,28 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
 
 from parity.compare.kinds import COERCION, FLOAT32, JSON, NULL, TYPE, Kind
+from parity.edge.shown import shown
 
 QUARTER = timedelta(minutes=15)
 FARTHEST_ZONES = timedelta(hours=26)
 WHOLE_DAY = timedelta(days=1)
 EMPTY = (0, "", False, [], {}, b"")
+
+
+class Coerced(NamedTuple):
+    """A value that is stored as another type than its feature's: equal to nothing that is of the right one."""
+
+    value: Any
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{shown(self.value)} as {self.kind}"
 
 
 def plain(value: Any) -> Any:
@@ -38,6 +49,13 @@ def plain(value: Any) -> Any:
         instant = value.to_pydatetime(warn=False) if hasattr(value, "to_pydatetime") else value
         return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
     return value
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equality of values: of type and value, null equal to null, and 0.0 not equal to -0.0, which is other bits."""
+    if type(a) is not type(b) or a != b:
+        return False
+    return not isinstance(a, float) or math.copysign(1, a) == math.copysign(1, b)
 
 
 def difference(training: Any, serving: Any, declared: str) -> Kind | str | None:

@@ -6,7 +6,7 @@ Both are asked as a team asks them, through Feast's public calls, each through a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -17,11 +17,15 @@ import pyarrow as pa
 from feast import FeatureService, FeatureStore
 from feast.online_response import OnlineResponse
 
-from parity.compare.equal import plain
+from parity.compare.equal import Coerced, plain
 from parity.compare.requested import Asked
 from parity.compare.subjects import Subject
-from parity.edge.errors import of_error
+from parity.edge.errors import UserError, of_error
 
+ENTITY_TIME = "event_timestamp"
+"""What Feast calls the instant of a row that is asked for."""
+ROW_DROPPED = "no row"
+"""What training gets for a key whose row the offline store drops: less than a null."""
 ROW = "parity_row"
 """A column that travels with the rows of a training set, whose order stores change."""
 
@@ -48,24 +52,32 @@ class Serving(Protocol):
 
 
 class Training:
-    """The offline store, asked for a training set."""
+    """The offline store, asked for a training set. Where it fails for some keys, the others are ``divided`` from these;
+    or its error is passed on."""
 
-    def __init__(self, store: FeatureStore):
-        self._store = store
+    def __init__(self, store: FeatureStore, divided: bool = True):
+        self._store, self._divided = store, divided
 
-    def ask(self, subject: Subject, asked: Asked, at: datetime) -> Answers:
-        """What a training set has for each key that is asked for, at the instant ``at``."""
+    def ask(self, subject: Subject, asked: Asked, at: datetime | Sequence[datetime]) -> Answers:
+        """What a training set has for each key that is asked for, at the instant ``at``, or each at one of its own."""
         frame = asked.frame()
-        frame["event_timestamp"] = pd.Series([pd.Timestamp(at).as_unit("us")] * len(asked), dtype="datetime64[us, UTC]")
+        instants = [at] * len(asked) if isinstance(at, datetime) else at
+        times = pa.array(instants, pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+        frame[ENTITY_TIME] = pd.DatetimeIndex(times.astype("datetime64[us]"), tz="UTC")
         frame[ROW] = np.arange(len(asked))
         features = subject.request if isinstance(subject.request, FeatureService) else list(subject.request)
-        return divided(range(len(asked)), lambda places: self._ask(subject, features, frame, places))
+        places = range(len(asked))
+        if not self._divided:
+            return self._ask(subject, features, frame, places)
+        return divided(places, lambda some: self._ask(subject, features, frame, some))
 
     def _ask(self, subject: Subject, features: Any, frame: pd.DataFrame, places: Sequence[int]) -> Answers:
         some = frame.iloc[list(places)].reset_index(drop=True)
         table = self._store.get_historical_features(some, features, full_feature_names=subject.full).to_arrow()
         rows = np.asarray(table[ROW].to_numpy(), np.int64)
         where = {row: place for place, row in enumerate(places)}
+        if len(np.unique(rows)) < len(rows) or not where.keys() >= set(rows.tolist()):
+            raise UserError("the offline store answered with rows that nobody asked for, so nothing can be compared.")
         at = [where[row] for row in rows.tolist()]
         there = np.zeros(len(places), bool)
         there[at] = True
@@ -86,24 +98,29 @@ class Training:
 
 
 class Sdk:
-    """The online store, read by Feast in this process."""
+    """The online store, read by Feast in this process; ``divided`` as `Training` is. ``typed`` values show whether they
+    are stored as the declared type: see `typed_values`."""
 
-    def __init__(self, store: FeatureStore):
-        self._store = store
+    def __init__(self, store: FeatureStore, divided: bool = True, typed: bool = False):
+        self._store, self._divided, self._typed = store, divided, typed
 
     def ask(self, subject: Subject, asked: Asked) -> Answers:
         rows = asked.rows()
         features = subject.request if isinstance(subject.request, FeatureService) else list(subject.request)
-        return divided(range(len(asked)), lambda places: self._ask(subject, features, rows, places))
+        places = range(len(asked))
+        if not self._divided:
+            return self._ask(subject, features, rows, places)
+        return divided(places, lambda some: self._ask(subject, features, rows, some))
 
     def _ask(self, subject: Subject, features: Any, rows: Mapping[str, list], places: Sequence[int]) -> Answers:
         some: Any = {name: [values[place] for place in places] for name, values in rows.items()}
         answer = self._store.get_online_features(features, some, full_feature_names=subject.full)
-        return of_response(answer, subject, len(places))
+        return of_response(answer, subject, len(places), self._typed)
 
 
-def of_response(answer: OnlineResponse, subject: Subject, number: int) -> Answers:
-    """The answers of a response: values as the SDK gives them, the events as the protobuf has them."""
+def of_response(answer: OnlineResponse, subject: Subject, number: int, typed: bool = False) -> Answers:
+    """The answers of a response: values as the SDK gives them, or as they are ``typed``; the events as the protobuf has
+    them."""
     given: dict[str, list] = {}
     vectors = dict(zip(answer.proto.metadata.feature_names.val, answer.proto.results, strict=True))
     values, events, missing = {}, {}, []
@@ -113,7 +130,7 @@ def of_response(answer: OnlineResponse, subject: Subject, number: int) -> Answer
             missing.append(name)
             values[name], events[name] = [None] * number, [None] * number
             continue
-        some = _simple(vectors[name].values, column.type)
+        some = typed_values(vectors[name].values, column.type) if typed else _simple(vectors[name].values, column.type)
         if some is None:
             given = given or answer.to_dict()
             some = [_or_plain(one) for one in given[name]]
@@ -121,6 +138,22 @@ def of_response(answer: OnlineResponse, subject: Subject, number: int) -> Answer
         stamps = [(one.seconds * 1_000_000 + one.nanos // 1000) or None for one in vectors[name].event_timestamps]
         events[name] = _filled(stamps, number)
     return Answers(values, events, missing=missing)
+
+
+def typed_values(values: Iterable[Any], kind: str) -> list:
+    """What protobuf values of a feature of the type ``kind`` are in Python; None for null, and for NaN, which is null
+    by another name; `Coerced` for one of another type."""
+    declared, found = _FIELDS[kind], []
+    for value in values:
+        field = value.WhichOneof("val")
+        if field == declared:
+            one = getattr(value, field)
+            found.append(one if one == one else None)
+        elif field in (None, "null_val"):
+            found.append(None)
+        else:
+            found.append(Coerced(getattr(value, field), field))
+    return found
 
 
 _FIELDS = {

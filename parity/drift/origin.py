@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
+from parity.compare.equal import same
 from parity.definition.checks import FeatureTable
 from parity.definition.keys import as_tuples
 from parity.drift.alarms import Moved
@@ -18,7 +19,6 @@ from parity.drift.spans import Span
 from parity.drift.windows import NUMBER, Column, Rows, connected, name, text
 from parity.edge.files import Location
 from parity.offline.side import nan_as_null
-from parity.proof.causes import same
 from parity.proof.oracle import evaluate_each, slides_of
 from parity.proof.raw import Purchase, raw_transactions
 

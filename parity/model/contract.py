@@ -21,7 +21,7 @@ from parity.definition.checks import Declared, FeatureTable
 from parity.definition.reading import Reading
 from parity.definition.table import Definition, Rule
 from parity.edge.errors import UserError
-from parity.online.side import cut
+from parity.edge.shown import cut
 
 PACKAGES = ("scikit-learn", "numpy", "scipy", "skops")
 """Those whose version can change what a model answers, or whether it can be read."""

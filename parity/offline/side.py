@@ -27,8 +27,6 @@ from parity.edge.spool import Spool
 from parity.transactions.quarantine import delivered
 
 EVER = datetime(1, 1, 1, tzinfo=UTC)
-ROW_DROPPED = "no row"
-"""What training gets for a user whose row the offline store drops: less than a null."""
 
 
 def note_origin(table: FeatureTable, output: Location, transactions: Location) -> None:
@@ -139,70 +137,6 @@ def tied_events(store: FeatureStore, table: FeatureTable, until: datetime) -> pa
     return counted.filter(counted.rows > 1).select(columns).to_pyarrow()
 
 
-def training_values(store: FeatureStore, table: FeatureTable, keys: pa.Table, at: datetime) -> dict[str, list]:
-    """Ask Feast for the features of ``keys``, which are distinct, at the instant ``at``, as for training: point-in-time
-    correct.
-
-    The result has, per feature, one value per key, in their order. It is `ROW_DROPPED` where the offline store leaves
-    out the row of a key.
-    """
-    entities = keys.to_pandas(types_mapper=PANDAS_TYPES.get).assign(event_timestamp=pd.Timestamp(at))
-    found = _asked(store, table, entities)
-    book = KeyBook(table.definition.keys)
-    book.number(keys)
-    answered = book.find(found)  # Feast keeps no order
-    if (answered < 0).any() or len(np.unique(answered)) < len(answered):
-        raise UserError("the offline store answered with rows that nobody asked for, so nothing can be compared.")
-    names = [rule.name for rule in table.rules]
-    if len(answered) == len(book):
-        order = pa.array(np.argsort(answered))
-        return {name: nan_as_null(found[name].take(order).to_pylist()) for name in names}
-    # Feast's `file` offline store drops the rows of keys of which it knows nothing, or nothing fresh.
-    values = {}
-    for name in names:
-        by_number = dict(zip(answered.tolist(), nan_as_null(found[name].to_pylist()), strict=True))
-        values[name] = [by_number.get(number, ROW_DROPPED) for number in range(len(book))]
-    return values
-
-
-def training_at(
-    store: FeatureStore, table: FeatureTable, keys: pa.Table, instants: Sequence[datetime]
-) -> dict[str, list]:
-    """As `training_values`, of each of ``keys`` at an instant of its own; no two of a key are the same."""
-    book = KeyBook(table.definition.keys)
-    times = pa.array(instants, UTC_MICROSECONDS)
-    frame = keys.to_pandas(types_mapper=PANDAS_TYPES.get)
-    frame[ENTITY_TIME] = pd.DatetimeIndex(times.cast(pa.int64()).to_numpy().astype("datetime64[us]"), tz="UTC")
-    wanted = {asked: place for place, asked in enumerate(zip(book.number(keys).tolist(), _counts(times), strict=True))}
-    found = _asked(store, table, frame)
-    answered = list(zip(book.find(found).tolist(), _counts(found[ENTITY_TIME]), strict=True))
-    if len(set(answered)) < len(answered) or not wanted.keys() >= set(answered):
-        raise UserError("the offline store answered with rows that nobody asked for, so nothing can be compared.")
-    values = {}
-    for rule in table.rules:
-        values[rule.name] = [ROW_DROPPED] * len(wanted)
-        for asked, value in zip(answered, nan_as_null(found[rule.name].to_pylist()), strict=True):
-            values[rule.name][wanted[asked]] = value
-    return values
-
-
-def _asked(store: FeatureStore, table: FeatureTable, entities: pd.DataFrame) -> pa.Table:
-    """What Feast answers for ``entities``, their join keys and the features under the names of the table."""
-    names = table.definition.keys.names
-    entities = entities.rename(columns=dict(zip(names, table.requested_keys, strict=True)))
-    found = store.get_historical_features(entities, table.requested, table.full_names).to_arrow()
-    columns = {name: found[called] for name, called in zip(names, table.requested_keys, strict=True)}
-    columns[ENTITY_TIME] = found[ENTITY_TIME]
-    return pa.table(columns | {rule.name: found[table.answered(rule.name)] for rule in table.rules})
-
-
-def _counts(times: pa.Array | pa.ChunkedArray) -> list[int]:
-    """Microseconds since 1970."""
-    return times.cast(UTC_MICROSECONDS).cast(pa.int64()).to_pylist()
-
-
-ENTITY_TIME = "event_timestamp"
-"""What Feast calls the instant of a row of entities."""
 PANDAS_TYPES = {pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
 """Of columns that pandas would otherwise change where they meet others."""
 

@@ -12,16 +12,16 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
-from feast import FeatureStore, Field
+from feast import FeatureStore
 from feast.errors import FeastError
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
 
+from parity.compare.sides import typed_values
 from parity.definition.checks import FeatureTable
 from parity.definition.keys import Key, as_table
 from parity.edge import feast_internals
 from parity.edge.errors import UserError
-from parity.offline.side import nan_as_null
+from parity.edge.shown import shown
 from parity.online.columns import read_timestamps
 from parity.online.encoding import KeyEncoding, entity_keys
 from parity.online.marks import NO_MARKS, Marks
@@ -30,8 +30,6 @@ from parity.online.store import ParityRedisOnlineStore
 
 WARM_UP_CALLS, LATENCY_CALLS, LATENCY_SECONDS = 100, 1000, 5
 OTHERS_SHOWN = 3
-LONGEST_SHOWN, LONGEST_TEXT = 200, 500
-"""Characters of a value that are shown, and of a text with its name and size; of longer ones the size is said."""
 
 
 _inspectors: WeakKeyDictionary[FeatureStore, ParityRedisOnlineStore] = WeakKeyDictionary()
@@ -68,20 +66,6 @@ def unlogged(store: FeatureStore) -> Iterator[None]:
         yield
     finally:
         online.logs = before
-
-
-def serving_values(store: FeatureStore, table: FeatureTable, keys: pa.Table) -> dict[str, list]:
-    """Ask Feast for the features of ``keys`` as a model server does: per feature, one value per key.
-
-    The log of what is served does not have it.
-    """
-    names = zip(table.requested_keys, table.definition.keys.names, strict=True)
-    entities = {called: keys[name].to_pylist() for called, name in names}
-    with replies(table), unlogged(store):
-        response = store.get_online_features(table.requested, entities, table.full_names).proto
-    vectors = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
-    answered = {feature.name: vectors[table.answered(feature.name)].values for feature in table.features}
-    return {feature.name: python_values(feature, answered[feature.name]) for feature in table.features}
 
 
 class Others(NamedTuple):
@@ -202,7 +186,8 @@ def stored_rows(
         rows = online_store_of(store).inspect(store.config, table.view, entity_keys(keys))
     features = {feature.name: feature for feature in table.view.features}
     return [
-        (event, {name: python_values(features[name], [value])[0] for name, value in row.items()}) for event, row in rows
+        (event, {name: typed_values([value], str(features[name].dtype))[0] for name, value in row.items()})
+        for event, row in rows
     ]
 
 
@@ -214,46 +199,6 @@ def key_of(table: FeatureTable, key: Key) -> EntityKey:
 def redis_keys(store: FeatureStore, table: FeatureTable, keys: pa.Table) -> list[bytes]:
     """The names of ``keys`` in Redis."""
     return KeyEncoding(table.definition.keys, store.config.project).encode(keys)
-
-
-def shown(value: Any) -> str:
-    """Write a value for people, whatever it is: printable, and of `LONGEST_SHOWN` characters or little more."""
-    if isinstance(value, str | bytes):
-        size, unit = len(value), "characters" if isinstance(value, str) else "bytes"
-        return repr(value) if size <= LONGEST_SHOWN else f"{value[: LONGEST_SHOWN // 4]!r}... ({size:,} {unit})"
-    return cut(str(value))
-
-
-def cut(text: str) -> str:
-    """The same text, printable, as it may try to steer the terminal; of a long one, its beginning and size."""
-    size, text = len(text), text if len(text) <= LONGEST_TEXT else text[:LONGEST_SHOWN]
-    text = text if text.isprintable() else repr(text)
-    return text if size <= LONGEST_TEXT else f"{text}... ({size:,} characters)"
-
-
-class Coerced(NamedTuple):
-    """A value that is stored as another type than its feature's: equal to nothing that is of the right one."""
-
-    value: Any
-    kind: str
-
-    def __str__(self) -> str:
-        return f"{shown(self.value)} as {self.kind}"
-
-
-def python_values(feature: Field, values: Iterable[Value]) -> list:
-    """What the values of a feature are in Python; None for null, and for NaN, which is null by another name."""
-    declared = f"{feature.dtype.to_value_type().name.lower()}_val"
-    found = []
-    for value in values:
-        kind = value.WhichOneof("val")
-        if kind == declared:
-            found.append(getattr(value, kind))
-        elif kind in (None, "null_val"):
-            found.append(None)
-        else:
-            found.append(Coerced(getattr(value, kind), kind))
-    return nan_as_null(found)
 
 
 def online_latency(store: FeatureStore, table: FeatureTable, key: Key) -> np.ndarray:

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from parity.compare.equal import Coerced, same
 from parity.definition.instants import FIRST_INSTANT, LAST_INSTANT, MICROSECOND
 from parity.definition.table import Rule
 from parity.edge.errors import UserError
 from parity.online.marks import NO_MARKS, Marks, is_ahead
 from parity.online.rows import UNREADABLE
-from parity.online.side import Coerced
 from parity.proof.oracle import evaluate, is_inside, last_event, moments
 from parity.proof.raw import Purchase
 from parity.proof.streamed import Streamed
@@ -368,13 +368,6 @@ def cause_of_missing(fresh: Freshness) -> str:
 def cause_of_surplus(fresh: Freshness) -> str:
     """Of an event that is offline and not raw: has it gone since the features were computed?"""
     return DELETED if fresh.is_behind else TAMPERED
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equality of values: of type and value, null equal to null, and 0.0 not equal to -0.0, which is other bits."""
-    if type(a) is not type(b) or a != b:
-        return False
-    return not isinstance(a, float) or math.copysign(1, a) == math.copysign(1, b)
 
 
 def _same_row(row: dict[str, Any], other: dict[str, Any]) -> bool:

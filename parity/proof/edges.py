@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from parity.compare.equal import same
 from parity.definition.declare import horizon_of
 from parity.definition.instants import EPOCH, FIRST_INSTANT, LAST_INSTANT, MICROSECOND
 from parity.definition.keys import as_tuples
-from parity.offline.side import training_at
-from parity.online.side import clock_of, serving_values
-from parity.proof.causes import Evidence, Freshness, same
+from parity.online.side import clock_of
+from parity.proof.causes import Evidence, Freshness
 from parity.proof.found import MATCH, NOT_ASKED, WRONG_ROW, Comparison, Difference, Edges, plain
 from parity.proof.held import horizons
 from parity.proof.raw import Purchase
-from parity.proof.sides import cause_of, evidence_of, kind_of, oracle_values
+from parity.proof.sides import cause_of, evidence_of, kind_of, oracle_values, serving_values, training_values
 
 if TYPE_CHECKING:
     from parity.proof.proof import Proof
@@ -129,7 +129,7 @@ def _compare(
     numbers, instants = np.array([step.number for step in asked], np.int64), [step.instant for step in asked]
     keys = proof.known.book.keys(numbers)
     names = list(map(plain, as_tuples(keys)))
-    training = training_at(proof.store, proof.table, keys, instants)
+    training = training_values(proof.store, proof.table, keys, instants)
     right = [(name, purchases[step.number], step.instant) for name, step in zip(names, asked, strict=True)]
     oracle = oracle_values(proof.table, right)
     serving = _served(proof, asked) if is_ahead else {name: [NOT_ASKED] * len(asked) for name in training}

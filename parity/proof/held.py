@@ -11,12 +11,13 @@ from feast import FeatureStore
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 
+from parity.compare.sides import typed_values
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import EPOCH, FIRST_INSTANT, LAST_INSTANT, MICROSECOND
 from parity.edge import feast_internals
 from parity.edge.feast_internals import stored_name
 from parity.online.rows import UNREADABLE, Fields
-from parity.online.side import online_store_of, python_values, redis_keys, replies, stored_rows
+from parity.online.side import online_store_of, redis_keys, replies, stored_rows
 from parity.online.steps import PAST_HORIZON as NOTHING_HOLDS
 from parity.online.steps import every_step, holding, horizon_of_steps
 from parity.online.store import ParityRedisOnlineStore
@@ -129,6 +130,6 @@ def _instants(steps: bytes) -> list[datetime]:
 
 def _value(feature: Any, stored: bytes) -> Any:
     try:
-        return python_values(feature, [Value.FromString(stored)])[0]
+        return typed_values([Value.FromString(stored)], str(feature.dtype))[0]
     except DecodeError:
         return None

@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from parity.compare.equal import same
+from parity.compare.sides import ROW_DROPPED
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import EPOCH, MICROSECOND
 from parity.definition.keys import KeyBook
-from parity.offline.side import EVENT, NUMBER, ROW_DROPPED, nan_as_null
-from parity.proof.causes import TIE, Freshness, Past, missing_cause, same, surplus_cause, wrong_cause
+from parity.offline.side import EVENT, NUMBER, nan_as_null
+from parity.proof.causes import TIE, Freshness, Past, missing_cause, surplus_cause, wrong_cause
 from parity.proof.edges import Draw
 from parity.proof.found import (
     EXTRA_ROW,

@@ -10,10 +10,14 @@ import numpy as np
 import pyarrow as pa
 from feast import FeatureStore
 
+from parity.compare.equal import same
+from parity.compare.requested import Asked
+from parity.compare.sides import ROW_DROPPED, Sdk, Training
+from parity.compare.subjects import Column, Source, Subject
 from parity.definition.checks import FeatureTable
 from parity.definition.keys import as_tuples
-from parity.offline.side import ROW_DROPPED, history_of, training_values
-from parity.online.side import clock_of, serving_values
+from parity.offline.side import history_of
+from parity.online.side import clock_of, replies, unlogged
 from parity.proof.causes import (
     AHEAD,
     EXPIRED,
@@ -23,7 +27,6 @@ from parity.proof.causes import (
     is_beside,
     offline_cause,
     online_cause,
-    same,
 )
 from parity.proof.found import EXTRA, MATCH, MISMATCH, MISSING, WRONG, Values, named, plain
 from parity.proof.held import held_rows
@@ -57,6 +60,43 @@ def three_sides(
     right = oracle_values(table, [(key, some, at) for key, some in zip(names, purchases, strict=True)])
     names = [rule.name for rule in table.rules]
     return {name: Values(training[name], serving[name], right[name]) for name in names}
+
+
+def training_values(
+    store: FeatureStore, table: FeatureTable, keys: pa.Table, at: datetime | Sequence[datetime]
+) -> dict[str, list]:
+    """What training gets for ``keys`` at the instant ``at``, or each at one of its own: per feature, one value per key.
+
+    It is `ROW_DROPPED` where the offline store leaves out the row of a key. No two keys of one instant are the same.
+    """
+    answers = Training(store, divided=False).ask(subject_of(table), _asked(table, keys), at)
+    values = {rule.name: answers.values[table.answered(rule.name)] for rule in table.rules}
+    for some in values.values():
+        for place in np.flatnonzero(~answers.there).tolist():
+            some[place] = ROW_DROPPED
+    return values
+
+
+def serving_values(store: FeatureStore, table: FeatureTable, keys: pa.Table) -> dict[str, list]:
+    """What a model server gets for ``keys``: per feature, one value per key. The log of what is served does not have
+    it."""
+    with replies(table), unlogged(store):
+        answers = Sdk(store, divided=False, typed=True).ask(subject_of(table), _asked(table, keys))
+    return {feature.name: answers.values[table.answered(feature.name)] for feature in table.features}
+
+
+def subject_of(table: FeatureTable) -> Subject:
+    """What Feast is asked for to get the features of a table."""
+    source = Source(table.view, table.name)
+    columns = [
+        Column(table.answered(feature.name), table.name, feature.name, str(feature.dtype), source)
+        for feature in table.features
+    ]
+    return Subject(table.title, "feature view", table.requested, columns, [source], full=table.full_names)
+
+
+def _asked(table: FeatureTable, keys: pa.Table) -> Asked:
+    return Asked(keys.rename_columns(table.requested_keys), {}, {}, keys.num_rows)
 
 
 def oracle_values(table: FeatureTable, asked: Sequence[tuple[Any, list[Purchase], datetime]]) -> dict[str, list]:

@@ -7,6 +7,7 @@ import jinja2
 from markupsafe import Markup
 
 from parity.edge.files import replacing
+from parity.edge.shown import cut
 
 STYLE = Markup(Path(__file__).with_name("style.css").read_text())
 """What all pages look like."""
@@ -21,6 +22,4 @@ def write_html(path: Path, template: Path, **values: Any) -> None:
 
 
 def _shown(value: Any) -> str:
-    from parity.online.side import cut  # here: a page that shows no such value takes no Redis client
-
     return "null" if value is None else cut(str(value))

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from parity.compare.equal import same
 from parity.definition.functions import NUMBERS
 from parity.definition.instants import MICROSECOND
 from parity.definition.table import Rule
-from parity.proof.causes import MEANING, same
+from parity.proof.causes import MEANING
 from parity.proof.found import Comparison, duration
 from parity.proof.oracle import evaluate_each, expected, slides_of
 from parity.report import charts

@@ -13,8 +13,8 @@ from parity.definition.checks import FeatureTable
 from parity.definition.functions import NUMBERS
 from parity.definition.instants import LAST_INSTANT, MICROSECOND
 from parity.definition.table import Rule
+from parity.edge.shown import cut
 from parity.materialization import EVER
-from parity.online.side import cut
 from parity.proof.causes import MEANING, OF_STREAMS
 from parity.proof.found import (
     CONFIDENCE,
