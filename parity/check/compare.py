@@ -15,7 +15,7 @@ from feast import FeatureStore
 from parity.check.causes import is_same_event
 from parity.check.explain import Explanation, Odd
 from parity.check.found import Compared, Example, Forecast
-from parity.check.history import Latest, as_instants
+from parity.check.history import as_instants
 from parity.check.keys import Keys
 from parity.compare.equal import difference
 from parity.compare.kinds import CRASH, NULL, Kind
@@ -52,7 +52,7 @@ def compare(
     run = _Run(subject, keys, sides, found, at)
     run.probe()
     found.of, found.ttl = keys.of, min((one.ttl for one in subject.sources if one.ttl), default=None)
-    if expires and run.latest is not None and subject.sources[0].ttl:
+    if expires and run.by_event and subject.sources[0].ttl:
         found.forecast = Forecast()
     start = 0
     while start < len(keys):
@@ -65,7 +65,7 @@ def compare(
         found.notes.append(
             f"causes were looked for in the first {EXPLAINED:,} keys that differ; {run.more:,} more differ too"
         )
-    Explanation(subject, keys, sides.history, found, at, run.latest is not None).of(run.odd)
+    Explanation(subject, keys, sides.history, found, at, run.by_event).of(run.odd)
 
 
 @contextmanager
@@ -84,7 +84,8 @@ class _Run:
         self.more = 0
         """Odd keys beyond those that are explained."""
         one = len(subject.sources) == 1 and subject.what not in ("feature service", "on-demand feature view")
-        self.latest: Latest | None = keys.latest if one else None
+        self.by_event = one and keys.events is not None
+        """Whether events are compared too."""
 
     def batch(self, places: np.ndarray) -> None:
         asked = asked_for(self.subject, taken(self.keys.table, places), len(places))
@@ -216,7 +217,7 @@ class _Run:
         self, places: np.ndarray, at: datetime, serving: Answers, training: Answers, odd: dict[int, Odd], failed: Any
     ) -> None:
         """Count what expires, why values are null, and add keys whose values are equal and of another event."""
-        if self.latest is None:
+        if not self.by_event:
             return
         source, found = self.subject.sources[0], self.found
         lasts = as_instants(self.keys.events[places])

@@ -1,9 +1,8 @@
-"""What the offline store has of a view: the last event of each key, and every row of some keys, as Feast pulls them."""
+"""The history of some keys: every row that the offline store has of them, as Feast pulls it."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -12,24 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore
 
+from parity.check import pushdown
+from parity.check.pulling import MICROSECONDS, Columns, history_job, tables_of, timed
 from parity.compare.equal import plain
 from parity.compare.subjects import Source
 
-EVER = datetime(1970, 1, 2, tzinfo=UTC)
-"""From when on rows are looked at. Stores subtract a zone's offset from it, so it can't be the first instant."""
-EVENT = "event"
-MICROSECONDS = pa.timestamp("us", "UTC")
-
-
-class Latest(NamedTuple):
-    """The keys of a view, and the last event of each up to an instant."""
-
-    keys: pa.Table
-    """A column for each key, by its name in the request."""
-    events: np.ndarray
-    """datetime64[us] in UTC; NaT where the source has none."""
-    unusable: int
-    """Rows that were left aside, as a key of theirs is null."""
+PLACE = "parity_place"
 
 
 class Row(NamedTuple):
@@ -39,128 +26,79 @@ class Row(NamedTuple):
     values: dict[str, Any]
 
 
-def latest_of(store: FeatureStore, source: Source, at: datetime) -> Latest:
-    """Every key of the offline table of ``source`` that has a row up to ``at``, with the last event of each."""
-    columns = _Columns(source)
-    if not source.join_keys:
-        table = _pull_all(store, source, columns, [], at)
-        last = pc.max(table[columns.event]).as_py() if table.num_rows else None
-        events = np.array([last], "datetime64[us]") if table.num_rows else np.array([], "datetime64[us]")
-        return Latest(pa.table({}), events, 0)
-    table = _pull_latest(store, source, columns, at)
-    keys = pa.table(
-        {called: table[column] for called, column in zip(source.keys, columns.keys, strict=True)}
-    ).combine_chunks()
-    usable = None
-    for column in keys.columns:
-        usable = column.is_valid() if usable is None else pc.and_(usable, column.is_valid())
-    events = table[columns.event].to_numpy().astype("datetime64[us]")
-    mask = usable.to_numpy()
-    return Latest(keys.filter(usable), events[mask], int((~mask).sum()))
-
-
 def rows_of(
     store: FeatureStore, source: Source, keys: pa.Table, features: Sequence[str], at: datetime
-) -> dict[tuple, list[Row]]:
+) -> Mapping[tuple, list[Row]]:
     """Every row up to ``at`` of some ``keys``, in the order of events and then of creation, by key."""
-    columns = _Columns(source)
-    table = _pull_all(store, source, columns, [columns.source_name(feature) for feature in features], at)
-    if columns.keys:
-        table = _joined(table, columns.keys, keys.select(source.keys).rename_columns(columns.keys))
-    by = [(columns.event, "ascending")]
-    if columns.created and columns.created in table.column_names:
-        by.append((columns.created, "ascending"))
-    table = table.sort_by(by)
-    found: dict[tuple, list[Row]] = defaultdict(list)
+    columns = Columns(source)
     names = [columns.source_name(feature) for feature in features]
-    values = [table[name].to_pylist() for name in names]
-    key_values = [table[name].to_pylist() for name in columns.keys]
-    for place, event in enumerate(table[columns.event].to_pylist()):
-        key = tuple(column[place] for column in key_values)
-        row = {feature: plain(column[place]) for feature, column in zip(features, values, strict=True)}
-        found[key].append(Row(event, row))
-    return found
+    wanted = keys.select(source.keys).rename_columns(columns.keys) if columns.keys else None
+    table = _of_keys(history_job(store, source, names, at), columns, wanted)
+    table = table.filter(pc.less_equal(table[columns.event], pa.scalar(at, MICROSECONDS)))
+    return Histories(table, columns, dict(zip(features, names, strict=True)))
 
 
-class _Columns:
-    """How the table of a source calls what Feast calls otherwise."""
+class Histories(Mapping[tuple, list[Row]]):
+    """Rows by key, in Arrow: those of a key become objects when they are asked for."""
 
-    def __init__(self, source: Source):
-        mapping = {called: column for column, called in (source.batch.field_mapping or {}).items()}
-        self.source_name = lambda name: mapping.get(name, name)
-        self.keys = [self.source_name(name) for name in source.join_keys]
-        self.event = self.source_name(source.batch.timestamp_field)
-        created = source.batch.created_timestamp_column
-        self.created = self.source_name(created) if created else None
+    def __init__(self, table: pa.Table, columns: Columns, features: Mapping[str, str]):
+        by = [*columns.keys, columns.event]
+        if columns.created and columns.created in table.column_names:
+            by.append(columns.created)
+        self._table = table.sort_by([(name, "ascending") for name in by]).combine_chunks()
+        self._event, self._features = columns.event, features
+        self._slices = _runs(self._table, columns.keys)
+
+    def __getitem__(self, key: tuple) -> list[Row]:
+        some = self._table.slice(*self._slices[key])
+        values = {feature: some[name].to_pylist() for feature, name in self._features.items()}
+        return [
+            Row(event, {feature: plain(column[place]) for feature, column in values.items()})
+            for place, event in enumerate(some[self._event].to_pylist())
+        ]
+
+    def __iter__(self) -> Iterator[tuple]:
+        return iter(self._slices)
+
+    def __len__(self) -> int:
+        return len(self._slices)
 
 
-def _pull_latest(store: FeatureStore, source: Source, columns: _Columns, at: datetime) -> pa.Table:
-    """The keys and last events: asked for without any feature first, which not every store can do."""
-    first = columns.source_name(source.view.features[0].name)
-    for features in ([], [first]):
+def _runs(table: pa.Table, keys: Sequence[str]) -> dict[tuple, tuple[int, int]]:
+    """Where the rows of each key begin in a table that is in their order, and how many there are."""
+    if not keys:
+        return {(): (0, table.num_rows)} if table.num_rows else {}
+    placed = table.select(keys).append_column(PLACE, pa.array(np.arange(table.num_rows)))
+    runs = placed.group_by(list(keys)).aggregate([(PLACE, "min"), (PLACE, "count")])
+    *found, begins, counts = (runs[name].to_pylist() for name in (*keys, f"{PLACE}_min", f"{PLACE}_count"))
+    slices = zip(begins, counts, strict=True)
+    return dict(zip(zip(*found, strict=True), slices, strict=True))
+
+
+def _of_keys(job: Any, columns: Columns, keys: pa.Table | None) -> pa.Table:
+    """The rows of a job that are of one of ``keys``: chosen by the store if it can, or part by part as they come."""
+    lazy = pushdown.table_of(job)
+    if lazy is not None and keys is not None:
         try:
-            job = store.provider.offline_store.pull_latest_from_table_or_query(
-                config=store.config,
-                data_source=source.batch,
-                join_key_columns=columns.keys,
-                feature_name_columns=features,
-                timestamp_field=columns.event,
-                created_timestamp_column=columns.created,
-                start_date=EVER,
-                end_date=at,
-            )
-            return _timed(job.to_arrow(), columns)
-        except Exception:
-            if features:
-                raise
-    raise AssertionError
-
-
-def _pull_all(
-    store: FeatureStore, source: Source, columns: _Columns, features: Sequence[str], at: datetime
-) -> pa.Table:
-    asked: dict[str, Any] = {"created_timestamp_column": columns.created} if columns.created else {}
-    job = store.provider.offline_store.pull_all_from_table_or_query(
-        config=store.config,
-        data_source=source.batch,
-        join_key_columns=columns.keys,
-        feature_name_columns=list(features) or [columns.source_name(source.view.features[0].name)],
-        timestamp_field=columns.event,
-        start_date=EVER,
-        end_date=at,
-        **asked,
-    )
-    table = _timed(job.to_arrow(), columns)
-    return table.filter(pc.less_equal(table[columns.event], pa.scalar(at, MICROSECONDS)))
-
-
-def _timed(table: pa.Table, columns: _Columns) -> pa.Table:
-    """The table with its event timestamps as instants in UTC: one without a zone is taken for UTC, as Feast does."""
-    events = table[columns.event]
-    if pa.types.is_string(events.type) or pa.types.is_large_string(events.type):
-        events = _read(events)
-    if pa.types.is_date(events.type):
-        events = events.cast(pa.timestamp("us"))
-    if pa.types.is_timestamp(events.type):
-        events = events.cast(pa.timestamp("us", events.type.tz), safe=False)
-        events = pc.assume_timezone(events, "UTC") if events.type.tz is None else events.cast(MICROSECONDS)
-    table = table.set_column(table.column_names.index(columns.event), columns.event, events)
-    return table.filter(events.is_valid())
-
-
-def _read(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Instants that are written in ISO 8601, with a zone or all without."""
-    try:
-        return texts.cast(pa.timestamp("us"))
-    except pa.ArrowInvalid:
-        return texts.cast(MICROSECONDS)
+            return timed(pushdown.of_keys(lazy, columns.keys, keys), columns.event)
+        except Exception:  # of types that it joins otherwise than Arrow, or not at all
+            pass
+    parts = (part if keys is None else _joined(part, columns.keys, keys) for part in tables_of(job))
+    return pa.concat_tables([timed(part, columns.event) for part in parts], promote_options="permissive")
 
 
 def _joined(table: pa.Table, names: Sequence[str], keys: pa.Table) -> pa.Table:
     """The rows of ``table`` that are of one of ``keys``."""
-    wanted = set(zip(*(column.to_pylist() for column in keys.columns), strict=True))
-    there = zip(*(table[name].to_pylist() for name in names), strict=True)
-    return table.filter(pa.array([key in wanted for key in there], pa.bool_()))
+    try:
+        keys = pa.table({name: keys[name].cast(table.schema.field(name).type) for name in names})
+        if len(names) == 1:
+            return table.filter(pc.is_in(table[names[0]], value_set=keys[names[0]]))
+        placed = table.select(names).append_column(PLACE, pa.array(np.arange(table.num_rows)))
+        return table.take(placed.join(keys, list(names), join_type="left semi")[PLACE].sort())
+    except pa.ArrowException:  # of types that Arrow does not join
+        wanted = set(zip(*(column.to_pylist() for column in keys.columns), strict=True))
+        there = zip(*(table[name].to_pylist() for name in names), strict=True)
+        return table.filter(pa.array([key in wanted for key in there], pa.bool_()))
 
 
 def as_instants(events: Iterable[np.datetime64]) -> list[datetime | None]:

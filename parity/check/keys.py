@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +14,9 @@ import pyarrow.compute as pc
 from feast import FeatureStore
 
 from parity.check.found import Sample
-from parity.check.history import Latest, latest_of
-from parity.check.online_keys import CannotScan, only_online
-from parity.compare.requested import as_declared, taken
+from parity.check.offline_keys import Latest, OfflineKeys, listed
+from parity.check.online_keys import CannotScan, OnlineKeys
+from parity.compare.requested import taken
 from parity.compare.subjects import Source, Subject
 from parity.edge.errors import of_error
 
@@ -28,12 +29,11 @@ class Keys:
     rows: int
     of: int
     sample: Sample | None = None
-    latest: Latest | None = None
     events: np.ndarray | None = None
     """Of a subject with one source: the last event of each key."""
     notes: list[str] = field(default_factory=list)
-    spellings: frozenset = frozenset()
-    """Keys that are online, and not offline, without what casts and zeros in front change."""
+    only_online: Sequence[pa.Table] = ()
+    """Keys that are online, and not offline, as they are stored."""
 
     def __len__(self) -> int:
         return self.rows
@@ -56,7 +56,38 @@ class Keys:
         return pa.table(columns)
 
     def is_spelled_otherwise(self, place: int) -> bool:
-        return bool(self.spellings) and _bare(tuple(self.named(place).values())) in self.spellings
+        return bool(self.only_online) and _bare(tuple(self.named(place).values())) in self._spellings
+
+    @cached_property
+    def _spellings(self) -> frozenset[tuple[str, ...]]:
+        """Keys that are online, and not offline, without what casts and zeros in front change."""
+        return frozenset(_bare(key) for table in self.only_online for key in zip(*listed(table), strict=True))
+
+
+class Found(NamedTuple):
+    """The keys of a source: those that are offline, and those that only the online store has."""
+
+    offline: OfflineKeys
+    extras: pa.Table
+    """As the offline store would have them."""
+    only_online: list[pa.Table]
+    """As they are stored."""
+    notes: list[str]
+
+    @property
+    def number(self) -> int:
+        return self.offline.number + self.extras.num_rows
+
+    def all(self) -> Latest:
+        return _with(self.offline.all, self.extras)
+
+    def drawn(self, sample: Sample) -> Latest | None:
+        """A draw that the offline store makes; None where it can't."""
+        draw = np.random.default_rng(sample.seed)
+        online = int(draw.hypergeometric(self.extras.num_rows, self.offline.number, sample.size))
+        offline = self.offline.drawn(sample.size - online, sample.seed)
+        places = np.sort(draw.choice(self.extras.num_rows, online, replace=False))
+        return None if offline is None else _with(offline, taken(self.extras, places))
 
 
 class Known:
@@ -64,75 +95,95 @@ class Known:
 
     def __init__(self, offline: FeatureStore, online: FeatureStore | None, at: datetime):
         """Without ``online`` no store is looked through."""
-        self._offline, self._online, self._at = offline, online, at
-        self._found: dict[tuple, tuple[Latest, list[str], frozenset]] = {}
+        self._offline, self._at = offline, at
+        self._online = None if online is None else OnlineKeys(online)
+        self._found: dict[tuple, Found] = {}
 
     def of(self, subject: Subject, size: int | None, seed: int) -> Keys:
         """The keys of a subject, or ``size`` of them drawn at random."""
-        found = [self._of_source(source) for source in subject.sources]
-        notes = list(dict.fromkeys(note for _, some, _ in found for note in some))
-        spellings = frozenset().union(*(some for _, _, some in found))
-        if len(found) == 1:
-            latest = found[0][0]
-            keys = Keys(latest.keys, len(latest.events), len(latest.events), None, latest, latest.events, notes)
-        else:
-            table, rows = _together([latest.keys for latest, _, _ in found], subject.keys)
-            keys = Keys(table, rows, rows, notes=notes)
-        keys.spellings = spellings
-        return _drawn(keys, size, seed)
+        one = len(subject.sources) == 1
+        found = [self._of_source(source, whole=size is None or not one) for source in subject.sources]
+        keys = _of_one(found[0], size, seed) if one else _of_several(found, subject.keys, size, seed)
+        keys.notes = list(dict.fromkeys(note for each in found for note in each.notes))
+        keys.only_online = [table for each in found for table in each.only_online]
+        return keys
 
-    def _of_source(self, source: Source) -> tuple[Latest, list[str], frozenset]:
+    def _of_source(self, source: Source, whole: bool) -> Found:
+        """What there is of a source; if it is asked for as a ``whole``, it is pulled at once."""
         cached = source.name, tuple(source.keys)
         if cached not in self._found:
-            latest = latest_of(self._offline, source, self._at)
+            offline = OfflineKeys(self._offline, source, self._at)
             notes = []
-            if latest.unusable:
+            if whole:
+                offline.all  # noqa: B018
+            if offline.unusable:
                 notes.append(
-                    f"{latest.unusable:,} rows of {source.name} have a null for a key, which nobody can ask for"
+                    f"{offline.unusable:,} rows of {source.name} have a null for a key, which nobody can ask for"
                 )
-            latest, more, spellings = self._with_online(source, latest)
-            self._found[cached] = latest, [*notes, *more], spellings
+            only, more = self._only_online(source, offline)
+            extras = _as_keys(only, source, offline.schema)
+            number = sum(table.num_rows for table in only)
+            if extras.num_rows < number:
+                more.append(
+                    f"{number - extras.num_rows:,} keys of {source.name} are online under a type that its source "
+                    "can't have"
+                )
+            self._found[cached] = Found(offline, extras, only, [*notes, *more])
         return self._found[cached]
 
-    def _with_online(self, source: Source, latest: Latest) -> tuple[Latest, list[str], frozenset]:
-        """Add the keys that only the online store has."""
+    def _only_online(self, source: Source, offline: OfflineKeys) -> tuple[list[pa.Table], list[str]]:
+        """The keys that only the online store has, and why they are not known."""
         if not source.join_keys or self._online is None:
-            return latest, [], frozenset()
-        columns = [as_declared(latest.keys[name].to_pylist(), source.key_types.get(name)) for name in source.keys]
-        there, extras = set(zip(*columns, strict=True)), set()
-        notes = []
+            return [], []
         try:
-            extras = only_online(self._online, source, there)
+            return self._online.only(source, offline), []
         except CannotScan as why:
-            notes.append(str(why))
+            return [], [str(why)]
         except Exception as error:  # it is one more look, and what can't be read is said when it is asked for
-            notes.append(f"the online store of {source.name} could not be looked through: {of_error(error)}")
-        table = _as_keys(sorted(extras, key=repr), source, latest.keys.schema)
-        if table.num_rows < len(extras):
-            notes.append(
-                f"{len(extras) - table.num_rows:,} keys of {source.name} are online under a type that its source "
-                "can't have"
-            )
-        if table.num_rows:
-            none = np.full(table.num_rows, np.datetime64("NaT", "us"))
-            events = np.concatenate([latest.events, none])
-            latest = Latest(pa.concat_tables([latest.keys, table]), events, latest.unusable)
-        return latest, notes, frozenset(map(_bare, extras))
+            return [], [f"the online store of {source.name} could not be looked through: {of_error(error)}"]
 
 
-def _as_keys(extras: Sequence[tuple], source: Source, schema: pa.Schema) -> pa.Table:
+def _of_one(found: Found, size: int | None, seed: int) -> Keys:
+    """The keys of one source, with their last events."""
+    if size is not None and size < found.number:
+        sample = Sample(size, found.number, seed)
+        drawn = found.drawn(sample)
+        if drawn is not None:
+            return Keys(drawn.keys, size, sample.of, sample, drawn.events)
+    latest = found.all()
+    return _drawn(Keys(latest.keys, len(latest.events), len(latest.events), None, latest.events), size, seed)
+
+
+def _of_several(found: Sequence[Found], names: Sequence[str], size: int | None, seed: int) -> Keys:
+    table, rows = _together([each.all().keys for each in found], names)
+    return _drawn(Keys(table, rows, rows), size, seed)
+
+
+def _with(latest: Latest, extras: pa.Table) -> Latest:
+    """Keys with others, of which the source has no event."""
+    if not extras.num_rows:
+        return latest
+    none = np.full(extras.num_rows, np.datetime64("NaT", "us"))
+    return Latest(pa.concat_tables([latest.keys, extras]), np.concatenate([latest.events, none]))
+
+
+def _as_keys(tables: Sequence[pa.Table], source: Source, schema: pa.Schema) -> pa.Table:
     """Keys of the online store as the offline store would have them; without those that it can't have."""
-    rows = []
-    for key in extras:
+    found = [schema.empty_table()]
+    for table in tables:
+        table = table.rename_columns(source.keys)
         try:
-            rows.append([pa.scalar(value).cast(kind) for value, kind in zip(key, schema.types, strict=True)])
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
-            continue
-    columns = {
-        name: pa.array([row[place].as_py() for row in rows], kind)
-        for place, (name, kind) in enumerate(zip(source.keys, schema.types, strict=True))
-    }
-    return pa.table(columns, schema=schema) if columns else pa.table({})
+            found.append(table.cast(schema))
+        except pa.ArrowException:
+            found += filter(None, (_cast(table.slice(place, 1), schema) for place in range(table.num_rows)))
+    return pa.concat_tables(found).sort_by([(name, "ascending") for name in source.keys]) if tables else found[0]
+
+
+def _cast(row: pa.Table, schema: pa.Schema) -> pa.Table | None:
+    try:
+        return row.cast(schema)
+    except pa.ArrowException:
+        return None
 
 
 def _bare(key: Sequence[Any]) -> tuple[str, ...]:
