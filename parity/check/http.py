@@ -14,7 +14,7 @@ from feast import FeatureService
 
 from parity.compare.equal import plain
 from parity.compare.requested import Asked
-from parity.compare.sides import Answers, divided
+from parity.compare.sides import Answers, in_parts
 from parity.compare.subjects import Column, Subject
 from parity.edge.errors import UserError
 
@@ -43,16 +43,7 @@ class Server:
 
     def ask(self, subject: Subject, asked: Asked) -> Answers:
         rows = asked.rows()
-        whole = Answers({}, {})
-        for start in range(0, len(asked), KEYS_PER_REQUEST):
-            places = range(start, min(start + KEYS_PER_REQUEST, len(asked)))
-            part = divided(places, lambda some: self._ask(subject, rows, some))
-            whole.missing = part.missing
-            whole.failed |= {start + place: why for place, why in part.failed.items()}
-            for target, given in ((whole.values, part.values), (whole.events, part.events)):
-                for name, values in given.items():
-                    target.setdefault(name, []).extend(values)
-        return whole
+        return in_parts(subject, len(asked), KEYS_PER_REQUEST, lambda places: self._ask(subject, rows, places))
 
     def _ask(self, subject: Subject, rows: Mapping[str, list], places: Sequence[int]) -> Answers:
         what = (

@@ -5,8 +5,10 @@ Both are asked as a team asks them, through Feast's public calls, each through a
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -26,6 +28,8 @@ ENTITY_TIME = "event_timestamp"
 """What Feast calls the instant of a row that is asked for."""
 ROW_DROPPED = "no row"
 """What training gets for a key whose row the offline store drops: less than a null."""
+KEYS_PER_READ = 5_000
+"""How many keys the SDK is asked for at once: it holds an object for each value, its event and its status."""
 ROW = "parity_row"
 """A column that travels with the rows of a training set, whose order stores change."""
 
@@ -107,15 +111,30 @@ class Sdk:
     def ask(self, subject: Subject, asked: Asked) -> Answers:
         rows = asked.rows()
         features = subject.request if isinstance(subject.request, FeatureService) else list(subject.request)
-        places = range(len(asked))
-        if not self._divided:
+
+        def read(places: Sequence[int]) -> Answers:
             return self._ask(subject, features, rows, places)
-        return divided(places, lambda some: self._ask(subject, features, rows, some))
+
+        return in_parts(subject, len(asked), KEYS_PER_READ, read, self._divided)
 
     def _ask(self, subject: Subject, features: Any, rows: Mapping[str, list], places: Sequence[int]) -> Answers:
         some: Any = {name: [values[place] for place in places] for name, values in rows.items()}
-        answer = self._store.get_online_features(features, some, full_feature_names=subject.full)
-        return of_response(answer, subject, len(places), self._typed)
+        with _collecting_later():
+            answer = self._store.get_online_features(features, some, full_feature_names=subject.full)
+            return of_response(answer, subject, len(places), self._typed)
+
+
+@contextmanager
+def _collecting_later() -> Iterator[None]:
+    """Look for cycles in memory afterwards: an answer is of hundreds of thousands of objects, and to look through them
+    again and again while it grows takes as long as all the rest."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def of_response(answer: OnlineResponse, subject: Subject, number: int, typed: bool = False) -> Answers:
@@ -209,8 +228,42 @@ SMALLEST_DIVIDED = 64
 """How many keys that fail are asked one by one, at most: more are divided, and those of a part fail together."""
 
 
-def divided(places: Sequence[int], ask: Callable[[Sequence[int]], Answers]) -> Answers:
-    """Ask for the keys at ``places`` at once; if that fails, for halves, down to the keys that are to blame.
+def in_parts(
+    subject: Subject, number: int, size: int, ask: Callable[[Sequence[int]], Answers], is_divided: bool = True
+) -> Answers:
+    """Ask for the keys at places up to ``number``, ``size`` at once, each part `divided`, or its error passed on.
+
+    Raises `Failed` if every key of every part fails, and at once if nobody answers.
+    """
+    whole = Answers({column.name: [] for column in subject.columns}, {column.name: [] for column in subject.columns})
+    seconds, why = SECONDS_OF_DIVIDING, ""
+    for start in range(0, number, size):
+        places, began = range(start, min(start + size, number)), time.monotonic()
+        try:
+            part = divided(places, ask, seconds) if is_divided else ask(places)
+        except Unreachable:
+            raise
+        except Failed as error:
+            why, none = str(error), {column.name: [None] * len(places) for column in subject.columns}
+            part = Answers(none, none, failed=dict.fromkeys(range(len(places)), why))
+        else:
+            whole.missing = part.missing
+        if part.failed:
+            seconds = max(0, seconds - (time.monotonic() - began))
+        whole.failed |= {start + place: error for place, error in part.failed.items()}
+        for target, given in ((whole.values, part.values), (whole.events, part.events)):
+            for name, values in given.items():
+                target[name] += values
+    if number and len(whole.failed) == number:
+        raise Failed(why)
+    return whole
+
+
+def divided(
+    places: Sequence[int], ask: Callable[[Sequence[int]], Answers], seconds: float = SECONDS_OF_DIVIDING
+) -> Answers:
+    """Ask for the keys at ``places`` at once; if that fails, for halves, down to the keys that are to blame, as long as
+    there are ``seconds`` left.
 
     Raises `Failed` if every key is.
     """
@@ -219,8 +272,8 @@ def divided(places: Sequence[int], ask: Callable[[Sequence[int]], Answers]) -> A
         return ask(places)
     except Exception as error:
         if is_unreachable(error):
-            raise Failed(of_error(error)) from None
-        parts = _parts(list(places), ask, error, [4 * SMALLEST_DIVIDED], time.monotonic() + SECONDS_OF_DIVIDING)
+            raise Unreachable(of_error(error)) from None
+        parts = _parts(list(places), ask, error, [4 * SMALLEST_DIVIDED], time.monotonic() + seconds)
     failed = {place - first: answer for some, answer in parts if isinstance(answer, str) for place in some}
     if len(failed) == number:
         raise Failed(next(iter(failed.values())))
@@ -241,6 +294,10 @@ def divided(places: Sequence[int], ask: Callable[[Sequence[int]], Answers]) -> A
 
 class Failed(Exception):
     """A side fails for every key, as the message says."""
+
+
+class Unreachable(Failed):
+    """Nobody answers."""
 
 
 def is_unreachable(error: BaseException) -> bool:
