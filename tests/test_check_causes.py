@@ -32,6 +32,48 @@ def test_rows_of_one_event_time_are_a_tie(tmp_path, capfd):
     assert 1 <= found.of("tie")["keys"] <= 5  # the one that dask takes of a tie is any
 
 
+def created(frame, ago):
+    """The same rows, that came into the table so long before now."""
+    return frame.assign(created=frame["event_timestamp"].max() + HOUR - ago)
+
+
+def test_a_row_that_was_there_when_it_was_materialized_was_overwritten_online_and_not_corrected(theirs):
+    frame = created(orders(theirs.now), 2 * HOUR)
+    theirs.apply(*customers(theirs.write("orders", frame)))
+    theirs.materialize()
+    last = frame.groupby("customer_id").tail(1)
+    theirs.store.write_to_online_store("customers", last[last["customer_id"] <= 4].assign(total=7.0))
+    corrected = frame["customer_id"] == 9
+    frame.loc[corrected, "total"] += 1
+    frame.loc[corrected, "created"] += 3 * HOUR
+    theirs.write("orders", frame)
+    found = theirs.check()
+    assert (found.status, found.kinds) == (1, ["overwritten", "correction"])
+    assert (found.of("overwritten")["keys"], found.of("correction")["keys"]) == (4, 1)
+    assert found.of("correction")["meaning"].endswith("it was corrected after it was materialized")
+
+
+def test_a_later_created_row_of_an_event_that_was_materialized_is_a_correction_and_no_tie(theirs):
+    frame = created(orders(theirs.now), 2 * HOUR)
+    theirs.apply(*customers(theirs.write("orders", frame)))
+    theirs.materialize()
+    later = created(frame, -HOUR).groupby("customer_id").tail(1)
+    theirs.write("orders", pd.concat([frame, later[later["customer_id"] <= 4].assign(total=7.0)]))
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("correction")["keys"]) == (1, ["correction"], 4)
+
+
+def test_without_a_created_timestamp_a_correction_may_be_what_somebody_wrote_online(theirs):
+    frame = orders(theirs.now)
+    theirs.apply(*customers(theirs.write("orders", frame)))
+    theirs.materialize()
+    theirs.store.write_to_online_store("customers", frame.groupby("customer_id").tail(1).assign(total=7.0))
+    found = theirs.check()
+    assert (found.status, found.kinds) == (1, ["correction"])
+    assert "or something else wrote it online" in found.of("correction")["meaning"]
+    assert found.of("correction")["upstream"] is None  # SQLite lets a corrected row in
+
+
 @pytest.mark.scale
 def test_a_double_in_a_whole_number_field_is_a_coercion(theirs):
     frame = orders(theirs.now, orders=lambda key: key + 0.75)
@@ -39,6 +81,7 @@ def test_a_double_in_a_whole_number_field_is_a_coercion(theirs):
     theirs.materialize()
     found = theirs.check()
     assert (found.status, found.kinds, found.of("coercion")["features"]) == (1, ["coercion"], {"orders": 20})
+    assert "the type that the source has (double), or" in found.of("coercion")["advice"]
 
 
 def test_a_default_in_place_of_a_null_is_named(theirs):

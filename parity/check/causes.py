@@ -21,6 +21,7 @@ from parity.compare.kinds import (
     LOST,
     NEVER,
     NULL,
+    OVERWRITTEN,
     PUSHED,
     TIE,
     TIME_ZONE,
@@ -157,8 +158,8 @@ def cause_of_value(e: Evidence, feature: str, training: Any, serving: Any) -> Ca
     since = rows[-1].event if rows else e.served
     if isinstance(kind, Kind) and kind != NULL:
         return Cause(kind, since)
-    if _is_tie(rows, feature, training, serving, e.types.get(feature, "")):
-        return Cause(TIE, since)
+    if tied := _of_tied(e, rows, feature, training, serving):
+        return Cause(tied, since)
     if isinstance(kind, Kind):
         return Cause(kind, since)
     if serving is None:
@@ -166,15 +167,33 @@ def cause_of_value(e: Evidence, feature: str, training: Any, serving: Any) -> Ca
     if isinstance(training, datetime) and isinstance(serving, datetime) and is_zone_shift(training, serving):
         return Cause(TIME_ZONE, since)
     if rows and (e.source.was_materialized(rows[-1].event) or e.source.is_pushed):
-        return Cause(CORRECTION, since)
+        return Cause(OVERWRITTEN if _was_there(e, rows[-1]) else CORRECTION, since)
     return Cause(UNEXPLAINED, since)
 
 
-def _is_tie(rows: Sequence[Row], feature: str, training: Any, serving: Any, declared: str) -> bool:
-    """Whether the rows of one event have both values."""
-    values = [row.values[feature] for row in rows if feature in row.values]
-    has = [any(_is(value, side, declared) for value in values) for side in (training, serving)]
-    return len(values) > 1 and all(has)
+def _of_tied(e: Evidence, rows: Sequence[Row], feature: str, training: Any, serving: Any) -> Kind | None:
+    """What it is, if the rows of one event have both values. A row with a later created timestamp, that came after the
+    event was materialized, is a correction: where stores go by that timestamp, these rows are no tie."""
+    declared = e.types.get(feature, "")
+    held = [row for row in rows if feature in row.values]
+    trained = [row for row in held if _is(row.values[feature], training, declared)]
+    served = [row for row in held if _is(row.values[feature], serving, declared)]
+    if len(held) < 2 or not trained or not served:
+        return None
+    created = [row.created for row in held if row.created is not None]
+    newest = [row for row in held if created and row.created == max(created)]
+    if any(row in trained and row not in served and not _was_there(e, row) for row in newest):
+        return CORRECTION
+    return TIE
+
+
+def _was_there(e: Evidence, row: Row) -> bool:
+    """Whether a row was in the source, by its created timestamp, when its event was materialized: before the end of a
+    span that was over by then."""
+    if row.created is None:
+        return False
+    by = min(e.at, e.source.updated or e.at)
+    return any(start <= row.event <= end and row.created <= end <= by for start, end in e.source.intervals)
 
 
 def _is(value: Any, side: Any, declared: str) -> bool:

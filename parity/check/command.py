@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 import parity.edge.quick_feast  # noqa: F401
 from parity.check import terminal
+from parity.check.about import Stores, fill
 from parity.check.certificate import Context, write_certificate, write_junit
 from parity.check.compare import Sides, compare
 from parity.check.found import LISTED, Compared
@@ -31,17 +32,13 @@ from parity.check.opening import Opened, feast_version, opening, version_note
 from parity.check.oracle import held_against_oracle, is_own
 from parity.check.page import write_page
 from parity.check.verdict import Verdict, kinds_named
-from parity.compare.kinds import OF_REDIS
 from parity.compare.sides import Failed, Sdk, Training
 from parity.compare.subjects import NotCompared, Subject, choose
 from parity.edge.command import argument_parser, file_named, instant, whole_number
 from parity.edge.errors import UserError, of_error
-from parity.edge.feast_internals import online_store_of
 
 COMPARED = 100_000
 """Keys of each view that are compared, at most, unless --sample says otherwise."""
-EXPIRES_TOO = "ParityRedisOnlineStore"
-"""The store of this project, which expires what training expires, and lets corrections in."""
 
 
 def main() -> int:
@@ -69,12 +66,12 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
     side = Server(args.url) if args.url else Sdk(online)
     if args.url:
         side.require()
-    stores = f"{opened.offline} offline, {args.url or opened.online} online"
-    print(terminal.heading(online.project, opened.name, stores, feast_version()))
+    said = f"{opened.offline} offline, {args.url or opened.online} online"
+    print(terminal.heading(online.project, opened.name, said, feast_version()))
     if note := version_note():
         print(note)
     known = Known(offline, None if args.url else online, args.at or datetime.now(UTC))
-    names = {type_.__name__ for type_ in type(online_store_of(online)).__mro__} if not args.url else set()
+    stores = Stores.of(online, bool(args.url))
     broken = [Compared(name, "not read", error=why) for name, why in chosen.broken.items()]
     for one in broken:
         print(terminal.line(one))
@@ -83,7 +80,7 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
         one = Compared(subject.name, subject.what)
         try:
             sides = Sides(Training(offline), side, history)
-            _compare(subject, one, sides, known, args, names)
+            _compare(subject, one, sides, known, args, stores)
         except NotCompared as why:
             verdict.left[subject.name] = str(why)
             continue
@@ -103,21 +100,17 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
 
 
 def _compare(
-    subject: Subject, one: Compared, sides: Sides, known: Known, args: argparse.Namespace, names: set[str]
+    subject: Subject, one: Compared, sides: Sides, known: Known, args: argparse.Namespace, stores: Stores
 ) -> None:
     keys = known.of(subject, args.sample or None, args.seed)
     one.sample = keys.sample
     one.notes += keys.notes
     with tqdm(total=len(keys), desc=subject.name, unit=" keys", disable=None, leave=False, delay=1) as bar:
-        for done in compare(subject, keys, sides, one, args.at, EXPIRES_TOO not in names):
+        for done in compare(subject, keys, sides, one, args.at, not stores.expires_too):
             bar.update(done)
     for finding in one.findings.values():
         finding.listed = [keys.named(place) for place in sorted(finding.places)[:LISTED] if place >= 0]
-        finding.about["of_redis"] = OF_REDIS if "RedisOnlineStore" in names and EXPIRES_TOO not in names else ""
-        source = next((source for source in subject.sources if source.name == finding.view), None)
-        if source is not None:
-            finding.about["timestamp"] = source.batch.timestamp_field
-            finding.about["ttl"] = terminal.span(source.ttl) if source.ttl else "none"
+        fill(finding, subject, stores, sides.history, datetime.now(UTC))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from parity.compare.kinds import Kind
+from parity.compare.kinds import UPSTREAM, Kind
 
 EXAMPLES = 3
 LISTED = 1000
@@ -47,7 +47,9 @@ class Finding:
     listed: list[dict[str, Any]] = field(default_factory=list)
     """The first `LISTED` of the keys."""
     about: dict[str, str] = field(default_factory=dict)
-    """What the advice is filled in with, beside view and features."""
+    """What its sentences are filled in with, beside view and features."""
+    issue: int | None = None
+    """The issue of Feast that it is in these stores, where it is none in all."""
 
     @property
     def keys(self) -> int:
@@ -55,8 +57,9 @@ class Finding:
 
     @property
     def link(self) -> str:
-        """The issue of Feast that it is, if it is one in these stores."""
-        return "" if self.about.get("of_redis") == "" and "{of_redis}" in self.kind.advice else self.kind.link
+        """The issue of Feast that it is, if it is one."""
+        issue = self.issue or self.kind.issue
+        return f"{UPSTREAM}{issue}" if issue else ""
 
     @property
     def values(self) -> int:

@@ -24,6 +24,8 @@ class Row(NamedTuple):
 
     event: datetime
     values: dict[str, Any]
+    created: datetime | None = None
+    """When it came into the table, if that has a created timestamp."""
 
 
 def rows_of(
@@ -38,13 +40,20 @@ def rows_of(
     return Histories(table, columns, dict(zip(features, names, strict=True)))
 
 
+def _instant(value: Any) -> datetime | None:
+    """A created timestamp as an instant; None for one that is none."""
+    found = plain(value)
+    return found if isinstance(found, datetime) else None
+
+
 class Histories(Mapping[tuple, list[Row]]):
     """Rows by key, in Arrow: those of a key become objects when they are asked for."""
 
     def __init__(self, table: pa.Table, columns: Columns, features: Mapping[str, str]):
         by = [*columns.keys, columns.event]
-        if columns.created and columns.created in table.column_names:
-            by.append(columns.created)
+        self._created = columns.created if columns.created in table.column_names else None
+        if self._created:
+            by.append(self._created)
         self._table = table.sort_by([(name, "ascending") for name in by]).combine_chunks()
         self._event, self._features = columns.event, features
         self._slices = _runs(self._table, columns.keys)
@@ -52,8 +61,9 @@ class Histories(Mapping[tuple, list[Row]]):
     def __getitem__(self, key: tuple) -> list[Row]:
         some = self._table.slice(*self._slices[key])
         values = {feature: some[name].to_pylist() for feature, name in self._features.items()}
+        created = some[self._created].to_pylist() if self._created else [None] * some.num_rows
         return [
-            Row(event, {feature: plain(column[place]) for feature, column in values.items()})
+            Row(event, {feature: plain(column[place]) for feature, column in values.items()}, _instant(created[place]))
             for place, event in enumerate(some[self._event].to_pylist())
         ]
 

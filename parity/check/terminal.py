@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -91,24 +92,23 @@ def about(finding: Finding) -> str:
 
 
 def meaning(finding: Finding) -> str:
+    said = _filled(finding.kind.meaning, finding)
     if finding.inherited:
-        return f"{finding.view} has it of its inputs: {finding.kind.meaning}"
+        return f"{finding.view} has it of its inputs: {said}"
     if finding.beneath:
-        return f"hidden today by the age of these rows, and there without it: {finding.kind.meaning}"
-    return finding.kind.meaning
+        return f"hidden today by the age of these rows, and there without it: {said}"
+    return said
 
 
 def advice(finding: Finding, verdict: Verdict | None = None) -> str:
     if finding.inherited:
         return f"mend what {finding.view} is computed of"
+    return _filled(finding.kind.advice, finding)
+
+
+def _filled(text: str, finding: Finding) -> str:
     names = list(finding.features)
-    known = {"view": finding.view, "features": ", ".join(names[:FEATURES]), **finding.about}
-    return finding.kind.advice.format_map(_Filled(known))
-
-
-class _Filled(dict):
-    def __missing__(self, name: str) -> str:
-        return name
+    return text.format_map(defaultdict(str, finding.about, view=finding.view, features=", ".join(names[:FEATURES])))
 
 
 def shown_example(example: Example) -> str:

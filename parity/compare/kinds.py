@@ -26,13 +26,9 @@ class Kind(NamedTuple):
     harm: Harm
     meaning: str
     advice: str
-    """One line, in the words of the repository; ``{view}``, ``{features}`` and others are filled in."""
+    """One line, in the words of the repository. In both ``{view}``, ``{features}`` and others are filled in."""
     issue: int | None = None
-    """Where Feast itself answers so: the issue of feast-dev/feast."""
-
-    @property
-    def link(self) -> str:
-        return f"{UPSTREAM}{self.issue}" if self.issue else ""
+    """Where Feast itself answers so, whatever the stores: the issue of feast-dev/feast that is about it."""
 
 
 CRASH = Kind(
@@ -40,7 +36,6 @@ CRASH = Kind(
     Harm.WRONG,
     "one side fails with an error for these keys, while the other answers",
     "let {view} take nulls and keys that are not known: it runs on them whenever a model server asks for a new key",
-    4473,
 )
 ON_DEMAND_NULL = Kind(
     "on-demand-null",
@@ -58,16 +53,28 @@ TIE = Kind(
     "tie",
     Harm.WRONG,
     "the source has several rows of these keys at one event time, and each side took another",
-    "keep one row for each key and {timestamp} in the source of {view}, or name a created_timestamp_column",
+    "keep one row for each key and {timestamp} in the source of {view}{or_created}",
 )
+OR_CREATED = ", or name a created_timestamp_column"
 CORRECTION = Kind(
     "correction",
     Harm.WRONG,
-    "the source has another value for the very event that is served: it was corrected after it was materialized",
+    "the source has another value for the very event that is served: it was corrected after it was "
+    "materialized{or_overwritten}",
     "materialize {view} again, over a span that has these rows{of_redis}",
-    2795,
+)
+OR_OVERWRITTEN = (
+    ", or something else wrote it online (with a created_timestamp_column in the source the two are told apart)"
 )
 OF_REDIS = "; Redis refuses a row of the same event time, so delete the keys first, or give corrected rows a later one"
+OVERWRITTEN = Kind(
+    "overwritten",
+    Harm.WRONG,
+    "by its created timestamp the source had this row before it was materialized, and serving has another value for "
+    "the same event: something else wrote it online, or changed the row in place",
+    "find out what writes {view} online beside materialize (a push, write_to_online_store), and materialize it "
+    "again{of_redis}",
+)
 NULL = Kind(
     "null",
     Harm.WRONG,
@@ -177,13 +184,14 @@ COERCION = Kind(
     "coercion",
     Harm.TYPE,
     "the value was cut, rounded or converted to fit the declared type",
-    "declare {features} with the type that the source has ({source_type}), or write the source in the declared one",
+    "declare {features} with the type that the source has{source_type}, or write the source in the declared one",
 )
 FLOAT32 = Kind(
     "float32",
     Harm.TYPE,
     "a double in training is a 32-bit float in serving: the difference is in the eighth digit, or a whole number off",
     "declare {features} as Float64, or write the source as 32-bit floats",
+    4031,
 )
 NOTHING = Kind(
     "nothing-proven",
@@ -194,8 +202,10 @@ NOTHING = Kind(
 UNCHECKED = Kind("unchecked", Harm.TYPE, "it could not be compared", "mend what is named")
 
 KINDS = [
-    CRASH, ON_DEMAND_NULL, ON_DEMAND, TIE, CORRECTION, NULL, TIME_ZONE, EVENT_TIME, UNEXPLAINED, ORACLE, FUTURE,
-    DELETED, KEY_CAST, NEVER, LOST, BEHIND, LATE, PUSHED, TTL, DROPPED, JSON, TYPE, COERCION, FLOAT32,
+    CRASH, ON_DEMAND_NULL, ON_DEMAND, TIE, CORRECTION, OVERWRITTEN, NULL, TIME_ZONE, EVENT_TIME, UNEXPLAINED, ORACLE,
+    FUTURE, DELETED, KEY_CAST, NEVER, LOST, BEHIND, LATE, PUSHED, TTL, DROPPED, JSON, TYPE, COERCION, FLOAT32,
 ]  # fmt: skip
 """Every kind of difference."""
 BY_NAME = {kind.name: kind for kind in KINDS}
+CORRECTED_IN_REDIS, TIED_IN_DASK, AHEAD = 2795, 3360, 4222
+"""Issues of Feast that are about a kind in some stores, or states, only."""

@@ -67,6 +67,12 @@ class Source:
         return [(_utc(start), _utc(end)) for start, end in self.view.materialization_intervals]
 
     @property
+    def updated(self) -> datetime | None:
+        """When the registry last noted a materialization, or a change, of the view."""
+        updated = getattr(self.view, "last_updated_timestamp", None)
+        return _utc(updated) if updated else None
+
+    @property
     def watermark(self) -> datetime | None:
         return max((end for _, end in self.intervals), default=None)
 
