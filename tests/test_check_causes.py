@@ -61,6 +61,7 @@ def test_a_later_created_row_of_an_event_that_was_materialized_is_a_correction_a
     theirs.write("orders", pd.concat([frame, later[later["customer_id"] <= 4].assign(total=7.0)]))
     found = theirs.check()
     assert (found.status, found.kinds, found.of("correction")["keys"]) == (1, ["correction"], 4)
+    assert found.compared("customers")["ties"] == []
 
 
 def test_without_a_created_timestamp_a_correction_may_be_what_somebody_wrote_online(theirs):

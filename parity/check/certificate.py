@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from parity.check import terminal
-from parity.check.found import Compared, Example, Finding
+from parity.check.found import Compared, Example, Finding, Ties
 from parity.check.verdict import Verdict
 from parity.edge.files import replacing
 
@@ -116,9 +116,25 @@ def _compared(one: Compared) -> dict[str, Any]:
         "keys_expired": one.nulls.expired,
         "nothing_proven": one.is_vacuous,
         "newer_rows_of_equal_values": one.latent,
+        "ties": [_ties(ties) for ties in one.ties],
         "expire_in_training_only": one.forecast
         and {"within_a_day": one.forecast.day, "within_a_week": one.forecast.week},
         "notes": terminal.notes(one),
+    }
+
+
+def _ties(ties: Ties) -> dict[str, Any]:
+    """Keys with several rows of different values at one event time: a warning, and no difference by itself."""
+    return {
+        "view": ties.view,
+        "keys": ties.keys,
+        "keys_at_their_last_event": ties.last,
+        "example": {
+            "key": {name: _value(value) for name, value in ties.key.items()},
+            "event": ties.event,
+            "feature": ties.feature,
+            "values": list(map(_value, ties.values)),
+        },
     }
 
 

@@ -31,6 +31,7 @@ from parity.check.keys import Known
 from parity.check.opening import Opened, feast_version, opening, version_note
 from parity.check.oracle import held_against_oracle, is_own
 from parity.check.page import write_page
+from parity.check.ties import TieFinder
 from parity.check.verdict import Verdict, kinds_named
 from parity.compare.sides import Failed, Sdk, Training
 from parity.compare.subjects import NotCompared, Subject, choose
@@ -71,7 +72,7 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
     if note := version_note():
         print(note)
     known = Known(offline, None if args.url else online, args.at or datetime.now(UTC))
-    stores = Stores.of(online, bool(args.url))
+    stores, ties = Stores.of(online, bool(args.url)), TieFinder(history, args.at or datetime.now(UTC))
     broken = [Compared(name, "not read", error=why) for name, why in chosen.broken.items()]
     for one in broken:
         print(terminal.line(one))
@@ -81,6 +82,7 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
         try:
             sides = Sides(Training(offline), side, history)
             _compare(subject, one, sides, known, args, stores)
+            _look_for_ties(subject, one, ties)
         except NotCompared as why:
             verdict.left[subject.name] = str(why)
             continue
@@ -111,6 +113,16 @@ def _compare(
     for finding in one.findings.values():
         finding.listed = [keys.named(place) for place in sorted(finding.places)[:LISTED] if place >= 0]
         fill(finding, subject, stores, sides.history, datetime.now(UTC))
+
+
+def _look_for_ties(subject: Subject, one: Compared, ties: TieFinder) -> None:
+    """Warn of ties in the sources of a subject, of each source once."""
+    for source in subject.sources:
+        found = ties.of(source, one.of)
+        if isinstance(found, str):
+            one.notes.append(found)
+        elif found is not None:
+            one.ties.append(found)
 
 
 @contextmanager

@@ -73,6 +73,22 @@ class Finding:
             self.examples.append(example)
 
 
+class Ties(NamedTuple):
+    """The ``keys`` of a view that have several rows of one event time with different values: how many, at how many of
+    them it is the ``last`` event, and one of them, with the ``values`` of a ``feature`` in these rows."""
+
+    view: str
+    timestamp: str
+    keys: int
+    last: int
+    key: dict[str, Any]
+    event: Any
+    feature: str
+    values: list
+    is_left_open: bool
+    """Whether a created timestamp in the source would settle which row is meant."""
+
+
 class Sample(NamedTuple):
     """A draw of ``size`` of ``of`` keys, every one as likely as another, that ``seed`` repeats."""
 
@@ -123,6 +139,8 @@ class Compared:
     values: int = 0
     differing: int = 0
     nulls: Nulls = field(default_factory=Nulls)
+    ties: list[Ties] = field(default_factory=list)
+    """Those in the sources, by source."""
     latent: int = 0
     """Keys of which newer rows of equal values are not online yet."""
     findings: dict[tuple, Finding] = field(default_factory=dict)

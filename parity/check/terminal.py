@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from parity.check.found import Compared, Example, Finding
+from parity.check.found import Compared, Example, Finding, Ties
 from parity.check.verdict import Status, Verdict
-from parity.compare.kinds import NOTHING, UNCHECKED
+from parity.compare.kinds import NOTHING, OR_CREATED, UNCHECKED
 from parity.edge.errors import printable
 
 LONGEST = 80
@@ -125,7 +125,7 @@ def shown_example(example: Example) -> str:
 
 def notes(one: Compared) -> list[str]:
     """What is to be known of a subject beside its findings."""
-    said = list(one.notes)
+    said = [*one.notes, *map(of_ties, one.ties)]
     if one.error is None and one.trouble:
         said.append(f"not compared: {one.trouble}")
     if one.latent:
@@ -144,9 +144,21 @@ def notes(one: Compared) -> list[str]:
     return said
 
 
+def of_ties(ties: Ties) -> str:
+    """A warning of the ties of a source: no difference, as long as both sides take the same row of each."""
+    key = ", ".join(f"{name}={short(value)}" for name, value in ties.key.items())
+    values = " and ".join(dict.fromkeys(map(short, ties.values)))
+    return (
+        f"ties: {counted(ties.keys, 'key')} of {ties.view} have rows of different values at one event time, "
+        f"{ties.last:,} of them at their last: which row is taken is up to each store, the same today or not. For "
+        f"example {key}: {ties.feature} is {values} at {short(ties.event)}. Do: keep one row for each key and "
+        f"{ties.timestamp}{OR_CREATED if ties.is_left_open else ''}"
+    )
+
+
 def last_line(verdict: Verdict) -> str:
     """The verdict, in one line."""
-    tolerated = _tolerated(verdict)
+    tolerated = _tolerated(verdict) + _ties(verdict)
     if verdict.status == Status.DIFFERS:
         named = ", ".join(dict.fromkeys(one.kind.name for one in verdict.failing))
         return f"DIFFERS: {verdict.differing:,} of {counted(verdict.values, 'value')}: {named}.{tolerated}"
@@ -168,6 +180,12 @@ def _tolerated(verdict: Verdict) -> str:
         return ""
     named = ", ".join(f"{one.kind.name} {one.values:,}" for one in some)
     return f" Beside the verdict, as you asked: {named}."
+
+
+def _ties(verdict: Verdict) -> str:
+    ties = {one.view: one.keys for compared in verdict.compared for one in compared.ties}
+    named = ", ".join(f"{keys:,} in {view}" for view, keys in ties.items())
+    return f" Keys with ties in the source: {named}." if named else ""
 
 
 def short(value: Any) -> str:
