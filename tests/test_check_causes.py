@@ -292,3 +292,13 @@ def test_an_on_demand_view_may_import_modules_of_its_repository(theirs):
     found = theirs.check()
     assert (found.status, found.compared("computed")["equal"]) == (0, 20)
     sys.modules.pop("theirs_own_module", None)
+
+
+def test_zeros_of_another_sign_differ_in_the_weakest_way(theirs):
+    frame = orders(theirs.now, total=lambda key: -0.0 if key % 2 else 0.0)
+    theirs.apply(*customers(theirs.write("orders", frame)))
+    theirs.materialize()
+    assert theirs.check().status == 0
+    theirs.write("orders", frame.assign(total=0.0))
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("type")["features"]) == (1, ["type"], {"total": 10})

@@ -1,5 +1,7 @@
 """The command line of `parity check`: what it takes, what it refuses, and what it exits with."""
 
+import decimal
+import math
 import subprocess
 import sys
 import time
@@ -9,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 from feast import FeatureService, Field
-from feast.types import Float32, Float64, Int64
+from feast.types import Array, Bytes, Decimal, Float32, Float64, Int64, Set, String, UnixTimestamp
 
 from parity.edge.redis_server import free_port
 from tests.conftest import BIN, ROOT
@@ -219,7 +221,13 @@ def test_a_feature_server_is_asked_over_http(tmp_path, capfd):
     frame = orders(theirs.now, keys=12, total=lambda key: key + 0.1, text=lambda key: f"é{key}")
     frame["single"] = (frame["customer_id"] / 7).astype("float32")
     frame["ids"] = [[key, 2**53 + key] for key in frame["customer_id"]]
-    types = {"total": Float64, "single": Float32, "orders": Int64}
+    frame["raw"] = [b"\x00\xff%d" % key for key in frame["customer_id"]]
+    frame["price"] = [decimal.Decimal(key) / 4 for key in frame["customer_id"]]
+    frame["zeros"] = [[-0.0, 0.0, math.nan] for _ in frame["customer_id"]]
+    frame["words"] = [["b", f"a{key}"] for key in frame["customer_id"]]
+    frame["since"] = [None if key == 12 else theirs.now for key in frame["customer_id"]]
+    types = {"total": Float64, "single": Float32, "orders": Int64, "ids": Array(Int64), "raw": Bytes, "price": Decimal}
+    types |= {"zeros": Array(Float64), "words": Set(String), "since": UnixTimestamp}
     made = customers(theirs.write("orders", frame), fields=[Field(name=n, dtype=t) for n, t in types.items()])
     theirs.apply(*made, FeatureService(name="all", features=[made[1].with_name("them")]))
     theirs.materialize()
@@ -232,8 +240,10 @@ def test_a_feature_server_is_asked_over_http(tmp_path, capfd):
     try:
         answers(f"http://127.0.0.1:{port}/health", server)
         found = theirs.check("--url", f"http://127.0.0.1:{port}")
-        assert (found.status, found.kinds, found.said["online_store"]) == (0, [], f"http://127.0.0.1:{port}")
-        assert found.compared("customers")["equal"] == found.compared("all")["equal"] == 36
+        assert (found.status, found.kinds, found.said["online_store"]) == (1, ["null"], f"http://127.0.0.1:{port}")
+        assert found.compared("customers")["equal"] == found.compared("all")["equal"] == 9 * 12 - 1
+        assert (found.of("null")["features"], found.of("null")["keys"]) == ({"since": 1}, 1)
+        assert "sends that number for a missing instant" in found.of("null")["advice"]
         theirs.write("orders", frame.assign(total=frame["total"] + 1))
         assert theirs.check("--url", f"http://127.0.0.1:{port}").of("correction")["keys"] == 12
     finally:

@@ -1,7 +1,7 @@
 """When two values are equal, by what is declared; and what is said where a store does not say which event it serves."""
 
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from feast.types import Float64
 
 from parity.check.causes import Evidence, cause_of_row
 from parity.check.history import Row
-from parity.compare.equal import difference, plain
+from parity.compare.equal import apart, difference, plain
 from parity.compare.kinds import BEHIND, COERCION, FLOAT32, JSON, NULL, TYPE
 from parity.compare.subjects import Source
 
@@ -27,7 +27,11 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
         (np.float64("nan"), None, "Float64", None),
         (pd.NaT, None, "UnixTimestamp", None),
         (7, 7.0, "Int64", None),
-        (0.0, -0.0, "Float64", None),
+        (0.0, -0.0, "Float64", TYPE),
+        (-0.0, -0.0, "Float64", None),
+        ([1.0, -0.0], [1.0, 0.0], "Array(Float64)", TYPE),
+        ([True], [1], "Array(Int64)", TYPE),
+        (-0.0, 0, "Int64", None),
         (np.array([1.0, math.nan]), [1.0, None], "Array(Float64)", None),
         (NOW.replace(tzinfo=None), NOW, "UnixTimestamp", None),
         (pd.Timestamp("2026-03-01T01:00:00+01:00"), NOW, "UnixTimestamp", None),
@@ -52,6 +56,27 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
         (True, 1, "Bool", TYPE),
         (NOW, 1772323200, "Int64", TYPE),
         ("6ba7b810-9dad-11d1-80b4-00c04fd430c8", UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8"), "String", TYPE),
+        ("6BA7B810-9DAD-11D1-80B4-00C04FD430C8", UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8"), "Uuid", TYPE),
+        ("6BA7B810-9DAD-11D1-80B4-00C04FD430C8", "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "Uuid", TYPE),
+        ("6BA7B810-9DAD-11D1-80B4-00C04FD430C8", "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "String", ""),
+        (["b", "a"], {"a", "b"}, "Set(String)", None),
+        (["a", "a"], {"a"}, "Set(String)", COERCION),
+        (["a", "b"], {"a", "c"}, "Set(String)", ""),
+        ([["b", "a"]], [{"a", "b"}], "Array(Set(String))", None),
+        (['{"a": 1}'], [{"a": 1}], "Array(Json)", JSON),
+        ("null", None, "Json", JSON),
+        ("null", None, "String", ""),
+        (pd.Timestamp(NOW) + pd.Timedelta(7, "ns"), NOW, "UnixTimestamp", COERCION),
+        (pd.Timestamp(NOW).as_unit("ns"), NOW, "UnixTimestamp", None),
+        (date(2026, 3, 1), NOW, "UnixTimestamp", TYPE),
+        (Decimal("1.10"), Decimal("1.1"), "Decimal", None),
+        (Decimal("1.10"), "1.10", "String", TYPE),
+        (2**53 + 1, 2**53, "Int64", COERCION),
+        ([], None, "Array(Float64)", NULL),
+        ([None], [math.nan], "Array(Float64)", None),
+        (["a", None], ["a", ""], "Array(String)", NULL),
+        (b"\x00\xff", b"\x00\xff", "Bytes", None),
+        (None, -(2**63), "UnixTimestamp", NULL),
         (None, 0, "Int64", NULL),
         (None, "", "String", NULL),
         (0.0, None, "Float64", NULL),
@@ -60,7 +85,9 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
     ],
 )
 def test_values_are_equal_or_differ_in_a_way_that_is_named(training, serving, declared, kind):
-    assert difference(plain(training), plain(serving), declared) == kind
+    training, serving = plain(training), plain(serving)
+    assert difference(training, serving, declared) == kind
+    assert kind is None or apart([training], [serving], declared) == [0]
 
 
 def test_where_a_store_does_not_say_the_event_it_is_that_of_the_last_row_with_these_values():

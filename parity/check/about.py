@@ -10,6 +10,7 @@ from feast import FeatureStore
 
 from parity.check import terminal
 from parity.check.found import Finding
+from parity.compare.equal import NO_INSTANT
 from parity.compare.kinds import (
     AHEAD,
     BEHIND,
@@ -17,6 +18,8 @@ from parity.compare.kinds import (
     CORRECTED_IN_REDIS,
     CORRECTION,
     LATE,
+    MISSING_INSTANT,
+    OF_INSTANTS,
     OF_REDIS,
     OR_CREATED,
     OR_OVERWRITTEN,
@@ -64,6 +67,8 @@ def _classes(thing: Any) -> frozenset[str]:
 def fill(finding: Finding, subject: Subject, stores: Stores, store: FeatureStore, now: datetime) -> None:
     """Fill in what the sentences of a finding leave open, and the issue of Feast that it is in these stores."""
     about, kind = finding.about, finding.kind
+    if any(NO_INSTANT in (one.training, one.serving) for one in finding.examples):
+        about["of_instants"], finding.issue = OF_INSTANTS, MISSING_INSTANT
     about["of_redis"] = OF_REDIS if stores.refuses_corrections else ""
     if kind in (CORRECTION, OVERWRITTEN) and stores.refuses_corrections:
         finding.issue = CORRECTED_IN_REDIS

@@ -17,7 +17,7 @@ from parity.check.explain import Explanation, Odd
 from parity.check.found import Compared, Example, Forecast
 from parity.check.history import as_instants
 from parity.check.keys import Keys
-from parity.compare.equal import difference
+from parity.compare.equal import apart, difference
 from parity.compare.kinds import CRASH, NULL, Kind
 from parity.compare.requested import Asked, asked_for, taken
 from parity.compare.sides import Answers, Failed, Serving, Training, as_datetime
@@ -168,7 +168,7 @@ class _Run:
                 continue
             t, s = training.values[column.name], serving.values[column.name]
             found.values += len(places) - len(failed)
-            differ = [i for i, (a, b) in enumerate(zip(t, s, strict=True)) if (a != b or type(a) is not type(b))]
+            differ = apart(t, s, column.type)
             nulls = sum(1 for a, b in zip(t, s, strict=True) if a is None and b is None)
             found.nulls.values += nulls - sum(1 for i in failed if t[i] is None and s[i] is None)
             for i in differ:

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from feast import FeatureService
@@ -104,7 +105,10 @@ def _as_declared(value: Any, column: Column) -> Any:
     if value is None:
         return None
     if "UnixTimestamp" in column.type and isinstance(value, int):
-        return datetime.fromtimestamp(value, UTC)
+        try:
+            return datetime.fromtimestamp(value, UTC)
+        except (ValueError, OverflowError, OSError):
+            return value  # the least whole number is sent for a missing instant
     if "UnixTimestamp" in column.type and isinstance(value, str):
         try:
             return plain(datetime.fromisoformat(value))
@@ -114,6 +118,11 @@ def _as_declared(value: Any, column: Column) -> Any:
         try:
             return base64.b64decode(value, validate=True)
         except ValueError:
+            return value
+    if "Decimal" in column.type and isinstance(value, str):
+        try:
+            return Decimal(value)
+        except InvalidOperation:
             return value
     if "Float" in column.type and isinstance(value, str):  # "NaN", "Infinity"
         try:

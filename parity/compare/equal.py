@@ -18,7 +18,10 @@ from parity.edge.shown import shown
 QUARTER = timedelta(minutes=15)
 FARTHEST_ZONES = timedelta(hours=26)
 WHOLE_DAY = timedelta(days=1)
-EMPTY = (0, "", False, [], {}, b"")
+NO_INSTANT = -(2**63)
+"""What Feast stores for a missing instant, and its server sends over HTTP."""
+EMPTY = (0, "", False, [], {}, b"", NO_INSTANT)
+"""What stands for a null where there is none."""
 
 
 class Coerced(NamedTuple):
@@ -46,7 +49,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime):
         if value != value:  # NaT
             return None
-        instant = value.to_pydatetime(warn=False) if hasattr(value, "to_pydatetime") else value
+        instant = value
+        if hasattr(value, "to_pydatetime") and not value.nanosecond:  # which Python's own instants have not
+            instant = value.to_pydatetime(warn=False)
         return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
     return value
 
@@ -58,6 +63,17 @@ def same(a: Any, b: Any) -> bool:
     return not isinstance(a, float) or math.copysign(1, a) == math.copysign(1, b)
 
 
+def apart(training: list, serving: list, declared: str) -> list[int]:
+    """The places at which two columns of values that are `plain` have not the very same: `difference` says of each how
+    they differ, or that they are equal all the same."""
+    pairs = enumerate(zip(training, serving, strict=True))
+    if "(" in declared:  # within arrays and objects, True is 1 and 0.0 is -0.0 to Python
+        return [i for i, (a, b) in pairs if a is not b and (a != b or repr(a) != repr(b))]
+    if declared.startswith("Float"):
+        return [i for i, (a, b) in pairs if a != b or type(a) is not type(b) or (a == 0 and not _is_same_zero(a, b))]
+    return [i for i, (a, b) in pairs if a != b or type(a) is not type(b)]
+
+
 def difference(training: Any, serving: Any, declared: str) -> Kind | str | None:
     """How two values differ that are `plain`: not at all, None; in a kind that the values show; or "", in another way.
 
@@ -67,9 +83,13 @@ def difference(training: Any, serving: Any, declared: str) -> Kind | str | None:
         if training is serving:
             return None
         other = serving if training is None else training
+        if declared == "Json" and isinstance(other, str) and _parsed(other) is None:
+            return JSON
         return NULL if _is_empty(other) else ""
-    if declared.startswith(("Json", "Map", "Struct")):
+    if declared.startswith(("Json", "Map", "ScalarMap", "Struct")):
         return _of_objects(training, serving)
+    if declared.startswith("Set") and isinstance(training, list) and isinstance(serving, list):
+        return _of_sets(training, serving, declared)
     if isinstance(training, list) and isinstance(serving, list):
         return _of_lists(training, serving, declared)
     return _of_scalars(training, serving, declared)
@@ -83,13 +103,15 @@ def _of_scalars(training: Any, serving: Any, declared: str) -> Kind | str | None
     numbers = _is_number(training), _is_number(serving)
     if all(numbers):
         return _of_numbers(training, serving, declared)
-    if type(training) is type(serving):
+    if isinstance(training, datetime) and isinstance(serving, datetime):
         if training == serving:
             return None
-        if isinstance(training, datetime) and training.replace(microsecond=0) == serving.replace(microsecond=0):
-            return COERCION  # cut to whole seconds
+        return COERCION if _moment(training) == _moment(serving) else ""  # cut to whole seconds
+    if type(training) is type(serving) and training == serving:
+        return None
+    if type(training) is type(serving) and declared not in ("Uuid", "TimeUuid"):
         return ""
-    return TYPE if _is_same_text(training, serving) else ""
+    return TYPE if _is_same_text(training, serving, declared) else ""
 
 
 def _is_number(value: Any) -> bool:
@@ -98,7 +120,7 @@ def _is_number(value: Any) -> bool:
 
 def _of_numbers(training: Any, serving: Any, declared: str) -> Kind | str | None:
     if training == serving:
-        return None
+        return None if training or _is_same_zero(training, serving) else TYPE
     if isinstance(training, Decimal) or isinstance(serving, Decimal):
         return COERCION if float(training) == float(serving) else ""
     if "Float32" in declared and _is_float32(training) and _float32(serving) == _float32(training):
@@ -112,6 +134,12 @@ def _of_numbers(training: Any, serving: Any, declared: str) -> Kind | str | None
     if isinstance(training, int) and float(training) == float(serving):
         return COERCION  # beyond 2^53
     return COERCION if _wraps(training, serving) else ""
+
+
+def _is_same_zero(training: Any, serving: Any) -> bool:
+    """Whether two zeros have the same sign, as far as they can have one."""
+    both = isinstance(training, float) and isinstance(serving, float)
+    return not both or math.copysign(1, training) == math.copysign(1, serving)
 
 
 def _float32(value: Any) -> float:
@@ -134,11 +162,27 @@ def _of_lists(training: list, serving: list, declared: str) -> Kind | str | None
     """Element by element; the gravest way in which one differs."""
     if len(training) != len(serving):
         return ""
-    kinds = [difference(one, other, declared) for one, other in zip(training, serving, strict=True)]
+    inner = _of_elements(declared)
+    kinds = [difference(one, other, inner) for one, other in zip(training, serving, strict=True)]
     found = [kind for kind in kinds if kind is not None]
     if not found:
         return None
     return "" if "" in found else max(found, key=lambda kind: kind.harm)
+
+
+def _of_sets(training: list, serving: list, declared: str) -> Kind | str | None:
+    """In any order; a source may have an element twice, which is a list to Feast, and no set."""
+    one, other = (sorted(values, key=repr) for values in (training, serving))
+    kind = _of_lists(one, other, declared)
+    if kind is None or kind != "":
+        return kind
+    return COERCION if {repr(value) for value in training} == {repr(value) for value in serving} else ""
+
+
+def _of_elements(declared: str) -> str:
+    """The type of the elements of an array or a set."""
+    outer, bracket, inner = declared.partition("(")
+    return inner.removesuffix(")") if bracket and outer in ("Array", "Set") else declared
 
 
 def _of_objects(training: Any, serving: Any) -> Kind | str | None:
@@ -172,8 +216,10 @@ def _as_texts(value: dict) -> dict[str, str]:
     return {name: str(one) for name, one in value.items()}
 
 
-def _is_same_text(training: Any, serving: Any) -> bool:
+def _is_same_text(training: Any, serving: Any, declared: str) -> bool:
     """Whether two values of different types stand for the same."""
+    if isinstance(training, UUID) or isinstance(serving, UUID) or declared in ("Uuid", "TimeUuid"):
+        return _uuid(training) is not None and _uuid(training) == _uuid(serving)
     if isinstance(training, bool) or isinstance(serving, bool):
         return _text(training).lower() in _spellings(serving) or _text(serving).lower() in _spellings(training)
     if isinstance(training, datetime) or isinstance(serving, datetime):
@@ -193,16 +239,22 @@ def _spellings(value: Any) -> tuple[str, ...]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return str(value).lower() if isinstance(value, UUID) else str(value)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _uuid(value: Any) -> UUID | None:
+    """The UUID that a text, in any spelling, or 16 bytes stand for."""
+    try:
+        return value if isinstance(value, UUID) else UUID(bytes=value) if isinstance(value, bytes) else UUID(str(value))
+    except ValueError:
+        return None
 
 
 def _moment(value: Any) -> datetime | None:
     """What instant a value of any type stands for, to the second."""
     try:
         if isinstance(value, datetime):
-            return value.replace(microsecond=0)
+            return datetime(*value.timetuple()[:6], tzinfo=value.tzinfo)  # of pandas, too, which has nanoseconds
         if isinstance(value, date):
             return datetime(value.year, value.month, value.day, tzinfo=UTC)
         if isinstance(value, int | float):

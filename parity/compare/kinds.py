@@ -78,9 +78,10 @@ OVERWRITTEN = Kind(
 NULL = Kind(
     "null",
     Harm.WRONG,
-    "null on one side is 0, an empty text or an empty list on the other",
-    "decide in the source of {view} what a missing {features} is, and write that; a default is no null",
+    "null on one side is 0, an empty text or list, or the least whole number on the other",
+    "decide in the source of {view} what a missing {features} is, and write that; a default is no null{of_instants}",
 )
+OF_INSTANTS = "; Feast's server sends that number for a missing instant: read it as a null where it is asked over HTTP"
 TIME_ZONE = Kind(
     "time-zone",
     Harm.WRONG,
@@ -177,8 +178,8 @@ JSON = Kind(
 TYPE = Kind(
     "type",
     Harm.TYPE,
-    "equal, but of another type",
-    "declare {features} with the type that the source has",
+    "equal, but of another type, or a zero of another sign",
+    "declare {features} with the type that the source has, and write that, and one zero, wherever {view} is written",
 )
 COERCION = Kind(
     "coercion",
@@ -207,5 +208,5 @@ KINDS = [
 ]  # fmt: skip
 """Every kind of difference."""
 BY_NAME = {kind.name: kind for kind in KINDS}
-CORRECTED_IN_REDIS, TIED_IN_DASK, AHEAD = 2795, 3360, 4222
+CORRECTED_IN_REDIS, TIED_IN_DASK, AHEAD, MISSING_INSTANT = 2795, 3360, 4222, 2803
 """Issues of Feast that are about a kind in some stores, or states, only."""
