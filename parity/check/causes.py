@@ -166,6 +166,8 @@ def cause_of_value(e: Evidence, feature: str, training: Any, serving: Any) -> Ca
         return Cause(NEVER, since)
     if isinstance(training, datetime) and isinstance(serving, datetime) and is_zone_shift(training, serving):
         return Cause(TIME_ZONE, since)
+    if e.served is None and e.source.is_pushed:
+        return Cause(UNEXPLAINED, since)  # the store does not say which event it has: pushed or corrected, who knows
     if rows and (e.source.was_materialized(rows[-1].event) or e.source.is_pushed):
         return Cause(OVERWRITTEN if _was_there(e, rows[-1]) else CORRECTION, since)
     return Cause(UNEXPLAINED, since)

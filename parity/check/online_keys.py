@@ -1,4 +1,5 @@
-"""The keys that the online store has, where it can be looked through: those of SQLite, Redis and PostgreSQL."""
+"""The keys that the online store has, where it can be looked through: those of SQLite, Redis, PostgreSQL and
+MySQL."""
 
 from __future__ import annotations
 
@@ -19,7 +20,13 @@ from feast.protos.feast.types.Value_pb2 import ValueType
 
 from parity.check.offline_keys import OfflineKeys
 from parity.compare.subjects import Source
-from parity.edge.feast_internals import online_store_of, postgres_connection, redis_client, stored_name
+from parity.edge.feast_internals import (
+    mysql_connection,
+    online_store_of,
+    postgres_connection,
+    redis_client,
+    stored_name,
+)
 
 SECONDS = 30
 """How long a store is looked through, at most."""
@@ -99,6 +106,7 @@ def _scan(store: FeatureStore, source: Source) -> Iterator[bytes]:
         ("SqliteOnlineStore", _of_sqlite),
         ("RedisOnlineStore", _of_redis),
         ("PostgreSQLOnlineStore", _of_postgres),
+        ("MySQLOnlineStore", _of_mysql),
     ):
         if _is(name, store):
             return scan(store, source)
@@ -132,6 +140,19 @@ def _of_postgres(store: FeatureStore, source: Source) -> Iterator[bytes]:
             connection.rollback()  # Feast goes on with this connection, and takes it in no transaction
 
 
+def _of_mysql(store: FeatureStore, source: Source) -> Iterator[bytes]:
+    from pymysql.cursors import SSCursor
+
+    connection = mysql_connection(store)
+    try:
+        with connection.cursor(SSCursor) as cursor:  # row by row: there may be millions
+            cursor.execute(f"SELECT DISTINCT entity_key FROM {_table(store, source, '`')}")
+            for (key,) in cursor:
+                yield bytes.fromhex(key)
+    finally:
+        connection.rollback()
+
+
 def _of_redis(store: FeatureStore, source: Source) -> Iterator[bytes]:
     project = store.project.encode()
     pattern = _GLOB.sub(rb"\\\g<0>", _prefix(store, source)) + b"*"
@@ -156,9 +177,9 @@ def _prefix(store: FeatureStore, source: Source) -> bytes:
     return serialize_entity_key_prefix(source.view.join_keys, store.config.entity_key_serialization_version)
 
 
-def _table(store: FeatureStore, source: Source) -> str:
-    name = f"{store.project}_{stored_name(store.config, source.view)}".replace('"', '""')
-    return f'"{name}"'
+def _table(store: FeatureStore, source: Source, quote: str = '"') -> str:
+    name = f"{store.project}_{stored_name(store.config, source.view)}".replace(quote, 2 * quote)
+    return f"{quote}{name}{quote}"
 
 
 class Reader:

@@ -155,7 +155,7 @@ def of_response(answer: OnlineResponse, subject: Subject, number: int, typed: bo
             some = [_or_plain(one) for one in given[name]]
         values[name] = _filled(some, number)
         stamps = [(one.seconds * 1_000_000 + one.nanos // 1000) or None for one in vectors[name].event_timestamps]
-        events[name] = _filled(stamps, number)
+        events[name] = _filled(stamps, number) if stamps else [None] * number  # as the remote store says none
     return Answers(values, events, missing=missing)
 
 

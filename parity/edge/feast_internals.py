@@ -164,6 +164,11 @@ def postgres_connection(store: FeatureStore) -> Any:
     return online_store_of(store)._get_conn(store.config)
 
 
+def mysql_connection(store: FeatureStore) -> Any:
+    """The connection that Feast's MySQL online store reads through, which stays open."""
+    return online_store_of(store)._get_conn(store.config)
+
+
 def names_no_object(service: FeatureService) -> bool:
     """Whether a service names features by text, which Feast resolves later."""
     return bool(service._pending_feature_refs)
