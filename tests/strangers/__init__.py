@@ -103,9 +103,10 @@ class Stranger:
 def stranger(
     folder: Path,
     capture: Any,
-    offline: str = "dask",
+    offline: str | dict[str, Any] = "dask",
     online: dict[str, Any] | None = None,
     project: str = "theirs",
+    registry: dict[str, Any] | None = None,
 ) -> Stranger:
     """Make an empty repository with these stock stores."""
     root = folder / "theirs"
@@ -113,8 +114,8 @@ def stranger(
     configuration = {
         "project": project,
         "provider": "local",
-        "registry": str(root / "registry.db"),
-        "offline_store": {"type": offline},
+        "registry": registry or str(root / "registry.db"),
+        "offline_store": {"type": offline} if isinstance(offline, str) else offline,
         "online_store": online or {"type": "sqlite", "path": str(root / "online.db")},
         "entity_key_serialization_version": 3,
     }
