@@ -37,6 +37,16 @@ def test_the_pipeline_is_the_one_that_kubernetes_runs_too():
     assert "Command" not in container("Server"), "the image serves by itself"
 
 
+def test_a_task_of_the_server_starts_a_worker_for_each_whole_vcpu_and_has_the_memory_for_them():
+    sizes = template(STORE)["Mappings"]["ServerSizes"]
+    assert list(sizes) == template(STORE)["Parameters"]["ServerSize"]["AllowedValues"]
+    for size in sizes.values():
+        assert int(size["Workers"]) == max(1, int(size["Cpu"]) // 1024)
+        assert int(size["Memory"]) >= 200 + 250 * int(size["Workers"])
+    [workers] = [one["Value"] for one in container("Server")["Environment"] if one["Name"] == "WEB_CONCURRENCY"]
+    assert workers == {"Fn::FindInMap": ["ServerSizes", {"Ref": "ServerSize"}, "Workers"]}
+
+
 def test_a_role_names_what_it_may_touch_where_aws_knows_how():
     everything = {
         action

@@ -1,6 +1,7 @@
 """What deploy/ sets is what the production configuration asks for."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import uvicorn
 import yaml
 
 from parity.edge.redis_server import free_port
@@ -97,6 +99,36 @@ def test_kubernetes_lets_in_who_carries_a_label():
 
 def command_of_the_image() -> list[str]:
     return json.loads(re.search(r"^CMD (\[.*\])$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)[1])
+
+
+def started_by_the_image(**environment: str) -> tuple[int, bool]:
+    """How many workers the command of the image starts with these variables, and whether each request is logged."""
+    variables = dict(re.findall(r"^ENV (UVICORN_\w+)=(\S+)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (variables | environment).items():
+            patch.setenv(name, value)
+        asked = uvicorn.main.make_context("serve", ["app", *command_of_the_image()[4:]]).params
+        return uvicorn.Config("app", workers=asked["workers"]).workers, asked["access_log"]
+
+
+def test_the_image_starts_as_many_workers_as_it_is_given_and_logs_no_request():
+    assert started_by_the_image() == (1, False)
+    assert started_by_the_image(WEB_CONCURRENCY="4", UVICORN_ACCESS_LOG="true") == (4, True)
+    server = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["server"]
+    assert server["environment"]["WEB_CONCURRENCY"] == "${WEB_CONCURRENCY:-2}"
+
+
+def test_kubernetes_starts_a_worker_for_each_cpu_that_is_asked_for_and_has_the_memory_for_them():
+    resources = yaml.safe_load_all((DEPLOY / "kubernetes" / "feature-store.yaml").read_text())
+    [deployment] = [one for one in resources if one["kind"] == "Deployment"]
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    [variable] = [one for one in container["env"] if one["name"] == "WEB_CONCURRENCY"]
+    assert variable["valueFrom"] == {"resourceFieldRef": {"resource": "requests.cpu", "divisor": "1"}}
+    asked = container["resources"]["requests"]["cpu"]
+    workers = math.ceil(float(asked.removesuffix("m")) / 1000 if asked.endswith("m") else float(asked))
+    memory = {"Mi": 1, "Gi": 1024}
+    limit = container["resources"]["limits"]["memory"]
+    assert int(limit[:-2]) * memory[limit[-2:]] >= 200 + 250 * workers
 
 
 def ask(url: str, body: object = None, method: str | None = None) -> tuple[int, str]:
