@@ -21,6 +21,7 @@ if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends the
     start()
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import NoReturn
 
 from parity.edge.command import run, start
@@ -45,6 +46,9 @@ def main() -> int | None:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(__doc__.strip())
+        return 0
+    if name == "--version":
+        print(version("feature-store-mvp"))
         return 0
     if name not in COMMANDS:
         raise UserError(f"there is no command {name!r}; there is {', '.join(COMMANDS)}. See: python -m parity --help")

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import ClassVar, NoReturn
 
 from parity.edge.errors import UserError, bucket_trouble, printable
+from parity.edge.missing import missing
 from parity.edge.signals import Watch, end_at_once, ending_in_order
 
 TRACEBACK_OPTION, TRACEBACK_VARIABLE = "--traceback", "FEATURE_STORE_TRACEBACK"
@@ -134,6 +135,8 @@ def _complain(text: str) -> None:
 
 def explained(error: BaseException) -> str:
     """What is wrong, in words for people."""
+    if not_installed := missing(error):
+        return not_installed
     match error:
         case UserError():
             return str(error)
@@ -143,8 +146,6 @@ def explained(error: BaseException) -> str:
             return f"{error}. Name another file."
         case MemoryError():
             return "there is not enough memory for this much data."
-        case ModuleNotFoundError(msg=message) if message.startswith("No module named"):
-            return f"{message} in this Python, {sys.executable}. Run: pip install -r requirements.txt"
         case OSError():
             return bucket_trouble(error) or f"{error.filename or 'input/output'}: {error.strerror or error}"
     frames = traceback.extract_tb(error.__traceback__)

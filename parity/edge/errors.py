@@ -2,6 +2,8 @@
 
 import re
 
+from parity.edge.missing import missing
+
 _SECRET = re.compile(r"(://[^\s:/@]*:|(?:password|secret|token|pwd)[\"']?\s*[=:]\s*)[^\s@,;)]+", re.IGNORECASE)
 """What stands in front of a secret, and the secret."""
 
@@ -17,6 +19,8 @@ def printable(text: str) -> str:
 
 def of_error(error: BaseException) -> str:
     """An error of Feast, or of what is beneath it, in a line, without the passwords that it may quote."""
+    if not_installed := missing(error):
+        return not_installed
     text = _SECRET.sub(r"\1***", " ".join(str(error).split()))
     return f"{type(error).__name__}: {text:.300}" if text else type(error).__name__
 
