@@ -1,9 +1,11 @@
 """What the README shows is what happens: its commands are run as printed, and their output compared with it."""
 
+import os
 import re
 import shutil
+import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from parity.definition.functions import FUNCTIONS
 from parity.definition.keys import KEY_TYPES
 from parity.proof.causes import MEANING
-from tests.conftest import ROOT, free_port
+from tests.conftest import BIN, ROOT, free_port
 from tests.faults import FAULTS
 from tests.repository.features import user_purchase_features
 
@@ -72,6 +74,21 @@ def test_the_single_steps_print_what_it_shows(checkout):
     project, port = checkout
     assert project.shell("make redis").status == 0
     run_as_printed(CONSOLE[1:], project, port)
+
+
+@pytest.mark.scale
+def test_the_check_of_feast_s_own_template_prints_what_it_shows(tmp_path):
+    [excerpt] = re.findall(r"^```text\n\$ parity check\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    steps = ["feast init demo", "cd demo/feature_repo", "feast apply", f"feast materialize-incremental {now}"]
+    script = " && ".join(f"{step} >&2" for step in steps)
+    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    command = f"{script} && python -m parity check"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1, done
+    seen = re.sub(r"since \S+Z", "since <instant>", done.stdout)
+    parts = re.sub(r"since \S+Z", "since <instant>", excerpt).split("...\n")
+    assert re.fullmatch(r"(?:.*\n)*".join(re.escape(part.rstrip(" ")) for part in parts), seen), seen
 
 
 def test_its_definitions_are_those_of_the_code():
