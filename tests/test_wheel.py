@@ -23,6 +23,7 @@ class Installed:
 
     def __init__(self, root: Path, wheel: Path):
         self.root, self.wheel = root, wheel
+        root.mkdir(exist_ok=True)
         venv.create(root / "python", with_pip=True)
         self.bin = root / "python" / "bin"
         self.elsewhere = root / "elsewhere"
@@ -102,6 +103,17 @@ def test_a_store_whose_extra_is_not_installed_is_named_with_that_extra(installed
         done = installed.run("parity", "check", "-c", theirs.root)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert f"Run: pip install 'feast[{extra}]'" in done.stderr
+
+
+def test_the_extra_that_is_named_is_what_the_other_abilities_take(installed):
+    more = Installed(installed.root / "more", installed.wheel)
+    for one in (installed, more):  # what is installed there need not be installed here once more
+        [one.packages] = (one.root / "python" / "lib").glob("python*/site-packages")
+    (more.packages / "installed.pth").write_text(str(installed.packages))
+    more.install("[pipeline]")
+    for name in sorted(COMMANDS.keys() - {"redis", "serve"}):  # which look for feature_repo first
+        done = more.run("parity", name, "--help")
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_sdist_holds_what_a_wheel_is_made_of_and_no_half_of_the_tests(installed):

@@ -5,11 +5,13 @@ import shutil
 import subprocess
 
 import pytest
+import yaml
 
 from parity.edge.redis_server import find_server, free_port, launch
 from tests.conftest import ROOT
 from tests.workflows import WORKFLOWS, Runner, comments_of_github, evaluate, filled_in, read, steps_of
 
+ACTION = "./.github/actions/parity-check"
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.yml"))
 
 
@@ -73,6 +75,39 @@ def test_actionlint_has_nothing_to_say():
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory):
     return Runner(tmp_path_factory.mktemp("workflows"))
+
+
+def test_an_action_gets_its_inputs_as_variables_and_never_as_code():
+    content = yaml.safe_load((ROOT / ACTION / "action.yml").read_text())
+    commands = [step["run"] for step in content["runs"]["steps"] if "run" in step]
+    assert not [command for command in commands if "${{" in command]
+    given = " ".join(str(value) for step in content["runs"]["steps"] for value in step.get("env", {}).values())
+    assert set(content["inputs"]) == set(re.findall(r"inputs\.([\w-]+)", given)), "each is used"
+    assert all(step["shell"] == "bash" for step in content["runs"]["steps"] if "run" in step), "which has pipefail"
+
+
+@pytest.mark.scale
+class TestCheck:
+    """The action that checks a Feast repository, as CI calls it; on GitHub the clone is one of theirs."""
+
+    def test_it_is_green_where_training_equals_serving_and_red_where_it_does_not(self, runner):
+        ran = runner.run("ci", "check", {})
+        assert ran.failed == [], ran
+        assert ran.summary.splitlines()[-1].startswith("EQUAL: training equals serving in ")
+        assert {path.name for path in runner.clone.glob("parity-check.*")} == {"parity-check.html", "parity-check.xml"}
+        ran = runner.act(ACTION, repository="demo/feature_repo")
+        assert [(step.name, step.status) for step in ran.failed] == [("Compare", 1)]
+        assert ran.summary.splitlines()[-1].startswith("DIFFERS: ")
+
+        ran = runner.act(ACTION, repository="demo/feature_repo", sample="3", **{"fail-on": "tie,correction"})
+        assert ran.failed == [], ran
+        assert "3 keys of 5, drawn at random" in ran.summary
+        ran = runner.act(ACTION, repository="demo/feature_repo", url="http://127.0.0.1:1")
+        assert [(step.name, step.status) for step in ran.failed] == [("Compare", 2)]
+        assert "http://127.0.0.1:1" in ran["Compare"].out
+        ran = runner.act(ACTION, repository="$(touch hacked)`touch hacked`; touch hacked")
+        assert [(step.name, step.status) for step in ran.failed] == [("Compare", 2)]
+        assert not list(runner.clone.glob("**/hacked"))
 
 
 def pull_request(*labels: str, repository: str = "owner/name") -> dict:

@@ -3,7 +3,8 @@
     python -m tests.workflows .github/workflows/plan.yml
 
 prints the steps of a workflow. What runs here is what is written there, parsed and not copied: commands, conditions,
-variables and the shell. Actions (`uses:`) are left out; they fetch code, a Python and credentials, which are here.
+variables and the shell. So do the steps of the composite actions that are here too (`uses: ./...`). Those of others are
+left out; they fetch code, a Python and credentials, which are here.
 """
 
 import json
@@ -142,13 +143,15 @@ class Runner:
     def commit(self, message: str) -> None:
         self.git("commit", "--quiet", "--all", "--allow-empty", "--message", message)
 
-    def shell(self, command: str, shell: str | None = None, **environment: str) -> subprocess.CompletedProcess:
+    def shell(
+        self, command: str, shell: str | None = None, folder: str = ".", **environment: str
+    ) -> subprocess.CompletedProcess:
         environment = os.environ | {"PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}"} | environment
         script = self.folder / "step.sh"
         script.write_text(command)
         return subprocess.run(
             [*SHELLS[shell], str(script)],
-            cwd=self.clone,
+            cwd=self.clone / folder,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -166,25 +169,54 @@ class Runner:
         if "if" in content and not evaluate(_bare(content["if"]), known):
             return ran
         shell = workflow.get("defaults", {}).get("run", {}).get("shell")
+        environment = {**workflow.get("env", {}), **content.get("env", {})}
+        self._run_steps(content["steps"], known, environment, shell, ran)
+        return ran
+
+    def act(self, action: str, **inputs: str) -> Ran:
+        """Run the steps of a composite action of the clone, which is named as in ``uses:``."""
+        ran = Ran()
+        self._act(action, inputs, ran)
+        return ran
+
+    def _act(self, action: str, inputs: Mapping[str, Any], ran: Ran) -> None:
+        folder = self.clone / action
+        content = yaml.safe_load((folder / "action.yml").read_text())
+        unknown = inputs.keys() - content["inputs"].keys()
+        if unknown:
+            raise ValueError(f"{action} has no input {', '.join(sorted(unknown))}")
+        given = {name: one["default"] for name, one in content["inputs"].items()} | dict(inputs)
+        github = {"workspace": str(self.clone)}
+        environment = {"GITHUB_ACTION_PATH": str(folder)}
+        self._run_steps(
+            content["runs"]["steps"], {"inputs": given, "github": github, "steps": {}}, environment, None, ran
+        )
+
+    def _run_steps(self, steps: list, known: dict, environment: Mapping, shell: str | None, ran: Ran) -> None:
+        """Run steps, and the composite actions of the clone among them, and add what each came to."""
         output, summary = self.folder / "output", self.folder / "summary"
-        summary.write_text("")
-        for step in content["steps"]:
-            if "run" not in step or not _is_due(step, known, bool(ran.failed)):
+        for step in steps:
+            if not _is_due(step, known, bool(ran.failed)):
+                continue
+            if step.get("uses", "").startswith("./"):
+                self._act(step["uses"], {key: filled_in(one, known) for key, one in step.get("with", {}).items()}, ran)
+            if "run" not in step:
                 continue
             output.write_text("")
-            given = {**workflow.get("env", {}), **content.get("env", {}), **step.get("env", {})}
+            summary.write_text("")
+            given = {**environment, **step.get("env", {})}
             variables = {key: filled_in(value, known) for key, value in given.items()} | {
                 "GITHUB_OUTPUT": str(output),
                 "GITHUB_STEP_SUMMARY": str(summary),
                 "GITHUB_REPOSITORY": "owner/name",
-                "GITHUB_API_URL": str(context.get("api", "")),
+                "GITHUB_API_URL": str(known.get("api", "")),
             }
-            done = self.shell(filled_in(step["run"], known), step.get("shell", shell), **variables)
+            command, folder = filled_in(step["run"], known), step.get("working-directory", ".")
+            done = self.shell(command, step.get("shell", shell), folder, **variables)
             ran.steps.append(Done(filled_in(step.get("name", step["run"]), known), done.returncode, done.stdout))
             outputs = dict(line.split("=", 1) for line in output.read_text().splitlines())
             known["steps"][step.get("id")] = {"outputs": outputs}
-        ran.summary = summary.read_text()
-        return ran
+            ran.summary += summary.read_text()
 
 
 def _bare(condition: str) -> str:
