@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore
 
+from parity.check import pushdown
 from parity.check.found import Ties
-from parity.check.history import EVER, Columns
+from parity.check.pulling import Columns, history_job
 from parity.compare.equal import plain
 from parity.compare.subjects import Source
 from parity.edge.errors import of_error
@@ -51,19 +52,11 @@ def ties_of(store: FeatureStore, source: Source, at: datetime, keys: int) -> Tie
     columns = Columns(source)
     names = {columns.source_name(one.name): one.name for one in source.view.features}
     features = {column: name for column, name in names.items() if column not in columns.keys}
-    job = store.provider.offline_store.pull_all_from_table_or_query(
-        config=store.config,
-        data_source=source.batch,
-        join_key_columns=columns.keys,
-        feature_name_columns=list(features),
-        timestamp_field=columns.event,
-        start_date=EVER,
-        end_date=at,
-        **({"created_timestamp_column": columns.created} if columns.created else {}),
-    )
+    job = history_job(store, source, list(features), at)
     kinds = {type_.__name__ for type_ in type(job).__mro__}
-    if "IbisRetrievalJob" in kinds:
-        rows, last = _grouped_in_place(job.table, columns)
+    lazy = pushdown.table_of(job)
+    if lazy is not None:
+        rows, last = _grouped_in_place(lazy, columns)
     elif keys <= PULLED or "DaskRetrievalJob" in kinds:
         rows, last = _grouped_here(job.to_arrow(), columns)
     else:
