@@ -29,8 +29,8 @@ from parity.check.found import LISTED, Compared
 from parity.check.http import Server
 from parity.check.keys import Known
 from parity.check.opening import Opened, feast_version, opening, version_note
-from parity.check.oracle import held_against_oracle, is_own
 from parity.check.page import write_page
+from parity.check.proven import is_provable, proven
 from parity.check.ties import TieFinder
 from parity.check.verdict import Verdict, kinds_named
 from parity.compare.sides import Failed, Sdk, Training
@@ -77,12 +77,14 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
     for one in broken:
         print(terminal.line(one))
     verdict = Verdict(broken, args.accept, args.fail_on, chosen.left)
+    proofs = _proofs(opened, chosen.subjects, verdict, args)
     for subject in chosen.subjects:
-        one = Compared(subject.name, subject.what)
+        one = proofs.get(subject.name) or Compared(subject.name, subject.what)
         try:
-            sides = Sides(Training(offline), side, history)
-            _compare(subject, one, sides, known, args, stores)
-            _look_for_ties(subject, one, ties)
+            if subject.name not in proofs:
+                sides = Sides(Training(offline), side, history)
+                _compare(subject, one, sides, known, args, stores)
+                _look_for_ties(subject, one, ties)
         except NotCompared as why:
             verdict.left[subject.name] = str(why)
             continue
@@ -92,13 +94,21 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
             one.error = of_error(error)
         verdict.compared.append(one)
         print(terminal.line(one), flush=True)
-    own = {source.name for subject in chosen.subjects for source in subject.sources if is_own(source)}
-    if own:
-        now = datetime.now(UTC)
-        for one in held_against_oracle(opened.repository, own, args.sample or None, args.seed, args.at, now):
-            verdict.compared.append(one)
-            print(terminal.line(one), flush=True)
     return verdict
+
+
+def _proofs(opened: Opened, subjects: list[Subject], verdict: Verdict, args: argparse.Namespace) -> dict[str, Compared]:
+    """What the proof found of the views that carry aggregations; of none for an earlier instant, which would have to be
+    written to the online store, or where another store answers than is opened here."""
+    views = {subject.name for subject in subjects if is_provable(subject)}
+    if not views or args.at or args.url:
+        return {}
+    try:
+        return proven(opened.repository, views, args.sample or None, args.seed, datetime.now(UTC))
+    except UserError as error:
+        verdict.compared.append(Compared("the transactions", "oracle", error=str(error)))
+        print(terminal.line(verdict.compared[-1]))
+        return {}
 
 
 def _compare(

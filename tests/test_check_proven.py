@@ -1,0 +1,80 @@
+"""`parity check` on this project's own tables: the transactions are the third side."""
+
+import json
+import sys
+from datetime import UTC, datetime
+
+from parity.check import command
+from parity.edge.command import run
+
+
+def checked(project, *arguments):
+    """Run the check on the copy of this project, and return its status and its certificate."""
+    certificate = project.root / "check.json"
+    path, argv = list(sys.path), sys.argv
+    sys.modules.pop("feature_repo.features", None)
+    try:
+        sys.argv = [
+            "parity check",
+            "-c",
+            str(project.root / "feature_repo"),
+            "--certificate",
+            str(certificate),
+            *arguments,
+        ]
+        run(command.main)
+    except SystemExit as stop:
+        return stop.code, json.loads(certificate.read_text())
+    finally:
+        sys.path[:], sys.argv = path, argv
+
+
+def lines_of(project):
+    return project.transactions.read_text().splitlines()
+
+
+def test_a_view_that_carries_aggregations_is_compared_by_the_proof(project):
+    project.prepare("--users", "30")
+    status, said = checked(project)
+    assert (status, said["verdict"]) == (0, "equal")
+    [one] = said["compared"]
+    assert (one["what"], one["equal"] > 0) == ("feature view", True)
+    assert "rows of the offline store" in " ".join(one["notes"])
+    at = datetime.now(UTC).isoformat()
+    status, said = checked(project, "--at", at)  # for that the proof would have to write
+    assert (status, [one["what"] for one in said["compared"]], said["compared"][0]["notes"]) == (
+        0,
+        ["feature view"],
+        [],
+    )
+
+
+def test_what_only_the_transactions_have_otherwise_is_of_the_kind_oracle(project):
+    project.prepare("--users", "30")
+    *lines, last = lines_of(project)
+    user, product, when, amount = last.split(",")
+    project.transactions.write_text("\n".join([*lines, f"{user},{product},{when},{float(amount) + 1}", ""]))
+    status, said = checked(project)
+    assert (status, {one["kind"] for one in said["findings"]}) == (1, {"oracle"})
+
+
+def test_what_was_computed_anew_and_not_materialized_is_a_correction_as_in_any_repository(project):
+    project.prepare("--users", "30")
+    *lines, last = lines_of(project)
+    user, product, when, amount = last.split(",")
+    project.transactions.write_text("\n".join([*lines, f"{user},{product},{when},{float(amount) + 1}", ""]))
+    assert project.run("compute_features.py").status == 0
+    status, said = checked(project)
+    assert (status, {one["kind"] for one in said["findings"]}) == (1, {"correction"})
+    assert checked(project, "--accept", "correction")[0] == 0
+    assert project.run("demo_fixed.py").status == 1
+
+
+def test_without_transactions_the_two_sides_are_compared_and_the_third_is_said_to_be_missing(project):
+    project.prepare("--users", "30")
+    project.transactions.unlink()
+    status, said = checked(project)
+    assert (status, said["verdict"]) == (2, "not proven")
+    third, two = said["compared"]
+    assert (third["name"], str(project.transactions.name) in third["error"]) == ("the transactions", True)
+    assert two["equal"] > 0
