@@ -2,10 +2,12 @@
 
 import decimal
 import math
+import re
 import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from xml.etree import ElementTree
 
 import pytest
@@ -140,7 +142,54 @@ def test_a_report_and_a_junit_file_are_written(theirs, tmp_path):
     assert "<script" not in page
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
     assert (suite.get("failures"), suite.get("errors")) == ("1", "0")
-    assert [case.get("name") for case in suite] == ["customers", "correction in customers"]
+    assert [case.get("name") for case in suite.iter("testcase")] == ["customers", "correction in customers"]
+
+
+CASE = {"name": str, "classname": str, "time": decimal.Decimal}
+SUITE = {"name": str, "hostname": str, "tests": int, "failures": int, "errors": int, "time": decimal.Decimal}
+BECAME = {"failure": {"type", "message"}, "error": {"type", "message"}, "skipped": {"message"}}
+
+
+def junit_of(theirs, *arguments: object) -> tuple[int, list[tuple[str, str]]]:
+    """The exit status, and of each case its name and what became of it, of a report that is by the schema of Ant."""
+    path = theirs.root.parent / "junit.xml"
+    path.unlink(missing_ok=True)
+    found = theirs.check("--junit", path, *arguments)
+    suite = ElementTree.parse(path).getroot()
+    assert suite.tag == "testsuite"
+    assert suite.attrib.keys() == SUITE.keys() | {"timestamp", "skipped"}
+    assert all(str(type_(suite.get(name))).strip() for name, type_ in SUITE.items())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", suite.get("timestamp")), "without a zone"
+    first, *cases, out, err = suite
+    assert [first.tag, out.tag, err.tag] == ["properties", "system-out", "system-err"]
+    assert all(one.tag == "property" and one.attrib.keys() == {"name", "value"} for one in first)
+    became = []
+    for case in cases:
+        assert (case.tag, case.attrib.keys()) == ("testcase", CASE.keys())
+        assert all(str(type_(case.get(name))).strip() for name, type_ in CASE.items())
+        assert len(case) <= 1
+        assert all(one.attrib.keys() == BECAME[one.tag] and len(one) == 0 for one in case)
+        became.append((case.get("name"), case[0].tag if len(case) else ""))
+    counted = Counter(tag for _, tag in became)
+    assert int(suite.get("tests")) == len(cases)
+    assert [int(suite.get(f"{name}s")) for name in ("failure", "error")] == [counted["failure"], counted["error"]]
+    assert int(suite.get("skipped")) == counted["skipped"]
+    assert (found.status == 0) == (counted["failure"] + counted["error"] == 0), "red where the exit status is not 0"
+    return found.status, became
+
+
+def test_a_junit_report_is_by_its_schema_and_is_red_where_the_exit_status_is(theirs):
+    frame = orders(theirs.now)
+    theirs.write("orders", frame.assign(total=frame["total"] + 1))
+    assert junit_of(theirs) == (1, [("customers", ""), ("correction in customers", "failure")])
+    assert junit_of(theirs, "--fail-on", "tie") == (0, [("customers", ""), ("correction in customers", "skipped")])
+    theirs.write("orders", frame.assign(event_timestamp=frame["event_timestamp"] - 100 * DAY))
+    (theirs.root / "online.db").unlink()
+    theirs.apply(*theirs.store.list_entities(), *theirs.store.list_feature_views())
+    assert junit_of(theirs) == (2, [("customers", "error")])
+    assert junit_of(theirs, "--accept", "nothing-proven") == (0, [("customers", "skipped")])
+    (theirs.root / "orders.parquet").unlink()
+    assert junit_of(theirs) == (2, [("customers", "error")])
 
 
 @pytest.mark.scale

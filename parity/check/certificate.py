@@ -1,4 +1,4 @@
-"""A certificate: what was compared and how, and what was found, as JSON; and the same as JUnit XML, for CI."""
+"""A certificate: what was compared and how, and what was found, as JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
 
 from parity.check import terminal
 from parity.check.found import Compared, Example, Finding, Ties
@@ -148,37 +147,3 @@ def _value(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     return terminal.moment(value) if isinstance(value, datetime) else str(value)
-
-
-def write_junit(path: Path, verdict: Verdict, context: Context) -> None:
-    """A test case for each subject, and one for each finding that fails."""
-    failing, unchecked, vacuous = verdict.failing, verdict.unchecked, verdict.vacuous
-    suite = ElementTree.Element(
-        "testsuite",
-        name=f"parity check {context.project}",
-        tests=str(len(verdict.compared) + len(failing)),
-        failures=str(len(failing)),
-        errors=str(len(unchecked) + len(vacuous)),
-        skipped=str(len(verdict.left)),
-        timestamp=context.started.isoformat(),
-        time=f"{(context.ended - context.started).total_seconds():.3f}",
-    )
-    for one in verdict.compared:
-        case = ElementTree.SubElement(suite, "testcase", classname=_legal(one.what), name=_legal(one.name))
-        if one in unchecked or one in vacuous:
-            ElementTree.SubElement(case, "error", message=_legal(terminal.line(one)))
-    for finding in failing:
-        name = f"{finding.kind.name} in {finding.view}"
-        case = ElementTree.SubElement(suite, "testcase", classname=_legal(finding.view), name=_legal(name))
-        said = ElementTree.SubElement(case, "failure", message=_legal(terminal.about(finding)), type=finding.kind.name)
-        said.text = _legal(f"{terminal.meaning(finding)}\nDo: {terminal.advice(finding)}")
-    for name, why in verdict.left.items():
-        case = ElementTree.SubElement(suite, "testcase", classname="not compared", name=_legal(name))
-        ElementTree.SubElement(case, "skipped", message=_legal(why))
-    with replacing(path) as temporary:
-        ElementTree.ElementTree(suite).write(temporary, encoding="utf-8", xml_declaration=True)
-
-
-def _legal(text: str) -> str:
-    """Text without the characters that XML can't hold."""
-    return "".join(sign if sign.isprintable() or sign in "\n\t" else " " for sign in text)

@@ -23,10 +23,11 @@ from tqdm import tqdm
 import parity.edge.quick_feast  # noqa: F401
 from parity.check import terminal
 from parity.check.about import Stores, fill
-from parity.check.certificate import Context, write_certificate, write_junit
+from parity.check.certificate import Context, write_certificate
 from parity.check.compare import Sides, compare
 from parity.check.found import LISTED, Compared
 from parity.check.http import Server
+from parity.check.junit import write_junit
 from parity.check.keys import Known
 from parity.check.opening import Opened, feast_version, opening, version_note
 from parity.check.page import write_page
