@@ -13,6 +13,8 @@ import pytest
 import uvicorn
 import yaml
 
+from parity.check.command import arguments as check_arguments
+from parity.check.verdict import Status
 from parity.edge.redis_server import free_port
 from parity.watch.command import arguments as watch_arguments
 from tests.conftest import ROOT
@@ -68,6 +70,26 @@ def test_the_watch_of_kubernetes_fails_at_once_on_what_is_found_and_tries_again_
     [mount] = container["volumeMounts"]
     assert Path("/app") / asked.report.parent == Path(mount["mountPath"]), "the page is written to the volume"
     assert set(asked.fail_on) == {"quality", "drift", "proof"}
+
+
+def test_the_check_ahead_of_a_deployment_stops_at_once_on_a_difference_and_is_tried_again_otherwise(
+    monkeypatch, tmp_path
+):
+    job = yaml.safe_load((ROOT / "examples" / "check" / "job.yaml").read_text())
+    assert (job["kind"], job["apiVersion"]) == ("Job", "batch/v1")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    assert job["metadata"]["annotations"]["argocd.argoproj.io/hook"] == "PreSync"
+    pod = job["spec"]["template"]["spec"]
+    [container], [rule] = pod["containers"], job["spec"]["podFailurePolicy"]["rules"]
+    assert pod["restartPolicy"] == "Never", "or there is no podFailurePolicy"
+    assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [int(Status.DIFFERS)])
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    assert job["spec"]["backoffLimit"] > 0
+    parity, check, option, _, *arguments = container["command"]
+    assert (parity, check, option) == ("parity", "check", "-c")
+    monkeypatch.setattr(sys, "argv", ["parity check", "-c", str(tmp_path), *arguments])
+    asked = check_arguments()
+    assert (asked.url, asked.accept) == ("http://feature-server:6566", ["float32", "ttl"])
 
 
 def test_the_image_holds_all_that_the_commands_need():
