@@ -68,8 +68,12 @@ def measured(size: float, only: str) -> Iterator[Row]:
 
 
 def line(row: Row) -> str:
-    ours, theirs = (f"{value:.3g} {row.unit}" for value in (row.ours, row.theirs))
+    ours, theirs = (f"{_short(value)} {row.unit}" for value in (row.ours, row.theirs))
     return f"| {row.work} | {ours} | {row.peer}: {theirs} | {row.ratio:.2f}x | {row.must} | {row.note} |"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def picture(rows: list[Row], path: Path) -> None:
