@@ -112,7 +112,7 @@ def test_the_extra_that_is_named_is_what_the_other_abilities_take(installed):
     (more.packages / "installed.pth").write_text(str(installed.packages))
     more.install("[pipeline]")
     for name in sorted(COMMANDS.keys() - {"redis", "serve"}):  # which look for feature_repo first
-        done = more.run("parity", name, "--help")
+        done = more.run("python", "-m", "parity", name, "--help")
         assert (done.returncode, done.stderr) == (0, "")
 
 
