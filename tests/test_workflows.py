@@ -86,6 +86,12 @@ def test_an_action_gets_its_inputs_as_variables_and_never_as_code():
     assert all(step["shell"] == "bash" for step in content["runs"]["steps"] if "run" in step), "which has pipefail"
 
 
+def test_the_example_of_the_documentation_calls_the_action_with_inputs_that_it_has():
+    [example] = re.findall(r"^```yaml\n(steps:.*?)^```$", (ROOT / "docs" / "check.md").read_text(), re.M | re.DOTALL)
+    [given] = [step["with"] for step in yaml.safe_load(example)["steps"] if step["uses"] == ACTION]
+    assert given.keys() <= yaml.safe_load((ROOT / ACTION / "action.yml").read_text())["inputs"].keys()
+
+
 @pytest.mark.scale
 class TestCheck:
     """The action that checks a Feast repository, as CI calls it; on GitHub the clone is one of theirs."""
