@@ -9,6 +9,7 @@ from feast import (
     Field,
     FileSource,
     KafkaSource,
+    LabelView,
     PushSource,
     RequestSource,
     StreamFeatureView,
@@ -16,7 +17,23 @@ from feast import (
 )
 from feast.data_format import JsonFormat
 from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, Json, Map, String, UnixTimestamp
+from feast.types import (
+    Array,
+    Bool,
+    Bytes,
+    Decimal,
+    Float32,
+    Float64,
+    Int32,
+    Int64,
+    Json,
+    Map,
+    Set,
+    String,
+    Struct,
+    UnixTimestamp,
+    Uuid,
+)
 
 from tests.strangers import DAY, HOUR, customers, orders, stranger
 
@@ -170,6 +187,126 @@ def test_request_data_are_made_up_alike_for_both_sides(theirs):
     theirs.materialize()
     found = theirs.check()
     assert (found.status, found.kinds, found.compared("worth")["equal"]) == (0, [], 20)
+
+
+TYPES_OF_REQUESTS = {
+    "instant": UnixTimestamp, "raw": Bytes, "sizes": Array(Float64), "ids": Array(Int64), "words": Array(String),
+    "times": Array(UnixTimestamp), "names": Set(String), "options": Json, "car": Map, "price": Decimal, "uuid": Uuid,
+    "point": Struct({"x": Float64, "label": String}),
+}  # fmt: skip
+
+
+def test_request_data_of_any_type_are_made_up(theirs):
+    made = customers(theirs.write("orders", orders(theirs.now)))
+    fields = [Field(name=name, dtype=kind) for name, kind in TYPES_OF_REQUESTS.items()]
+
+    @on_demand_feature_view(
+        sources=[made[1], RequestSource(name="asked", schema=fields)], schema=[Field(name="said", dtype=String)]
+    )
+    def said(inputs: pd.DataFrame) -> pd.DataFrame:
+        texts = inputs["options"].map(str) + inputs["point"].map(lambda point: str(sorted(point or {})))
+        texts += inputs["sizes"].map(sum).map(str) + inputs["words"].map(" ".join) + inputs["instant"].map(str)
+        texts += inputs["names"].map(sorted).map(str) + inputs["price"].map(str) + inputs["uuid"].map(str)
+        return pd.DataFrame({"said": texts + inputs["raw"].map(str) + inputs["car"].map(str)})
+
+    theirs.apply(*made, said)
+    theirs.materialize()
+    found = theirs.check("--view", "said")
+    assert (found.status, found.kinds, found.compared("said")["equal"]) == (0, [], 20)
+
+
+def test_request_data_that_a_view_does_not_take_are_those_that_it_was_applied_with(theirs):
+    made = customers(theirs.write("orders", orders(theirs.now)))
+    asked = RequestSource(name="asked", schema=[Field(name="level", dtype=String)])
+
+    @on_demand_feature_view(sources=[made[1], asked], schema=[Field(name="worth", dtype=Float64)])
+    def worth(inputs: pd.DataFrame) -> pd.DataFrame:
+        levels = {"gold": 2.0, "hello world": 0.5}  # the latter, as Feast tries it when it is applied
+        return pd.DataFrame({"worth": inputs["level"].map(lambda level: levels[level])})
+
+    theirs.apply(*made, worth)
+    theirs.materialize()
+    found = theirs.check("--view", "worth")
+    assert (found.status, found.kinds, found.compared("worth")["equal"]) == (0, [], 20)
+
+
+def test_keys_that_both_sides_fail_for_are_no_crash_of_one(theirs):
+    made = customers(theirs.write("orders", orders(theirs.now)))
+
+    @on_demand_feature_view(sources=[made[1]], schema=[Field(name="worth", dtype=Float64)])
+    def worth(inputs: pd.DataFrame) -> pd.DataFrame:
+        if (inputs["total"] > 200).any():
+            raise ValueError("too much")
+        return pd.DataFrame({"worth": inputs["total"] * 2})
+
+    theirs.apply(*made, worth)
+    theirs.materialize()
+    found = theirs.check("--view", "worth")
+    assert (found.status, found.kinds, found.compared("worth")["equal"]) == (0, [], 19)
+    assert "both sides fail for 1 of the keys: ValueError: too much" in found.out
+
+
+def test_an_on_demand_view_of_another_is_said_to_fail_on_both_sides(theirs):
+    made = customers(theirs.write("orders", orders(theirs.now)))
+
+    @on_demand_feature_view(sources=[made[1]], schema=[Field(name="twice", dtype=Float64)])
+    def first(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"twice": inputs["total"] * 2})
+
+    @on_demand_feature_view(sources=[first.projection, made[1]], schema=[Field(name="more", dtype=Float64)])
+    def second(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"more": inputs["twice"] * inputs["total"]})
+
+    theirs.apply(*made, first, second)
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.compared("first")["equal"]) == (2, 20)
+    error = found.compared("second")["error"]
+    assert "it is computed of the on-demand view first, which Feast" in error
+    assert "fail" in error
+
+
+def test_a_service_with_a_view_and_what_is_computed_of_it_finds_the_causes_of_both(theirs):
+    frame = orders(theirs.now)
+    made = customers(theirs.write("orders", frame))
+
+    @on_demand_feature_view(sources=[made[1]], schema=[Field(name="twice", dtype=Float64)])
+    def computed(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"twice": inputs["total"] * 2})
+
+    theirs.apply(*made, computed, FeatureService(name="both", features=[computed, made[1]]))
+    theirs.materialize()
+    theirs.write("orders", frame.assign(total=frame["total"] + 1))
+    found = theirs.check("--service", "both")
+    assert (found.status, found.kinds) == (1, ["correction", "inherited correction"])
+    assert found.said["differing"] == 40
+
+
+def labels(theirs, frame, **more):
+    """A label view of customers, with its push source."""
+    entity = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
+    source = PushSource(name="labelled", batch_source=theirs.write("labels", frame))
+    types = {"customer_id": Int64, "labeler": String, "good": Int64}
+    schema = [Field(name=name, dtype=kind) for name, kind in types.items()]
+    return [entity, LabelView(name="labels", entities=[entity], schema=schema, source=source, **more)]
+
+
+def test_label_views_are_compared_and_those_without_labels_are_left(theirs):
+    frame = orders(theirs.now, good=1, labeler="me")[["customer_id", "event_timestamp", "good", "labeler"]]
+    theirs.apply(*labels(theirs, frame[:0]))
+    found = theirs.check()
+    assert found.said["not_compared"] == {"labels": "it has no labels yet, offline or online"}
+    theirs.write("labels", frame)
+    found = theirs.check()
+    assert (found.status, found.kinds) == (1, ["never-materialized"])
+    assert "label views are not materialized" in found.of("never-materialized")["advice"]
+    theirs.store.push("labelled", frame)
+    found = theirs.check()
+    assert (found.status, found.kinds, found.said["equal"]) == (0, [], 40)
+    assert found.said["compared"][0]["what"] == "label view"
+    theirs.write("labels", frame.assign(good=0))
+    found = theirs.check()
+    assert (found.status, found.kinds) == (1, ["correction"])
 
 
 def test_what_has_not_two_sides_is_said_not_to_be_compared(theirs):

@@ -19,15 +19,17 @@ from parity.compare.kinds import (
     CORRECTION,
     LATE,
     MISSING_INSTANT,
+    NEVER,
     OF_INSTANTS,
     OF_REDIS,
     OR_CREATED,
     OR_OVERWRITTEN,
     OVERWRITTEN,
+    PUSH_LABELS,
     TIE,
     TIED_IN_DASK,
 )
-from parity.compare.subjects import Source, Subject
+from parity.compare.subjects import LabelView, Source, Subject
 from parity.edge.feast_internals import online_store_of
 
 OWN_STORE = "ParityRedisOnlineStore"
@@ -75,6 +77,8 @@ def fill(finding: Finding, subject: Subject, stores: Stores, store: FeatureStore
     source = next((source for source in subject.sources if source.name == finding.view), None)
     if source is None:
         return
+    if isinstance(source.view, LabelView) and kind in (NEVER, BEHIND, LATE, CORRECTION):
+        about["instead"] = PUSH_LABELS
     about["timestamp"] = source.batch.timestamp_field
     about["ttl"] = terminal.span(source.ttl) if source.ttl else "none"
     is_created_known = bool(source.batch.created_timestamp_column)

@@ -35,7 +35,7 @@ from parity.check.proven import is_provable, proven
 from parity.check.ties import TieFinder
 from parity.check.verdict import Verdict, kinds_named
 from parity.compare.sides import Failed, Sdk, Training
-from parity.compare.subjects import NotCompared, Subject, choose
+from parity.compare.subjects import LABEL_VIEW, NotCompared, Subject, choose
 from parity.edge.command import argument_parser, file_named, instant, whole_number
 from parity.edge.errors import UserError, of_error
 
@@ -90,7 +90,7 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
             verdict.left[subject.name] = str(why)
             continue
         except Failed as error:
-            one.error = str(error)
+            one.error = f"{error}{_aside(subject)}"
         except Exception as error:  # of any store, driver or on-demand view: the others are compared all the same
             one.error = of_error(error)
         verdict.compared.append(one)
@@ -116,6 +116,8 @@ def _compare(
     subject: Subject, one: Compared, sides: Sides, known: Known, args: argparse.Namespace, stores: Stores
 ) -> None:
     keys = known.of(subject, args.sample or None, args.seed)
+    if subject.what == LABEL_VIEW and not len(keys):
+        raise NotCompared("it has no labels yet, offline or online")
     one.sample = keys.sample
     one.notes += keys.notes
     with tqdm(total=len(keys), desc=subject.name, unit=" keys", disable=None, leave=False, delay=1) as bar:
@@ -124,6 +126,12 @@ def _compare(
     for finding in one.findings.values():
         finding.listed = [keys.named(place) for place in sorted(finding.places)[:LISTED] if place >= 0]
         fill(finding, subject, stores, sides.history, datetime.now(UTC))
+
+
+def _aside(subject: Subject) -> str:
+    """What to know of a subject that a side fails for."""
+    made_up = f" (its request data are made up here: {', '.join(subject.request_data)})" if subject.request_data else ""
+    return made_up + subject.aside
 
 
 def _look_for_ties(subject: Subject, one: Compared, ties: TieFinder) -> None:

@@ -50,6 +50,7 @@ def compare(
     expires keys that are still served, for the forecast.
     """
     run = _Run(subject, keys, sides, found, at)
+    run.try_data()
     run.probe()
     found.of, found.ttl = keys.of, min((one.ttl for one in subject.sources if one.ttl), default=None)
     if expires and run.by_event and subject.sources[0].ttl:
@@ -61,6 +62,8 @@ def compare(
         run.batch(places)
         start += len(places)
         yield len(places)
+    if run.alike:
+        found.notes.append(f"both sides fail for {len(run.alike):,} of the keys: {next(iter(run.alike.values()))}")
     if run.more:
         found.notes.append(
             f"causes were looked for in the first {EXPLAINED:,} keys that differ; {run.more:,} more differ too"
@@ -68,11 +71,17 @@ def compare(
     Explanation(subject, keys, sides.history, found, at, run.by_event).of(run.odd)
 
 
+class FailedAlike(Failed):
+    """Both sides fail for every key: there is nothing to compare, and no skew."""
+
+
 @contextmanager
 def _failing(side: str) -> Iterator[None]:
     """Say which side it is that fails for every key."""
     try:
         yield
+    except FailedAlike as error:
+        raise Failed(f"both sides fail for every key: {error}") from None
     except Failed as error:
         raise Failed(f"{side} fails for every key: {error}") from None
 
@@ -81,6 +90,10 @@ class _Run:
     def __init__(self, subject: Subject, keys: Keys, sides: Sides, found: Compared, at: datetime | None):
         self.subject, self.keys, self.sides, self.found, self.at = subject, keys, sides, found, at
         self.odd: list[Odd] = []
+        self.alike: dict[int, str] = {}
+        """The keys that both sides fail for, by their place, and the error of serving."""
+        self.is_tried = False
+        """Whether request data are those that Feast tried the views with, as they fail with what is drawn."""
         self.more = 0
         """Odd keys beyond those that are explained."""
         one = len(subject.sources) == 1 and subject.what not in ("feature service", "on-demand feature view")
@@ -88,7 +101,7 @@ class _Run:
         """Whether events are compared too."""
 
     def batch(self, places: np.ndarray) -> None:
-        asked = asked_for(self.subject, taken(self.keys.table, places), len(places))
+        asked = self._asked(taken(self.keys.table, places), len(places))
         at, serving, training = self._ask(asked, places)
         odd = self._count(places, at, serving, training)
         if not odd:
@@ -101,15 +114,32 @@ class _Run:
 
     def _ask(self, asked: Asked, places: np.ndarray) -> tuple[datetime, Answers, Answers]:
         at = self.at or self.sides.now()
-        with _failing("serving"):
+        with _failing("serving"), self._alike(asked, at):
             serving = self.sides.serving.ask(self.subject, asked)
             self._alone(asked, serving)
         with _failing("training"):
             training = self.sides.training.ask(self.subject, asked, at)
+        alike = serving.failed.keys() & training.failed.keys()
+        self.alike |= {int(places[place]): serving.failed[place] for place in alike}
         for answers, side in ((serving, "serving"), (training, "training")):
             for place, why in answers.failed.items():
-                self._crash(int(places[place]), side, why)
+                if place not in alike:
+                    self._crash(int(places[place]), side, why)
         return at, serving, training
+
+    @contextmanager
+    def _alike(self, asked: Asked, at: datetime) -> Iterator[None]:
+        """Where serving fails for every key of an on-demand view, say if training does too."""
+        try:
+            yield
+        except Failed as error:
+            if not self.subject.is_on_demand:
+                raise
+            try:
+                self.sides.training.ask(self.subject, asked, at)
+            except Failed as other:
+                raise FailedAlike(f"{error} in serving, {other} in training") from None
+            raise
 
     def _alone(self, asked: Asked, serving: Answers) -> None:
         """Take the answers of some keys from requests for one key each, as model servers send them: what a view makes
@@ -122,6 +152,22 @@ class _Run:
             for column in self.subject.columns:
                 serving.values[column.name][place] = one.values[column.name][0]
 
+    def _asked(self, keys: pa.Table, number: int) -> Asked:
+        return asked_for(self.subject, keys, number, self.is_tried)
+
+    def try_data(self) -> None:
+        """See if both sides take the request data that are drawn: what it may be, only the view knows."""
+        if not self.subject.request_data or not len(self.keys):
+            return
+        known = self.keys.table.slice(0, ALONE)
+        asked = self._asked(known, min(ALONE, len(self.keys)))
+        try:
+            serving = self.sides.serving.ask(self.subject, asked)
+            training = self.sides.training.ask(self.subject, asked, self.at or self.sides.now())
+            self.is_tried = bool(serving.failed.keys() & training.failed.keys())
+        except Failed:
+            self.is_tried = True
+
     def probe(self) -> None:
         """Ask an on-demand view for a key that nobody knows, as happens with every new user."""
         if not self.subject.is_on_demand or not self.keys.table.num_columns or not len(self.keys):
@@ -131,12 +177,12 @@ class _Run:
             return
         known = self.keys.table.slice(0, ALONE)
         try:
-            asked = asked_for(self.subject, pa.concat_tables([known, keys]), known.num_rows + 1)
+            asked = self._asked(pa.concat_tables([known, keys]), known.num_rows + 1)
             training = self.sides.training.ask(self.subject, asked, self.at or self.sides.now())
         except Exception:
             return  # then it fails alike
         try:
-            self.sides.serving.ask(self.subject, asked_for(self.subject, keys, 1))
+            self.sides.serving.ask(self.subject, self._asked(keys, 1))
         except Exception as error:
             if training.failed:
                 return

@@ -93,8 +93,14 @@ def _detail(error: urllib.error.HTTPError) -> str:
 
 
 def _as_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_json(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _as_json(one) for name, one in value.items()}
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
     return base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
 

@@ -103,7 +103,7 @@ def meaning(finding: Finding) -> str:
 def advice(finding: Finding, verdict: Verdict | None = None) -> str:
     if finding.inherited:
         return f"mend what {finding.view} is computed of"
-    return _filled(finding.kind.advice, finding)
+    return _filled(finding.about.get("instead", finding.kind.advice), finding)
 
 
 def _filled(text: str, finding: Finding) -> str:

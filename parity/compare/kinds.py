@@ -81,6 +81,10 @@ NULL = Kind(
     "null on one side is 0, an empty text or list, or the least whole number on the other",
     "decide in the source of {view} what a missing {features} is, and write that; a default is no null{of_instants}",
 )
+PUSH_LABELS = (
+    "push the labels of {view} with to=PushMode.ONLINE_AND_OFFLINE: label views are not materialized, and what is "
+    "written to their source alone is never served"
+)
 OF_INSTANTS = "; Feast's server sends that number for a missing instant: read it as a null where it is asked over HTTP"
 TIME_ZONE = Kind(
     "time-zone",

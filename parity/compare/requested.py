@@ -6,7 +6,9 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -21,9 +23,32 @@ _DRAWN = {
     "String": lambda n: f"value {n % 7}",
     "Bool": lambda n: n % 2 == 0,
     "UnixTimestamp": lambda n: _FIRST + timedelta(hours=n % 9000),
+    "ZonedTimestamp": lambda n: _FIRST + timedelta(hours=n % 9000),
     "Bytes": lambda n: b"%d" % (n % 7),
+    "Json": lambda n: f'{{"value": {n % 97 + 1}}}',
+    "Map": lambda n: {"name": f"value {n % 7}"},
+    "Uuid": lambda n: str(UUID(int=n)),
+    "TimeUuid": lambda n: str(UUID(int=n, version=1)),
+    "Decimal": lambda n: Decimal(n % 397).scaleb(-2),  # of one scale: Arrow gives a column of them one
 }
-"""What stands for request data, which no store has: any value will do, as long as both sides get the same."""
+"""What stands for request data, which no store has: any value will do, as long as both sides get the same. Json is a
+text, as Feast has it, and so are UUIDs, as a request has them."""
+
+
+_TRIED = {"Int": 1, "Float": 1.0, "String": "hello world", "Bool": True, "Bytes": b"hello world"}
+"""What Feast itself tries an on-demand view with when it is applied: so each takes these, if it takes no others."""
+
+
+def _drawn(kind: Any, number: int, is_tried: bool) -> Any:
+    """A value of a type of Feast, the same for the same number; `KeyError` for a type that is not known here."""
+    name, fields, elements = str(kind), getattr(kind, "fields", None), getattr(kind, "base_type", None)
+    if fields:
+        return {field: _drawn(one, number + place, is_tried) for place, (field, one) in enumerate(fields.items())}
+    if elements is not None:
+        values = [_drawn(elements, number + place, is_tried) for place in range(2)]
+        return values if not name.startswith("Set") or values[0] != values[1] else values[:1]
+    prefix = next((prefix for prefix in _DRAWN if name.startswith(prefix)), name)
+    return _TRIED[prefix] if is_tried and prefix in _TRIED else _DRAWN[prefix](number)
 
 
 @dataclass(frozen=True)
@@ -60,16 +85,17 @@ def taken(keys: pa.Table, places: np.ndarray) -> pa.Table:
     return keys.take(pa.array(places)) if keys.num_columns else keys
 
 
-def asked_for(subject: Subject, keys: pa.Table, number: int) -> Asked:
-    """Ask for ``number`` keys of a subject. `NotCompared` if its request data can't be made up."""
+def asked_for(subject: Subject, keys: pa.Table, number: int, is_tried: bool = False) -> Asked:
+    """Ask for ``number`` keys of a subject. `NotCompared` if its request data can't be made up; with ``is_tried`` they
+    are those that Feast tried it with."""
     data = {}
     for name, kind in subject.request_data.items():
         if name in keys.column_names:
             continue  # a join key that is request data too
-        draw = next((one for prefix, one in _DRAWN.items() if kind.startswith(prefix)), None)
-        if draw is None:
-            raise NotCompared(f"it needs {name} of type {kind} with each request, which is not known here")
-        data[name] = [draw(value) for value in _numbers(keys, name, number)]
+        try:
+            data[name] = [_drawn(kind, value, is_tried) for value in _numbers(keys, name, number)]
+        except KeyError:
+            raise NotCompared(f"it needs {name} of type {kind} with each request, which is not known here") from None
     return Asked(keys, subject.key_types, data, number)
 
 

@@ -6,21 +6,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
 from feast import FeatureService, FeatureStore, FeatureView, OnDemandFeatureView, StreamFeatureView
+
+try:
+    from feast import LabelView
+except ImportError:  # of a Feast before 0.63, which has none
+
+    class LabelView:
+        pass
+
 
 from parity.edge.errors import UserError, of_error
 
 DUMMY = "__dummy_id"
 """The join key by which Feast stores a view without entities."""
+LABEL_VIEW = "label view"
 
 
 @dataclass(frozen=True)
 class Source:
     """A view with a table of its own, under the name by which a request calls it."""
 
-    view: FeatureView
+    view: FeatureView | LabelView
     called: str
     key_of: Mapping[str, str] = field(default_factory=dict)
     """The names that the request has for join keys of other names."""
@@ -64,7 +74,8 @@ class Source:
     @cached_property
     def intervals(self) -> list[tuple[datetime, datetime]]:
         """The spans that were materialized, in UTC."""
-        return [(_utc(start), _utc(end)) for start, end in self.view.materialization_intervals]
+        spans = getattr(self.view, "materialization_intervals", [])  # a label view is pushed, and has none
+        return [(_utc(start), _utc(end)) for start, end in spans]
 
     @property
     def updated(self) -> datetime | None:
@@ -107,10 +118,12 @@ class Subject:
     request: list[str] | FeatureService
     columns: list[Column]
     sources: list[Source]
-    request_data: Mapping[str, str] = field(default_factory=dict)
+    request_data: Mapping[str, Any] = field(default_factory=dict)
     """What on-demand views take from the request, and the declared types."""
     full: bool = True
     """Whether features are named with their views."""
+    aside: str = ""
+    """What to know if a side fails for it."""
 
     @cached_property
     def keys(self) -> list[str]:
@@ -169,6 +182,8 @@ def _views(store: FeatureStore, broken: dict[str, str]) -> Iterator[Any]:
     On-demand views are code, which may need what is not here; then the others are tried all the same."""
     yield from store.registry.list_feature_views(store.project)
     yield from store.registry.list_stream_feature_views(store.project)
+    if hasattr(store.registry, "list_label_views"):
+        yield from store.registry.list_label_views(store.project)
     try:
         yield from store.registry.list_on_demand_feature_views(store.project)
     except Exception as error:
@@ -199,24 +214,55 @@ def of_view(view: Any, there: Mapping[str, Any]) -> Subject:
     source = _source(view)
     features = [one for one in view.features if one.name not in view.join_keys]  # as a stream feature view may have
     columns = [Column(_full(view.name, one), view.name, one.name, str(one.dtype), source) for one in features]
-    what = "stream feature view" if isinstance(view, StreamFeatureView) else "feature view"
+    names = {StreamFeatureView: "stream feature view", LabelView: LABEL_VIEW}
+    what = next((name for kind, name in names.items() if isinstance(view, kind)), "feature view")
     return _named(view.name, what, [f"{view.name}:{one.name}" for one in features], columns, [source])
 
 
 def _of_on_demand(view: OnDemandFeatureView, there: Mapping[str, Any]) -> Subject:
-    sources, inputs = [], []
-    for projection in view.source_feature_view_projections.values():
-        source = _source(_of(there, projection.name), projection)
-        sources.append(source)
-        inputs += [
-            Column(_full(source.called, one), source.name, one.name, str(one.dtype), source, counted=False)
-            for one in projection.features
-        ]
+    made_of = _made_of(view, there)
     columns = [Column(_full(view.name, one), view.name, one.name, str(one.dtype), None) for one in view.features]
-    refs = [f"{view.name}:{one.name}" for one in view.features] + [
-        f"{column.source.called}:{column.feature}" for column in inputs
-    ]
-    return _named(view.name, "on-demand feature view", refs, [*columns, *inputs], sources, _request_data(view))
+    inputs = list({one.name: one for one in made_of.inputs}.values())
+    refs = list(dict.fromkeys(made_of.refs))
+    subject = _named(view.name, "on-demand feature view", refs, [*columns, *inputs], made_of.sources, made_of.data)
+    own = [one.view for one in inputs if one.source is None]
+    return replace(subject, aside=_of_another(own[0])) if own else subject
+
+
+@dataclass
+class _MadeOf:
+    """What an on-demand view is computed of, and how it is all asked for, with the features of the view itself."""
+
+    refs: list[str]
+    inputs: list[Column]
+    sources: list[Source]
+    data: dict[str, Any]
+
+
+def _made_of(view: OnDemandFeatureView, there: Mapping[str, Any]) -> _MadeOf:
+    """What a view is computed of, down to what is stored: another on-demand view may be in between."""
+    found = _MadeOf([f"{view.name}:{one.name}" for one in view.features], [], [], _request_data(view))
+    for projection in view.source_feature_view_projections.values():
+        one, called = _of(there, projection.name), projection.name_to_use()
+        deeper = _made_of(one, there) if isinstance(one, OnDemandFeatureView) else None
+        source = None if deeper else _source(one, projection)
+        found.inputs += [
+            Column(_full(called, feature), one.name, feature.name, str(feature.dtype), source, counted=False)
+            for feature in projection.features
+        ]
+        if source is not None:
+            found.refs += [f"{called}:{feature.name}" for feature in projection.features]
+            found.sources.append(source)
+        elif deeper is not None:
+            found.refs += deeper.refs
+            found.inputs += deeper.inputs
+            found.sources += deeper.sources
+            found.data |= deeper.data
+    return found
+
+
+def _of_another(view: str) -> str:
+    return f" (it is computed of the on-demand view {view}, which Feast {version('feast')} can't compute for another)"
 
 
 def of_service(service: FeatureService, there: Mapping[str, Any]) -> Subject:
@@ -225,8 +271,9 @@ def of_service(service: FeatureService, there: Mapping[str, Any]) -> Subject:
     for projection in service.feature_view_projections:
         view = _of(there, projection.name)
         if isinstance(view, OnDemandFeatureView):
-            data |= _request_data(view)
-            sources += [_source(_of(there, one.name), one) for one in view.source_feature_view_projections.values()]
+            made_of = _made_of(view, there)
+            data |= made_of.data
+            sources += made_of.sources
             source = None
         else:
             source = _source(view, projection)
@@ -235,8 +282,7 @@ def of_service(service: FeatureService, there: Mapping[str, Any]) -> Subject:
             Column(_full(projection.name_to_use(), one), view.name, one.name, str(one.dtype), source)
             for one in projection.features
         ]
-    distinct = {(one.called, tuple(one.keys)): one for one in sources}
-    return _named(service.name, "feature service", service, columns, list(distinct.values()), data)
+    return _named(service.name, "feature service", service, columns, sources, data)
 
 
 def _named(
@@ -245,18 +291,29 @@ def _named(
     request: list[str] | FeatureService,
     columns: list[Column],
     sources: list[Source],
-    data: Mapping[str, str] | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> Subject:
-    """The subject, its columns under the short names of features where these say which is which.
+    """The subject, with each source once, and its columns under the short names of features where these say which is
+    which.
 
     Under full names Feast 0.67 leaves out of an online answer what an on-demand view in Python computes.
     """
+    distinct: dict[tuple, Source] = {}
+    for one in sources:
+        distinct.setdefault(_identity(one), one)
+    columns = [replace(one, source=one.source and distinct[_identity(one.source)]) for one in columns]
+    sources = list(distinct.values())
     given = [*(data or {}), *(key for source in sources for key in source.keys)]
     short = [column.feature for column in columns]
     full = len({*short, *given}) < len(short) + len(set(given))
     if not full:
         columns = [replace(column, name=column.feature) for column in columns]
     return Subject(name, what, request, columns, sources, data or {}, full)
+
+
+def _identity(source: Source) -> tuple:
+    """What a request has of a source: the name that it calls it by, and the keys."""
+    return source.called, tuple(source.keys)
 
 
 def _of(there: Mapping[str, Any], name: str) -> Any:
@@ -267,7 +324,7 @@ def _of(there: Mapping[str, Any], name: str) -> Any:
 
 def _source(view: Any, projection: Any = None) -> Source:
     name = getattr(view, "name", "?")
-    if not isinstance(view, FeatureView):
+    if not isinstance(view, FeatureView | LabelView):
         raise NotCompared(f"{name} is a {type(view).__name__}, which has no table of its own")
     if not view.online:
         raise NotCompared(f"{name} is not served: online=False")
@@ -279,8 +336,8 @@ def _source(view: Any, projection: Any = None) -> Source:
     return Source(view, called, dict(projection.join_key_map or {}) if projection is not None else {})
 
 
-def _request_data(view: OnDemandFeatureView) -> dict[str, str]:
-    return {one.name: str(one.dtype) for source in view.source_request_sources.values() for one in source.schema}
+def _request_data(view: OnDemandFeatureView) -> dict[str, Any]:
+    return {one.name: one.dtype for source in view.source_request_sources.values() for one in source.schema}
 
 
 def _full(called: str, feature: Any) -> str:
