@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -73,6 +73,15 @@ def compare(
 
 class FailedAlike(Failed):
     """Both sides fail for every key: there is nothing to compare, and no skew."""
+
+
+def _first_known(columns: Sequence[list]) -> list:
+    """At each place the first value of several columns that is not None."""
+    found = list(columns[0])
+    for column in columns[1:]:
+        for place in [place for place, one in enumerate(found) if one is None]:
+            found[place] = column[place]
+    return found
 
 
 @contextmanager
@@ -266,24 +275,24 @@ class _Run:
         if not self.by_event:
             return
         source, found = self.subject.sources[0], self.found
-        lasts = as_instants(self.keys.events[places])
         columns = [column.name for column in self.subject.counted]
-        for i, last in enumerate(lasts):
-            if i in failed:
-                continue
-            stamp = next((serving.events[name][i] for name in columns if serving.events[name][i]), None)
-            has = any(serving.values[name][i] is not None for name in columns)
-            expires = last + source.ttl if last and source.ttl else None
-            if not has and stamp is None:
-                found.nulls.absent += 1
-            if expires and expires < at:
-                found.nulls.expired += 1
-            elif expires and has and found.forecast is not None:
-                found.forecast.day += expires < at + DAY
-                found.forecast.week += expires < at + WEEK
-            if stamp is None or not has or i in odd or last is None or not training.there[i]:
-                continue
-            if not is_same_event(last, as_datetime(stamp)) and (not expires or expires >= at):
+        last, now = self.keys.events[places], np.datetime64(at.astimezone(UTC).replace(tzinfo=None), "us")
+        stamp = np.array(_first_known([serving.events[name] for name in columns]), "datetime64[us]")
+        has = np.array([one is not None for one in _first_known([serving.values[name] for name in columns])])
+        answered = np.ones(len(places), bool)
+        answered[list(failed)] = False
+        found.nulls.absent += int((answered & ~has & np.isnat(stamp)).sum())
+        alive = answered
+        if source.ttl:
+            expires = last + np.timedelta64(source.ttl)
+            found.nulls.expired += int((answered & (expires < now)).sum())
+            alive = answered & ~(expires < now)
+            if found.forecast is not None:
+                found.forecast.day += int((alive & has & (expires < now + np.timedelta64(DAY))).sum())
+                found.forecast.week += int((alive & has & (expires < now + np.timedelta64(WEEK))).sum())
+        known = alive & has & training.there & ~np.isnat(stamp) & ~np.isnat(last)
+        for i in np.flatnonzero(known & (stamp != last) & (stamp != last.astype("datetime64[s]"))).tolist():
+            if i not in odd and not is_same_event(*as_instants(last[i : i + 1]), *as_instants(stamp[i : i + 1])):
                 odd[i] = self._odd(int(places[0]) + i, i, at, training, serving)
 
     def _again(self, one: Odd, place: int, at: datetime, serving: Answers, training: Answers) -> None:

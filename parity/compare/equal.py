@@ -20,8 +20,8 @@ FARTHEST_ZONES = timedelta(hours=26)
 WHOLE_DAY = timedelta(days=1)
 NO_INSTANT = -(2**63)
 """What Feast stores for a missing instant, and its server sends over HTTP."""
-EMPTY = (0, "", False, [], {}, b"", NO_INSTANT)
-"""What stands for a null where there is none."""
+MAY_BE_EMPTY = {int, float, Decimal, str, bool, list, dict, bytes}
+"""The types whose empty value, or zero, stands for a null where there is none."""
 
 
 class Coerced(NamedTuple):
@@ -96,7 +96,7 @@ def difference(training: Any, serving: Any, declared: str) -> Kind | str | None:
 
 
 def _is_empty(value: Any) -> bool:
-    return any(type(value) is type(one) and value == one for one in EMPTY) or value == 0.0
+    return (type(value) in MAY_BE_EMPTY and not value) or (type(value) is int and value == NO_INSTANT)
 
 
 def _of_scalars(training: Any, serving: Any, declared: str) -> Kind | str | None:
