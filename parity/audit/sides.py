@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from feast import FeatureStore
 
 from parity.compare.equal import same
-from parity.compare.sides import ENTITY_TIME
+from parity.compare.subjects import ENTITY_TIME
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import EPOCH, MICROSECOND
 from parity.definition.keys import KeyBook

@@ -14,7 +14,6 @@ from parity.compare.kinds import (
     DELETED,
     DROPPED,
     EVENT_TIME,
-    FLOAT32,
     FUTURE,
     KEY_CAST,
     LATE,
@@ -27,6 +26,7 @@ from parity.compare.kinds import (
     TIME_ZONE,
     TTL,
     UNEXPLAINED,
+    Harm,
     Kind,
 )
 from parity.compare.subjects import Source
@@ -141,13 +141,13 @@ def _of_older(e: Evidence) -> Cause:
 
 
 def _agrees(e: Evidence, row: Row) -> bool:
-    """Whether a row has the values that are served."""
+    """Whether a row has the values that are served, but for what the declared types make of them."""
     served = {name: value for name, value in e.serving.items() if name in row.values}
     compared = [difference(row.values[name], value, e.types.get(name, "")) for name, value in served.items()]
     return (
         bool(compared)
         and any(v is not None for v in served.values())
-        and all(kind is None or kind == FLOAT32 for kind in compared)
+        and all(kind is None or (isinstance(kind, Kind) and kind.harm == Harm.TYPE) for kind in compared)
     )
 
 

@@ -32,6 +32,7 @@ from parity.check.keys import Known
 from parity.check.opening import Opened, feast_version, opening, version_note
 from parity.check.page import write_page
 from parity.check.proven import is_provable, proven
+from parity.check.sources import trouble_of_sources
 from parity.check.ties import TieFinder
 from parity.check.verdict import Verdict, kinds_named
 from parity.compare.sides import Failed, Sdk, Training
@@ -83,16 +84,15 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
         one = proofs.get(subject.name) or Compared(subject.name, subject.what)
         try:
             if subject.name not in proofs:
-                sides = Sides(Training(offline), side, history)
+                sides = Sides(Training(offline, trouble_of_sources), side, history)
                 _compare(subject, one, sides, known, args, stores)
                 _look_for_ties(subject, one, ties)
         except NotCompared as why:
             verdict.left[subject.name] = str(why)
             continue
-        except Failed as error:
-            one.error = f"{error}{_aside(subject)}"
         except Exception as error:  # of any store, driver or on-demand view: the others are compared all the same
-            one.error = of_error(error)
+            why = f"{error}{_aside(subject)}" if isinstance(error, Failed) else of_error(error)
+            one.error = trouble_of_sources(offline, subject) or why
         verdict.compared.append(one)
         print(terminal.line(one), flush=True)
     return verdict

@@ -53,6 +53,8 @@ def compare(
     run.try_data()
     run.probe()
     found.of, found.ttl = keys.of, min((one.ttl for one in subject.sources if one.ttl), default=None)
+    if run.by_event and (events := keys.events[~np.isnat(keys.events)]).size:
+        found.last = as_instants([events.max()])[0]
     if expires and run.by_event and subject.sources[0].ttl:
         found.forecast = Forecast()
     start = 0

@@ -15,7 +15,7 @@ from parity.check.found import Compared, Example
 from parity.check.history import Row, rows_of
 from parity.check.keys import Keys
 from parity.compare.equal import difference, is_close
-from parity.compare.kinds import FLOAT32, ON_DEMAND, ON_DEMAND_NULL
+from parity.compare.kinds import DROPPED, FLOAT32, ON_DEMAND, ON_DEMAND_NULL
 from parity.compare.requested import taken
 from parity.compare.sides import as_datetime
 from parity.compare.subjects import Column, Source, Subject
@@ -164,6 +164,9 @@ class Explanation:
         own = [causes[c.name] for c in inputs if c.name in causes]
         if own:
             self._note(max(own, key=lambda cause: cause.kind.harm), column, one, key, None, inherited=True)
+            return
+        if not one.there:
+            self._note(Cause(DROPPED, None), column, one, key, None, inherited=True)
             return
         t, s = one.training[column.name], one.serving[column.name]
         if any(one.training[c.name] is None or one.serving[c.name] is None for c in inputs) or t is None or s is None:

@@ -146,6 +146,8 @@ class Compared:
     findings: dict[tuple, Finding] = field(default_factory=dict)
     forecast: Forecast | None = None
     ttl: timedelta | None = None
+    last: datetime | None = None
+    """The last event of all keys, where they are of one source."""
     error: str | None = None
     """Why it could not be compared."""
     notes: list[str] = field(default_factory=list)

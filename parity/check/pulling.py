@@ -31,6 +31,13 @@ class Columns:
         """A feature, for stores that have to be asked for one."""
 
 
+def source_columns(source: Source, features: Sequence[str]) -> list[str]:
+    """The columns that the table of a source has to have, as it calls them: keys, features, and the event time last."""
+    columns = Columns(source)
+    created = [columns.created] if columns.created else []
+    return list(dict.fromkeys([*columns.keys, *map(columns.source_name, features), *created, columns.event]))
+
+
 def latest_job(store: FeatureStore, source: Source, features: Sequence[str], at: datetime) -> Any:
     """Ask for the last row of each key up to ``at``."""
     columns = Columns(source)

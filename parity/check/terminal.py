@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -64,6 +64,22 @@ def details(verdict: Verdict) -> Iterable[str]:
             yield f"{one.name}: {text}"
     for name, why in verdict.left.items():
         yield f"not compared: {name}: {why}"
+    if verdict.vacuous:
+        yield f"to prove something of {_named([one.name for one in verdict.vacuous])}: {to_prove(verdict.vacuous)}"
+
+
+def to_prove(vacuous: Sequence[Compared]) -> str:
+    """What to do about subjects of which nothing is proven."""
+    lasts = [one.last for one in vacuous if one.nulls.expired and one.last]
+    if not lasts:
+        return NOTHING.advice
+    last = moment(max(lasts).replace(microsecond=0) + timedelta(seconds=1))
+    if all(one.nulls.absent < one.keys for one in vacuous):
+        return f"materialize recent rows, or compare as of the last ones with --at {last}"
+    return (
+        f"materialize recent rows, or compare as of the last ones with --at {last}, after a feast materialize over a "
+        "span that has them (materialize-incremental goes back only as far as the ttl)"
+    )
 
 
 def _of_finding(number: int, finding: Finding, verdict: Verdict) -> Iterable[str]:
@@ -86,9 +102,8 @@ def _of_finding(number: int, finding: Finding, verdict: Verdict) -> Iterable[str
 def about(finding: Finding) -> str:
     """How much a finding is, of what, and since when."""
     names = list(finding.features)
-    more = f" and {len(names) - FEATURES} more" if len(names) > FEATURES else ""
     since = f", since {moment(finding.since)}" if finding.since else ""
-    return f"{counted(finding.keys, 'key')} of {finding.view}, in {', '.join(names[:FEATURES])}{more}{since}"
+    return f"{counted(finding.keys, 'key')} of {finding.view}, in {_named(names)}{since}"
 
 
 def meaning(finding: Finding) -> str:
@@ -161,7 +176,10 @@ def last_line(verdict: Verdict) -> str:
     tolerated = _tolerated(verdict) + _ties(verdict)
     if verdict.status == Status.DIFFERS:
         named = ", ".join(dict.fromkeys(one.kind.name for one in verdict.failing))
-        return f"DIFFERS: {verdict.differing:,} of {counted(verdict.values, 'value')}: {named}.{tolerated}"
+        return (
+            f"DIFFERS: {verdict.differing:,} of {counted(verdict.values, 'value')}: {named}."
+            f"{_unproven(verdict)}{tolerated}"
+        )
     if verdict.status == Status.EQUAL:
         return f"EQUAL: training equals serving in {counted(verdict.proven, 'value')}.{tolerated}"
     reasons = [f"{one.name}: {one.trouble}" for one in verdict.unchecked if UNCHECKED.name not in verdict.accepted]
@@ -170,8 +188,22 @@ def last_line(verdict: Verdict) -> str:
             f"{one.name}: {why_null(one) if one.keys else 'there are no keys, offline or online'}"
             for one in verdict.vacuous
         ]
-    said = "; ".join(reasons) or "anything: nothing could be compared"
+    if len(reasons) > 1:  # which are in the lines of the subjects
+        return f"NOTHING IS PROVEN of {_named([reason.partition(': ')[0] for reason in reasons])}.{tolerated}"
+    said = next(iter(reasons), "anything: nothing could be compared")
     return f"NOTHING IS PROVEN of {said.rstrip('.')}.{tolerated}"
+
+
+def _unproven(verdict: Verdict) -> str:
+    """What is not among the equal values of a verdict, though it is no difference either."""
+    names = [one.name for one in (*verdict.unchecked, *verdict.vacuous)]
+    return f" Nothing is proven of {_named(names)}." if names else ""
+
+
+def _named(names: Sequence[str]) -> str:
+    """Names, those of many shortened."""
+    some, more = names[:FEATURES], len(names) - FEATURES
+    return f"{', '.join(some)} and {more} more" if more > 0 else ", ".join(some)
 
 
 def _tolerated(verdict: Verdict) -> str:

@@ -21,11 +21,9 @@ from feast.online_response import OnlineResponse
 
 from parity.compare.equal import Coerced, plain
 from parity.compare.requested import Asked
-from parity.compare.subjects import Subject
+from parity.compare.subjects import ENTITY_TIME, Subject
 from parity.edge.errors import UserError, of_error
 
-ENTITY_TIME = "event_timestamp"
-"""What Feast calls the instant of a row that is asked for."""
 ROW_DROPPED = "no row"
 """What training gets for a key whose row the offline store drops: less than a null."""
 KEYS_PER_READ = 5_000
@@ -59,8 +57,14 @@ class Training:
     """The offline store, asked for a training set. Where it fails for some keys, the others are ``divided`` from these;
     or its error is passed on."""
 
-    def __init__(self, store: FeatureStore, divided: bool = True):
-        self._store, self._divided = store, divided
+    def __init__(
+        self,
+        store: FeatureStore,
+        trouble: Callable[[FeatureStore, Subject], str | None] | None = None,
+        divided: bool = True,
+    ):
+        """``trouble`` says after an error what is wrong for every key, if it is."""
+        self._store, self._trouble, self._divided = store, trouble, divided
 
     def ask(self, subject: Subject, asked: Asked, at: datetime | Sequence[datetime]) -> Answers:
         """What a training set has for each key that is asked for, at the instant ``at``, or each at one of its own."""
@@ -73,7 +77,8 @@ class Training:
         places = range(len(asked))
         if not self._divided:
             return self._ask(subject, features, frame, places)
-        return divided(places, lambda some: self._ask(subject, features, frame, some))
+        hopeless = (lambda: self._trouble(self._store, subject)) if self._trouble else None
+        return divided(places, lambda some: self._ask(subject, features, frame, some), hopeless=hopeless)
 
     def _ask(self, subject: Subject, features: Any, frame: pd.DataFrame, places: Sequence[int]) -> Answers:
         some = frame.iloc[list(places)].reset_index(drop=True)
@@ -260,12 +265,15 @@ def in_parts(
 
 
 def divided(
-    places: Sequence[int], ask: Callable[[Sequence[int]], Answers], seconds: float = SECONDS_OF_DIVIDING
+    places: Sequence[int],
+    ask: Callable[[Sequence[int]], Answers],
+    seconds: float = SECONDS_OF_DIVIDING,
+    hopeless: Callable[[], str | None] | None = None,
 ) -> Answers:
     """Ask for the keys at ``places`` at once; if that fails, for halves, down to the keys that are to blame, as long as
     there are ``seconds`` left.
 
-    Raises `Failed` if every key is.
+    Raises `Failed` if every key is, at once if that is ``hopeless``, as it says.
     """
     number, first = len(places), places[0] if places else 0
     try:
@@ -273,6 +281,8 @@ def divided(
     except Exception as error:
         if is_unreachable(error):
             raise Unreachable(of_error(error)) from None
+        if hopeless and (why := hopeless()):
+            raise Failed(why) from None
         parts = _parts(list(places), ask, error, [4 * SMALLEST_DIVIDED], time.monotonic() + seconds)
     failed = {place - first: answer for some, answer in parts if isinstance(answer, str) for place in some}
     if len(failed) == number:

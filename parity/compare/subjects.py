@@ -24,6 +24,8 @@ from parity.edge.errors import UserError, of_error
 DUMMY = "__dummy_id"
 """The join key by which Feast stores a view without entities."""
 LABEL_VIEW = "label view"
+ENTITY_TIME = "event_timestamp"
+"""What a training set calls the instants that are asked for."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,11 @@ class Chosen:
     broken: dict[str, str] = field(default_factory=dict)
     """What the registry has and can't give, with the error."""
 
+    def leave_out(self, view: Any) -> None:
+        """Say which feature of a view can't be compared, as training has no room for it."""
+        if any(_is_in_the_way(one) for one in getattr(view, "features", ())):
+            self.left[f"{view.name}:{ENTITY_TIME}"] = "a training set has the time that is asked for there"
+
 
 def choose(store: FeatureStore, views: Sequence[str] | None, services: Sequence[str] | None) -> Chosen:
     """Choose what to compare of what was applied: all views, and the services that have something of their own; or only
@@ -170,6 +177,7 @@ def choose(store: FeatureStore, views: Sequence[str] | None, services: Sequence[
         raise UserError(f"nothing was applied to the project {store.project}. Run: feast apply")
     for name in views or ([] if services else there):
         _add(found, name, lambda name=name: of_view(there[name], there))
+        found.leave_out(there[name])
     for name in services or ([] if views else known):
         if services or _has_own(known[name]):
             _add(found, name, lambda name=name: of_service(known[name], there))
@@ -212,7 +220,9 @@ def of_view(view: Any, there: Mapping[str, Any]) -> Subject:
     if isinstance(view, OnDemandFeatureView):
         return _of_on_demand(view, there)
     source = _source(view)
-    features = [one for one in view.features if one.name not in view.join_keys]  # as a stream feature view may have
+    features = [one for one in _compared(view.features) if one.name not in view.join_keys]  # as a stream view may have
+    if not features:
+        raise NotCompared(f"{view.name} has no features but {ENTITY_TIME}, which is the time that is asked for")
     columns = [Column(_full(view.name, one), view.name, one.name, str(one.dtype), source) for one in features]
     names = {StreamFeatureView: "stream feature view", LabelView: LABEL_VIEW}
     what = next((name for kind, name in names.items() if isinstance(view, kind)), "feature view")
@@ -248,10 +258,10 @@ def _made_of(view: OnDemandFeatureView, there: Mapping[str, Any]) -> _MadeOf:
         source = None if deeper else _source(one, projection)
         found.inputs += [
             Column(_full(called, feature), one.name, feature.name, str(feature.dtype), source, counted=False)
-            for feature in projection.features
+            for feature in _compared(projection.features)
         ]
         if source is not None:
-            found.refs += [f"{called}:{feature.name}" for feature in projection.features]
+            found.refs += [f"{called}:{feature.name}" for feature in _compared(projection.features)]
             found.sources.append(source)
         elif deeper is not None:
             found.refs += deeper.refs
@@ -280,7 +290,7 @@ def of_service(service: FeatureService, there: Mapping[str, Any]) -> Subject:
             sources.append(source)
         columns += [
             Column(_full(projection.name_to_use(), one), view.name, one.name, str(one.dtype), source)
-            for one in projection.features
+            for one in _compared(projection.features)
         ]
     return _named(service.name, "feature service", service, columns, sources, data)
 
@@ -314,6 +324,15 @@ def _named(
 def _identity(source: Source) -> tuple:
     """What a request has of a source: the name that it calls it by, and the keys."""
     return source.called, tuple(source.keys)
+
+
+def _compared(features: Sequence[Any]) -> list[Any]:
+    return [one for one in features if not _is_in_the_way(one)]
+
+
+def _is_in_the_way(feature: Any) -> bool:
+    """Whether a feature is called what a training set calls the time that is asked for."""
+    return feature.name == ENTITY_TIME
 
 
 def _of(there: Mapping[str, Any], name: str) -> Any:
