@@ -39,7 +39,7 @@ def test_a_view_that_carries_aggregations_is_compared_by_the_proof(project):
     assert (status, said["verdict"]) == (0, "equal")
     [one] = said["compared"]
     assert (one["what"], one["equal"] > 0) == ("feature view", True)
-    assert "rows of the offline store" in " ".join(one["notes"])
+    assert "rows offline were compared with the transactions" in " ".join(one["notes"])
     at = datetime.now(UTC).isoformat()
     status, said = checked(project, "--at", at)  # for that the proof would have to write
     assert (status, [one["what"] for one in said["compared"]], said["compared"][0]["notes"]) == (
@@ -65,7 +65,8 @@ def test_what_was_computed_anew_and_not_materialized_is_a_correction_as_in_any_r
     project.transactions.write_text("\n".join([*lines, f"{user},{product},{when},{float(amount) + 1}", ""]))
     assert project.run("compute_features.py").status == 0
     status, said = checked(project)
-    assert (status, {one["kind"] for one in said["findings"]}) == (1, {"correction"})
+    [one] = said["findings"]
+    assert (status, one["kind"], one["keys_listed"]) == (1, "correction", [{"user_id": int(user)}])
     assert checked(project, "--accept", "correction")[0] == 0
     assert project.run("demo_fixed.py").status == 1
 

@@ -55,17 +55,23 @@ def _compared(found: Comparison, keys: int) -> Compared:
     if found.sample:
         one.sample = Sample(found.sample.size, found.sample.of, found.sample.seed)
     one.nulls.values, one.nulls.expired, one.ttl = found.nulls, found.expired, found.ttl
-    one.notes.append(
-        f"{found.history.rows:,} rows of the offline store of {found.view} were compared with its transactions, too"
-    )
-    places: dict[str, int] = {}
+    one.notes.append(f"its {found.history.rows:,} rows offline were compared with the transactions, too")
+    places: dict[Any, int] = {}
     for difference in found.differences:
-        _add(one, found, difference, places.setdefault(found.shown(difference.key), len(places)))
+        _add(one, found, difference, places.setdefault(difference.key, len(places)))
     unlisted = found.differing - one.differing
     one.values, one.differing = one.values + unlisted, found.differing
     for finding in one.findings.values():
-        finding.listed = [{"key": key} for key, place in places.items() if place in finding.places][:LISTED]
+        finding.listed = [_named(key, found) for key, place in places.items() if place in finding.places][:LISTED]
     return one
+
+
+def _named(key: Any, found: Comparison) -> dict[str, Any]:
+    """The key of a difference, by the names of the join keys; of one of another type there is no more than a text."""
+    names = found.table.requested_keys
+    if isinstance(key, tuple):
+        return dict(zip(names, key, strict=True))
+    return {names[0] if len(names) == 1 else "key": key}
 
 
 def _add(one: Compared, found: Comparison, difference: Difference, place: int) -> None:
@@ -73,8 +79,8 @@ def _add(one: Compared, found: Comparison, difference: Difference, place: int) -
     finding = one.finding(kind, found.view)
     finding.features[difference.feature] += 1
     oracle = "" if kind is not kinds.ORACLE else f" ({shown(difference.oracle)} by the transactions)"
-    key = {"key": found.shown(difference.key)}
-    example = Example(key, f"{difference.feature}{oracle}", difference.training, _served(difference))
+    key, sides = _named(difference.key, found), (difference.training, _served(difference))
+    example = Example(key, f"{difference.feature}{oracle}", *sides)
     finding.add(place, difference.instant, example)
     finding.about |= {
         "cause": difference.cause,

@@ -34,7 +34,8 @@ def line(one: Compared) -> str:
         return f"{parts[0]}: nothing is proven: {why_null(one)}"
     parts.append(f"{one.proven:,} equal")
     if one.differing:
-        parts.append(f"{one.differing:,} differ ({counted(len(one.differing_places), 'key')})")
+        verb = "differs" if one.differing == 1 else "differ"
+        parts.append(f"{one.differing:,} {verb} ({counted(len(one.differing_places), 'key')})")
     if one.nulls.values:
         parts.append(f"{one.nulls.values:,} null on both sides")
     return ", ".join(parts)
