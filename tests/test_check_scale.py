@@ -11,7 +11,7 @@ from tests.strangers import Stranger, customers, orders, stranger
 pytestmark = pytest.mark.scale
 
 
-def test_dynamodb_is_compared_and_says_that_it_can_not_be_looked_through(tmp_path, capfd, s3_url, monkeypatch):
+def test_dynamodb_is_compared_and_what_it_has_beside_the_source_is_counted(tmp_path, capfd, s3_url, monkeypatch):
     pytest.importorskip("aiobotocore")
     for name, value in {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}.items():
         monkeypatch.setenv(name, value)
@@ -22,7 +22,17 @@ def test_dynamodb_is_compared_and_says_that_it_can_not_be_looked_through(tmp_pat
     theirs.materialize()
     found = theirs.check()
     assert (found.status, found.kinds, found.said["equal"]) == (0, [], 40)
-    assert "keys that only DynamoDBOnlineStore has are not looked for" in found.out
+    assert "keys that only DynamoDBOnlineStore has are not looked for" in found.out  # by name
+    more = orders(theirs.now, keys=23).groupby("customer_id").tail(1)
+    theirs.store.write_to_online_store("customers", more[more["customer_id"] > 20])
+    found = theirs.check()
+    assert (found.status, found.kinds) == (1, ["only-online"])
+    assert (found.of("only-online")["keys"], found.of("only-online")["examples"]) == (3, [])
+    theirs.write("orders", frame[frame["customer_id"] > 15])
+    assert theirs.check().of("only-online")["keys"] == 18
+    theirs.store.teardown()
+    theirs.apply(*customers(theirs.write("orders", frame)))
+    theirs.materialize()
     theirs.write("orders", frame.assign(total=frame["total"] + 1))
     assert theirs.check().kinds == ["correction"]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from feast import FeatureService, FeatureStore, RepoConfig, ValueType, utils
+from feast.infra import online_stores
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.offline_stores import duckdb
 from feast.infra.offline_stores.ibis import IbisRetrievalJob
@@ -53,6 +54,26 @@ class TestOfOnlineStores:
         from feast.infra.online_stores.postgres_online_store.postgres import PostgreSQLOnlineStore
 
         require(hasattr(PostgreSQLOnlineStore, "_get_conn"), "PostgreSQLOnlineStore._get_conn", self.USED_BY)
+
+    def test_the_client_and_the_tables_of_dynamodb_can_be_had(self):
+        pytest.importorskip("aiobotocore")
+        from feast.infra.online_stores import dynamodb
+
+        used = "parity/check/online_count.py"
+        name = "DynamoDBOnlineStore._get_dynamodb_client"
+        require(hasattr(dynamodb.DynamoDBOnlineStore, "_get_dynamodb_client"), name, used)
+        require(hasattr(dynamodb, "_get_table_name"), "dynamodb._get_table_name", used)
+
+    def test_the_collection_of_mongodb_and_the_tables_of_cassandra_can_be_had(self):
+        used = "parity/check/online_listing.py"
+        cassandra = "cassandra_online_store/cassandra_online_store.py"
+        for file, name in [
+            ("mongodb_online_store/mongodb.py", "_get_collection"),
+            (cassandra, "_get_session"),
+            (cassandra, "_fq_table_name"),
+        ]:
+            path = Path(online_stores.__path__[0], file)  # their drivers are not here to import them
+            require(path.exists() and f"def {name}(" in path.read_text(), f"{file}: {name}", used)
 
 
 class TestOfRequests:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from feast import FeatureStore
 from tqdm import tqdm
 
 import parity.edge.quick_feast  # noqa: F401
@@ -29,6 +30,7 @@ from parity.check.found import LISTED, Compared
 from parity.check.http import Server
 from parity.check.junit import write_junit
 from parity.check.keys import Known
+from parity.check.online_count import counted, note_extras
 from parity.check.opening import Opened, feast_version, opening, version_note
 from parity.check.page import write_page
 from parity.check.proven import is_provable, proven
@@ -85,7 +87,7 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
         try:
             if subject.name not in proofs:
                 sides = Sides(Training(offline, trouble_of_sources), side, history)
-                _compare(subject, one, sides, known, args, stores)
+                _compare(subject, one, sides, known, args, stores, None if args.url else online)
                 _look_for_ties(subject, one, ties)
         except NotCompared as why:
             verdict.left[subject.name] = str(why)
@@ -113,8 +115,16 @@ def _proofs(opened: Opened, subjects: list[Subject], verdict: Verdict, args: arg
 
 
 def _compare(
-    subject: Subject, one: Compared, sides: Sides, known: Known, args: argparse.Namespace, stores: Stores
+    subject: Subject,
+    one: Compared,
+    sides: Sides,
+    known: Known,
+    args: argparse.Namespace,
+    stores: Stores,
+    online: FeatureStore | None,
 ) -> None:
+    """Compare a subject, and say what is found; ``online`` is whose keys are counted, where they can't be named."""
+    stored = None if online is None else counted(online, subject)
     keys = known.of(subject, args.sample or None, args.seed)
     if subject.what == LABEL_VIEW and not len(keys):
         raise NotCompared("it has no labels yet, offline or online")
@@ -123,6 +133,8 @@ def _compare(
     with tqdm(total=len(keys), desc=subject.name, unit=" keys", disable=None, leave=False, delay=1) as bar:
         for done in compare(subject, keys, sides, one, args.at, not stores.expires_too):
             bar.update(done)
+    if stored is not None:
+        note_extras(one, subject, stored)
     for finding in one.findings.values():
         finding.listed = [keys.named(place) for place in sorted(finding.places)[:LISTED] if place >= 0]
         fill(finding, subject, stores, sides.history, datetime.now(UTC))

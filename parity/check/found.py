@@ -42,6 +42,8 @@ class Finding:
     """Values by feature."""
     places: set[int] = field(default_factory=set)
     """The keys, by their place."""
+    unnamed: int = 0
+    """Keys beside these that are only counted."""
     since: datetime | None = None
     examples: list[Example] = field(default_factory=list)
     listed: list[dict[str, Any]] = field(default_factory=list)
@@ -53,7 +55,7 @@ class Finding:
 
     @property
     def keys(self) -> int:
-        return len(self.places)
+        return len(self.places) + self.unnamed
 
     @property
     def link(self) -> str:

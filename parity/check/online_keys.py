@@ -1,5 +1,5 @@
 """The keys that the online store has, where it can be looked through: those of SQLite, Redis, PostgreSQL and
-MySQL."""
+MySQL; and MongoDB, Cassandra and Snowflake (parity/check/online_listing.py)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_ent
 from feast.protos.feast.types.Value_pb2 import ValueType
 
 from parity.check.offline_keys import OfflineKeys
+from parity.check.online_listing import of_cassandra, of_mongodb, of_snowflake
 from parity.compare.subjects import Source
 from parity.edge.feast_internals import (
     mysql_connection,
@@ -107,6 +108,9 @@ def _scan(store: FeatureStore, source: Source) -> Iterator[bytes]:
         ("RedisOnlineStore", _of_redis),
         ("PostgreSQLOnlineStore", _of_postgres),
         ("MySQLOnlineStore", _of_mysql),
+        ("MongoDBOnlineStore", of_mongodb),
+        ("CassandraOnlineStore", of_cassandra),
+        ("SnowflakeOnlineStore", of_snowflake),
     ):
         if _is(name, store):
             return scan(store, source)

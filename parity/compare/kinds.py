@@ -159,6 +159,13 @@ PUSHED = Kind(
     "serving has rows that the source has not: pushed, or written, online only",
     "push {view} with to=PushMode.ONLINE_AND_OFFLINE, or write the same events into its source",
 )
+ONLY_ONLINE = Kind(
+    "only-online",
+    Harm.STALE,
+    "serving has keys that the source has not: deleted offline, or written online only; the store has their hashes, so "
+    "they are counted, and can't be named",
+    "find out what is pushed or written online only for {view}, and delete online what was deleted offline",
+)
 TTL = Kind(
     "ttl",
     Harm.STALE,
@@ -208,7 +215,8 @@ UNCHECKED = Kind("unchecked", Harm.TYPE, "it could not be compared", "mend what 
 
 KINDS = [
     CRASH, ON_DEMAND_NULL, ON_DEMAND, TIE, CORRECTION, OVERWRITTEN, NULL, TIME_ZONE, EVENT_TIME, UNEXPLAINED, ORACLE,
-    FUTURE, DELETED, KEY_CAST, NEVER, LOST, BEHIND, LATE, PUSHED, TTL, DROPPED, JSON, TYPE, COERCION, FLOAT32,
+    FUTURE, DELETED, KEY_CAST, NEVER, LOST, BEHIND, LATE, PUSHED, ONLY_ONLINE, TTL, DROPPED, JSON, TYPE, COERCION,
+    FLOAT32,
 ]  # fmt: skip
 """Every kind of difference."""
 BY_NAME = {kind.name: kind for kind in KINDS}

@@ -169,6 +169,29 @@ def mysql_connection(store: FeatureStore) -> Any:
     return online_store_of(store)._get_conn(store.config)
 
 
+def dynamodb_table(store: FeatureStore, view: Any) -> tuple[Any, str]:
+    """The client of boto3 that Feast's DynamoDB online store reads through, and the name of the table of a view."""
+    from feast.infra.online_stores import dynamodb
+
+    options = store.config.online_store
+    client = online_store_of(store)._get_dynamodb_client(
+        options.region, options.endpoint_url, options.session_based_auth
+    )
+    return client, dynamodb._get_table_name(options, store.config, view)
+
+
+def mongodb_collection(store: FeatureStore) -> Any:
+    """The collection that Feast's MongoDB online store reads."""
+    return online_store_of(store)._get_collection(store.config)
+
+
+def cassandra_table(store: FeatureStore, view: Any) -> tuple[Any, str]:
+    """The session that Feast's Cassandra online store reads through, and the full name of the table of a view."""
+    online = online_store_of(store)
+    session = online._get_session(store.config)
+    return session, online._fq_table_name(online._keyspace, store.project, view)
+
+
 def names_no_object(service: FeatureService) -> bool:
     """Whether a service names features by text, which Feast resolves later."""
     return bool(service._pending_feature_refs)

@@ -31,6 +31,8 @@ class Store:
     reading: Callable[[Stranger], Changes] = lambda theirs: {}
     """Make a user that may only read what is there, or a server, and say what has to be configured otherwise for it."""
     lists_keys: bool = True
+    counts_keys: bool = False
+    """Whether keys that can't be listed are counted."""
     has_events: bool = True
     write: Callable[[Stranger, str, pd.DataFrame], DataSource] = Stranger.write
     """Of an offline store: write a table, and make the source of it."""
@@ -43,6 +45,7 @@ class Store:
             together = FAULTS["correction"] + 1
             return {"unexplained": together} | {kind: FAULTS[kind] for kind in ("behind", "ttl", "float32")}
         found = FAULTS | ({} if self.lists_keys else {"pushed": 1})
+        found |= {"only-online": FAULTS["pushed"] - 1} if self.counts_keys else {}
         return {self.expired if kind == "ttl" else kind: keys for kind, keys in found.items()}
 
 
@@ -127,7 +130,9 @@ def online_dynamodb(here: Here) -> Store:
         client = boto3.client("dynamodb", region_name="us-east-1", endpoint_url=url)
         return {name: client.scan(TableName=name)["Items"] for name in client.list_tables()["TableNames"]}
 
-    return Store({"type": "dynamodb", "region": "us-east-1", "endpoint_url": url}, dump, lists_keys=False)
+    return Store(
+        {"type": "dynamodb", "region": "us-east-1", "endpoint_url": url}, dump, lists_keys=False, counts_keys=True
+    )
 
 
 def online_remote(here: Here) -> Store:
