@@ -24,6 +24,8 @@ from parity.edge.signals import ENDING
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ["generate_synthetic_data.py", "compute_features.py", "materialize_to_online.py", "demo_fixed.py", "parity"]
 BIN = Path(sys.executable).parent
+READS = {"WARM_UP_CALLS": 2, "LATENCY_CALLS": 20}
+"""How many online reads `demo_fixed.py` times in a test: a thousand took over a quarter of what the proofs of the tests took."""
 
 # In a worker of pytest-xdist the main module has no file, which PySpark takes for doctests, and exits.
 vars(sys.modules["__main__"]).setdefault("__file__", str(ROOT / "tests" / "__init__.py"))
@@ -193,7 +195,15 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path, redis_port, capsys):
+def every_read():
+    """Have `demo_fixed.py` time as many online reads as it does for people, in place of `READS`."""
+
+
+@pytest.fixture
+def project(request, tmp_path, redis_port, capsys, monkeypatch):
+    if "every_read" not in request.fixturenames:
+        for name, count in READS.items():
+            monkeypatch.setattr(f"parity.online.side.{name}", count)
     root = tmp_path / "project"
     root.mkdir()
     for part in PARTS:

@@ -40,7 +40,7 @@ def plant(project, user: int, feature_value: Value) -> None:
 
 
 @pytest.mark.smoke
-def test_the_headline(ready):
+def test_the_headline(every_read, ready):
     out = ready.succeed("demo_fixed.py")
     assert re.search(rf"{AVERAGE} +\$95\.32 +\$95\.32 +0\.0 +\$95\.32\n", out)
     assert re.search(rf"{TOTAL} +5 +5 +0 +5\n", out)

@@ -1064,7 +1064,7 @@ class TestRepliesOfAnotherShape:
             project.fail("demo_fixed.py")
             assert monotonic() - begin < 30
 
-    def test_slow_reads_end_the_measurement(self, ready, monkeypatch):
+    def test_slow_reads_end_the_measurement(self, every_read, ready, monkeypatch):
         monkeypatch.setattr("parity.online.side.LATENCY_SECONDS", 0.05)
         out = ready.succeed("demo_fixed.py")
         [calls] = re.findall(r"Online read of one user, ([\d,]+) calls?: p50", out)
@@ -1166,7 +1166,7 @@ class TestSeveralViews:
         project.succeed("materialize_to_online.py")
         return project
 
-    def test_each_is_shown_and_one_verdict_is_of_all(self, shop, tmp_path):
+    def test_each_is_shown_and_one_verdict_is_of_all(self, every_read, shop, tmp_path):
         options = ["--certificate", tmp_path / "c.json", "--report", tmp_path / "r.html"]
         out = shop.succeed("demo_fixed.py", "--key", "customer_id=0042", *options)
         assert "customer_orders: customer 0042\n" in out
