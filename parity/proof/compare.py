@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from parity.compare.equal import apart
 from parity.definition.keys import as_tuples
 from parity.offline.side import history_by_part
 from parity.proof.causes import (
@@ -118,13 +119,17 @@ def _count(
     found: Comparison,
 ) -> None:
     different = []
-    for feature, values in batch.sides.items():
-        for place, (training, serving, oracle) in enumerate(zip(*values, strict=True)):
-            kind = kind_of(training, serving, oracle)
+    for feature in proof.table.features:
+        training, serving, oracle = values = batch.sides[feature.name]
+        declared = str(feature.dtype)
+        odd = {*apart(training, serving, declared), *apart(training, oracle, declared)}
+        found.counts[MATCH] += len(training) - len(odd)
+        found.nulls += training.count(None) - sum(training[place] is None for place in odd)
+        for place in odd:
+            sides = tuple(side[place] for side in values)
+            kind = kind_of(*sides)
             found.counts[kind] += 1
-            found.nulls += kind == MATCH and training is None
-            if kind != MATCH:
-                different.append((place, feature, kind, training, serving, oracle))
+            different.append((place, feature.name, kind, *sides))
     found.keys += len(batch.numbers)
     slides = slides_of(proof.table.definition)
     lasts = [last for some in batch.purchases if (last := last_moment(some, found.at, slides))]
