@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = ["generate_synthetic_data.py", "compute_features.py", "materialize_to_online.py", "demo_fixed.py", "parity"]
 BIN = Path(sys.executable).parent
 READS = {"WARM_UP_CALLS": 2, "LATENCY_CALLS": 20}
-"""How many online reads `demo_fixed.py` times in a test: a thousand took over a quarter of what the tests' proofs took."""
+"""How many online reads `demo_fixed.py` times in a test: a thousand took over a quarter of the time of all proofs."""
 
 # In a worker of pytest-xdist the main module has no file, which PySpark takes for doctests, and exits.
 vars(sys.modules["__main__"]).setdefault("__file__", str(ROOT / "tests" / "__init__.py"))
