@@ -68,7 +68,7 @@ class OfflineKeys:
             with suppress(Exception):  # of types that the store compares otherwise, or not at all
                 if _is_alike(self.schema, keys, self._declared):
                     return np.sort(pushdown.lacked(self._lazy, self._columns.keys, keys).to_numpy())
-        return _lacked(self.all.keys, self._declared, keys)
+        return lacked(self.all.keys, self._declared, keys)
 
     @property
     def _is_pulled(self) -> bool:
@@ -140,7 +140,8 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _lacked(known: pa.Table, declared: Sequence[str | None], keys: pa.Table) -> np.ndarray:
+def lacked(known: pa.Table, declared: Sequence[str | None], keys: pa.Table) -> np.ndarray:
+    """The places of the ``keys`` that are none of the ``known``, once these are of the types that are ``declared``."""
     columns = [
         _as_declared(column, kind, wanted)
         for column, kind, wanted in zip(known.columns, declared, keys.schema.types, strict=True)
