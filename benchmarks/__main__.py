@@ -14,7 +14,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from benchmarks import audits, features, functions, model, serving, stores, streams
+from benchmarks import audits, checks, features, functions, model, serving, stores, streams
 from benchmarks.measure import ROOT, Row
 from parity.edge.command import run
 from parity.edge.redis_server import free_port, launch, require_server
@@ -45,6 +45,7 @@ def works(size: float, folder: Path, port: int) -> dict[str, Callable[[], Row | 
         "sliding": lambda: stores.sliding_reads(3000, folder, port),
         "historical": lambda: stores.historical(rows(1_000_000), rows(5_000_000), 5, folder, port),
         "audit": lambda: audits.audited(rows(1_000_000), folder, port),
+        "check": lambda: checks.checked(rows(1_000_000), folder, port),
         "server": lambda: serving.served(rows(20_000), rows(100_000), folder, port),
         "model": lambda: model.served(4000, rows(20_000), folder, port),
         "start": lambda: stores.start(5 if size >= 1 else 3),

@@ -1,6 +1,8 @@
 """How two ways to do the same work are compared, and what a comparison comes to."""
 
 import json
+import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -58,3 +60,11 @@ def child(module: str, *arguments: object) -> dict[str, Any]:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def peak_mb() -> float:
+    """The most memory that this process has had so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux, getrusage counts in the process that started this one
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2

@@ -3,8 +3,6 @@
 import contextlib
 import io
 import json
-import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,7 +24,7 @@ from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from benchmarks.measure import ROOT, Row, alternately, at_most, child, faster
+from benchmarks.measure import ROOT, Row, alternately, at_most, child, faster, peak_mb
 from parity.definition.checks import FeatureTable
 from parity.definition.keys import as_tuples
 from parity.materialization import EVER, materialize
@@ -146,14 +144,7 @@ def materialize_once(way: str, kind: str, folder: Path, port: int) -> None:
         else:
             store.materialize(EVER, END, [table.name])
     seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "peak_mb": _peak_mb()}))
-
-
-def _peak_mb() -> float:
-    status = Path("/proc/self/status")
-    if status.exists():  # on Linux, getrusage counts in the process that started this one
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb()}))
 
 
 class Served:
