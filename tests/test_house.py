@@ -80,3 +80,12 @@ def test_the_library_never_imports_the_project():
     for file in Path(ROOT / "parity").rglob("*.py"):
         assert "import feature_repo" not in file.read_text()
         assert "from feature_repo" not in file.read_text()
+
+
+def test_the_check_of_anybodys_repository_imports_feast_quickly():
+    """One import of Feast ahead of parity.edge.quick_feast, and each run takes a second or more longer."""
+    nodes = ast.parse((ROOT / "parity" / "check" / "command.py").read_text()).body
+    first = next(
+        node for node in nodes if "feast" in ast.unparse(node) and isinstance(node, ast.Import | ast.ImportFrom)
+    )
+    assert ast.unparse(first) == "import parity.edge.quick_feast"

@@ -18,10 +18,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import parity.edge.quick_feast  # noqa: F401, ahead of anything that imports Feast
+
+# isort: split
 from feast import FeatureStore
 from tqdm import tqdm
 
-import parity.edge.quick_feast  # noqa: F401
 from parity.check import terminal
 from parity.check.about import Stores, fill
 from parity.check.certificate import Context, write_certificate
