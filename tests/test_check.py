@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pandas as pd
 import pytest
-from feast import Field
+from feast import FeatureView, Field
 from feast.types import Float32, Int64
 
 from tests.strangers import DAY, HOUR, customers, orders, stranger
@@ -122,6 +122,45 @@ def test_old_data_prove_nothing(theirs):
     found = theirs.check()
     assert (found.status, found.said["verdict"]) == (2, "not proven")
     assert "all rows are older than the ttl of 10 days" in found.out.splitlines()[-1]
+
+
+def test_what_expired_on_one_side_proves_nothing_where_that_is_accepted(theirs, offline):
+    frame = orders(theirs.now)
+    frame["event_timestamp"] -= 100 * DAY
+    theirs.apply(*customers(theirs.write("orders", frame)))
+    theirs.materialize()
+    kind = {"dask": "dropped", "duckdb": "ttl"}[offline]
+    assert theirs.check().kinds == [kind]
+    found = theirs.check("--accept", kind)
+    assert (found.status, found.said["verdict"]) == (2, "not proven")
+    assert "of 40 values none is equal, and all that differ are accepted" in found.out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("zone", ["UTC", None])
+def test_a_table_without_rows_proves_nothing(theirs, zone):
+    frame = orders(theirs.now)[:0]
+    frame["event_timestamp"] = pd.Series([], dtype=f"datetime64[us, {zone}]" if zone else "datetime64[us]")
+    theirs.apply(*customers(theirs.write("orders", frame)))
+    found = theirs.check()
+    assert (found.status, found.said["verdict"]) == (2, "not proven")
+    assert found.out.splitlines()[-1] == "NOTHING IS PROVEN of customers: there are no keys, offline or online."
+    assert "to prove something of customers: write rows to the sources, and materialize them" in found.out
+
+
+def test_a_view_that_proves_nothing_is_named_beside_one_that_is_equal(theirs):
+    frame = orders(theirs.now)
+    old = frame.assign(event_timestamp=frame["event_timestamp"] - 100 * DAY)
+    entity, view = customers(theirs.write("orders", frame))
+    past = theirs.write("old", old)
+    theirs.apply(entity, view, FeatureView(name="past", entities=[entity], ttl=DAY, schema=view.schema, source=past))
+    theirs.store.write_to_online_store("customers", frame.groupby("customer_id").tail(1))
+    found = theirs.check()
+    assert (found.status, found.compared("customers")["equal"]) == (2, 40)
+    assert found.out.splitlines()[-1] == (
+        "NOTHING IS PROVEN of past: all 40 values are null on both sides, because all rows are older than the ttl of 1 "
+        "day, and nothing is online. In 40 values of the others training equals serving."
+    )
+    assert theirs.check("--accept", "nothing-proven").status == 0
 
 
 def test_the_forecast_says_what_expires(theirs):

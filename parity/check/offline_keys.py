@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from feast import FeatureStore
 
 from parity.check import pushdown
-from parity.check.pulling import MICROSECONDS, Columns, history_job, latest_job, tables_of, timed
+from parity.check.pulling import MICROSECONDS, Columns, empty_file_of, history_job, latest_job, tables_of, timed
 from parity.compare.requested import as_declared
 from parity.compare.subjects import Source
 
@@ -111,10 +111,13 @@ class OfflineKeys:
 
     def _pulled(self) -> pa.Table:
         """The keys and last events: asked for without any feature first, which not every store can do."""
-        try:
-            return latest_job(self._store, self._source, [], self._at).to_arrow()
-        except Exception:
-            return latest_job(self._store, self._source, [self._columns.first], self._at).to_arrow()
+        for features in ([], [self._columns.first]):
+            try:
+                return latest_job(self._store, self._source, features, self._at).to_arrow()
+            except Exception:
+                if features and (empty := empty_file_of(self._source)) is None:
+                    raise
+        return empty
 
     def _latest(self, table: pa.Table) -> tuple[Latest, int]:
         table = timed(table, self._columns.event)

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore
+from pyarrow import dataset
 
 from parity.compare.subjects import Source
 
@@ -67,6 +68,17 @@ def history_job(store: FeatureStore, source: Source, features: Sequence[str], at
         end_date=at,
         **asked,
     )
+
+
+def empty_file_of(source: Source) -> pa.Table | None:
+    """The table of a source that is a file without rows, which dask can't pull if its times have no zone; None if it is
+    no file, or has rows."""
+    path = getattr(source.batch, "path", None)
+    try:
+        file = dataset.dataset(path) if path else None
+        return file.schema.empty_table() if file is not None and not file.count_rows() else None
+    except Exception:  # of a path that is none here: what failed is said
+        return None
 
 
 def tables_of(job: Any) -> Iterator[pa.Table]:

@@ -43,6 +43,10 @@ def line(one: Compared) -> str:
 
 def why_null(one: Compared) -> str:
     """Why nothing but nulls was compared."""
+    if not one.values:
+        return "no value was compared"
+    if one.findings:
+        return f"of {counted(one.values, 'value')} none is equal, and all that differ are accepted"
     reasons = []
     if one.later:
         reasons.append(f"{counted(one.later, 'key')} are served an event after --at")
@@ -71,6 +75,8 @@ def details(verdict: Verdict) -> Iterable[str]:
 
 def to_prove(vacuous: Sequence[Compared]) -> str:
     """What to do about subjects of which nothing is proven."""
+    if not any(one.keys for one in vacuous):
+        return "write rows to the sources, and materialize them"
     lasts = [one.last for one in vacuous if one.nulls.expired and one.last]
     if not lasts:
         return NOTHING.advice
@@ -189,10 +195,12 @@ def last_line(verdict: Verdict) -> str:
             f"{one.name}: {why_null(one) if one.keys else 'there are no keys, offline or online'}"
             for one in verdict.vacuous
         ]
+    equal = counted(verdict.proven, "value")
+    besides = f" In {equal} of the others training equals serving.{tolerated}" if verdict.proven else tolerated
     if len(reasons) > 1:  # which are in the lines of the subjects
-        return f"NOTHING IS PROVEN of {_named([reason.partition(': ')[0] for reason in reasons])}.{tolerated}"
+        return f"NOTHING IS PROVEN of {_named([reason.partition(': ')[0] for reason in reasons])}.{besides}"
     said = next(iter(reasons), "anything: nothing could be compared")
-    return f"NOTHING IS PROVEN of {said.rstrip('.')}.{tolerated}"
+    return f"NOTHING IS PROVEN of {said.rstrip('.')}.{besides}"
 
 
 def _unproven(verdict: Verdict) -> str:

@@ -38,7 +38,7 @@ class TieFinder:
 
     def of(self, source: Source, keys: int) -> Ties | str | None:
         """The ties of a source that has so many ``keys``; or why they are not known; None if there are none."""
-        if source.name in self.seen or not source.join_keys:
+        if source.name in self.seen or not source.join_keys or not keys:
             return None
         self.seen.add(source.name)
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from parity.check.found import Compared, Finding, by_harm
-from parity.compare.kinds import BY_NAME, NOTHING, UNCHECKED, Kind
+from parity.compare.kinds import BY_NAME, NOTHING, UNCHECKED, Harm, Kind
 from parity.edge.errors import UserError
 
 ACCEPTABLE = {**BY_NAME, NOTHING.name: NOTHING, UNCHECKED.name: UNCHECKED}
@@ -52,7 +52,15 @@ class Verdict:
 
     @property
     def vacuous(self) -> list[Compared]:
-        return [one for one in self.compared if one.is_vacuous]
+        return [one for one in self.compared if one.is_vacuous or self._is_all_accepted(one)]
+
+    def _is_all_accepted(self, one: Compared) -> bool:
+        """Whether no value is equal, and what differs is accepted: then nothing was compared but what has another type
+        or precision, if that."""
+        findings = [finding for finding in one.findings.values() if not finding.beneath]
+        if one.trouble is not None or one.proven > 0 or any(self.fails(finding.kind) for finding in findings):
+            return False
+        return not any(finding.kind.harm == Harm.TYPE for finding in findings)
 
     @property
     def status(self) -> Status:
