@@ -143,3 +143,15 @@ def test_every_offline_store_is_compared_and_only_read(tmp_path, capfd, offline,
 @pytest.mark.parametrize("broken", [False, True], ids=["healthy", "broken"])
 def test_every_registry_is_read_and_not_written(tmp_path, capfd, registry, broken):
     held(Repository(tmp_path, capfd, registry=registry), registry, broken)
+
+
+def test_an_offline_store_that_may_not_make_its_table_is_said(tmp_path, capfd, here):
+    """PostgreSQL: reading alone is not enough for a training set, as Feast uploads the keys."""
+    store = OFFLINE["postgres"](here)
+    reading = store.reading
+    store.reading = lambda theirs: reading(theirs) | {"db_schema": "public"}
+    repository = Repository(tmp_path, capfd, offline=store)
+    repository.fill(repository.drawn())
+    found = repository.check()
+    assert (found.status, found.kinds) == (2, [])
+    assert "training fails for every key: InsufficientPrivilege: permission denied for schema public" in found.out
