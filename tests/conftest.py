@@ -1,5 +1,6 @@
 """What the tests share: a Redis of their own, and copies of the project that they may break."""
 
+import compileall
 import os
 import runpy
 import shutil
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = ["generate_synthetic_data.py", "compute_features.py", "materialize_to_online.py", "demo_fixed.py", "parity"]
 BIN = Path(sys.executable).parent
 READS = {"WARM_UP_CALLS": 2, "LATENCY_CALLS": 20}
-"""How many online reads `demo_fixed.py` times in a test: a thousand took over a quarter of the time of all proofs."""
+"""How many online reads `demo_fixed.py` times in a test: a thousand took over a quarter of the time of the proofs."""
 
 # In a worker of pytest-xdist the main module has no file, which PySpark takes for doctests, and exits.
 vars(sys.modules["__main__"]).setdefault("__file__", str(ROOT / "tests" / "__init__.py"))
@@ -194,13 +195,19 @@ class Project:
         self.transactions.write_text("\n".join([header, *rows, ""]))
 
 
+@pytest.fixture(scope="session")
+def library(tmp_path_factory) -> Path:
+    """A compiled copy of `parity`, which each `project` has links to: to change a file there, replace it."""
+    return shutil.copytree(ROOT / "parity", tmp_path_factory.mktemp("library") / "parity")
+
+
 @pytest.fixture
 def every_read():
     """Have `demo_fixed.py` time as many online reads as it does for people, in place of `READS`."""
 
 
 @pytest.fixture
-def project(request, tmp_path, redis_port, capsys, monkeypatch):
+def project(request, tmp_path, library, redis_port, capsys, monkeypatch):
     if "every_read" not in request.fixturenames:
         for name, count in READS.items():
             monkeypatch.setattr(f"parity.online.side.{name}", count)
@@ -208,7 +215,7 @@ def project(request, tmp_path, redis_port, capsys, monkeypatch):
     root.mkdir()
     for part in PARTS:
         if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(library, root / part, copy_function=os.link)
         else:
             shutil.copy(ROOT / part, root / part)
     shutil.copytree(ROOT / "feature_repo", root / "feature_repo", ignore=shutil.ignore_patterns("__pycache__"))
@@ -220,6 +227,13 @@ def project(request, tmp_path, redis_port, capsys, monkeypatch):
     )
     yield project
     client.close()
+
+
+def pytest_configure(config):
+    """Compile the library once, ahead of the workers, as every process of the tests would, where Python keeps nothing
+    of what it compiles (PYTHONDONTWRITEBYTECODE)."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(ROOT / "parity", quiet=2)
 
 
 def pytest_terminal_summary(terminalreporter):

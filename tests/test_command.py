@@ -77,7 +77,9 @@ class TestAnUnexpectedException:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_fault_of_an_import_is_no_skew(project, script):
-    (project.root / "parity" / "definition" / "instants.py").write_text("import nonsense\n")
+    instants = project.root / "parity" / "definition" / "instants.py"
+    instants.unlink()  # a link
+    instants.write_text("import nonsense\n")
     outcome = project.shell(f"python {script}")
     assert outcome.status == 2
     assert outcome.err.startswith("error: No module named 'nonsense' in this Python")
