@@ -312,8 +312,9 @@ def test_a_connection_string_that_is_no_text_is_refused_without_being_shown(proj
     assert "feature_store.yaml" in error
     assert "connection_string" in error
     assert SECRET not in error
-    assert SECRET not in start_redis(project).stderr
-    assert start_redis(project).returncode == 2
+    started = start_redis(project)
+    assert SECRET not in started.stderr
+    assert started.returncode == 2
 
 
 @pytest.mark.parametrize(
