@@ -19,6 +19,8 @@ from tests.conftest import ROOT
 from tests.world import World
 
 SCRIPTS = ["generate_synthetic_data.py", "compute_features.py", "materialize_to_online.py", "demo_fixed.py"]
+ONE_OF_THEM = [*(pytest.param(one, marks=pytest.mark.scale) for one in SCRIPTS[:-1]), SCRIPTS[-1]]
+"""The scripts where each is a process of its own, which takes seconds: one in `make test`, all in `make test-scale`."""
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 FAILING = {
     "generate_synthetic_data.py": "parity.edge.files.write_table",
@@ -75,7 +77,7 @@ class TestAnUnexpectedException:
         assert len(self.project.fail("demo_fixed.py")) < 1000
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", ONE_OF_THEM)
 def test_a_fault_of_an_import_is_no_skew(project, script):
     instants = project.root / "parity" / "definition" / "instants.py"
     instants.unlink()  # a link
@@ -106,7 +108,7 @@ class TestClosedStreams:
         outcome = project.shell(f"python compute_features.py --input none.csv {closed}")
         assert (outcome.status, outcome.out) == (2, "")
 
-    @pytest.mark.parametrize("script", SCRIPTS)
+    @pytest.mark.parametrize("script", ONE_OF_THEM)
     def test_a_full_disk_at_the_other_end_is_told(self, project, script):
         if not Path("/dev/full").exists():
             pytest.skip("this system has no /dev/full")
@@ -116,7 +118,13 @@ class TestClosedStreams:
         assert outcome.err == "error: input/output: No space left on device\n"
 
     @pytest.mark.parametrize("end", ["2>/dev/full", "2>&1 >/dev/null | true; exit ${PIPESTATUS[0]}"])
-    @pytest.mark.parametrize("script", ["compute_features.py --input none.csv", "demo_fixed.py --at 2020-01-01"])
+    @pytest.mark.parametrize(
+        "script",
+        [
+            "compute_features.py --input none.csv",
+            pytest.param("demo_fixed.py --at 2020-01-01", marks=pytest.mark.scale),
+        ],
+    )
     def test_an_error_that_nobody_can_read_is_still_status_2(self, project, script, end):
         if not Path("/dev/full").exists():
             pytest.skip("this system has no /dev/full")
@@ -193,7 +201,7 @@ class TestSignals:
         [
             pytest.param(["generate_synthetic_data.py", "--rows", 1_000_000], marks=pytest.mark.scale),
             ["compute_features.py"],
-            ["materialize_to_online.py"],
+            pytest.param(["materialize_to_online.py"], marks=pytest.mark.scale),
             pytest.param(["demo_fixed.py"], marks=pytest.mark.scale),
             pytest.param(["demo_fixed.py", "--at", "now"], marks=pytest.mark.scale),
         ],

@@ -68,7 +68,13 @@ class TestStockCommands:
         assert outcome.status == 0, outcome
         return outcome.out
 
-    @pytest.mark.parametrize("command", ["materialize 2020-01-01T00:00:00+00:00", "materialize-incremental"])
+    @pytest.mark.parametrize(
+        "command",
+        [
+            pytest.param("materialize 2020-01-01T00:00:00+00:00", marks=pytest.mark.scale),
+            "materialize-incremental",
+        ],
+    )
     def test_materialize(self, repository, command):
         self.feast(repository, f"{command} {datetime.now(UTC).isoformat()}")
         repository.succeed("demo_fixed.py")
@@ -173,7 +179,14 @@ def test_the_scripts_work_on_another_repository_and_say_what_to_run_there(projec
     assert outcome.err.endswith(f"argument -c/--chdir: '{other}/nowhere' is not a folder\n")
 
 
-@pytest.mark.parametrize("script", ["compute_features.py", "materialize_to_online.py", "demo_fixed.py"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param("compute_features.py", marks=pytest.mark.scale),
+        pytest.param("materialize_to_online.py", marks=pytest.mark.scale),
+        "demo_fixed.py",
+    ],
+)
 def test_a_script_does_not_wait_for_typeguard_and_leaves_it_as_it_was(project, script):
     code = f"""
 import runpy, sys, typeguard

@@ -134,8 +134,9 @@ class World:
 @pytest.mark.parametrize(
     ("continuous", "seed", "events"),
     [
-        (False, 1, 500),
+        (False, 1, 200),
         (True, 2, 200),
+        pytest.param(False, 1, 500, marks=pytest.mark.scale),
         pytest.param(False, 3, 3000, marks=pytest.mark.scale),
         pytest.param(True, 4, 2000, marks=pytest.mark.scale),
     ],

@@ -962,7 +962,7 @@ def without_privileges() -> str:
     return "setpriv --inh-caps=-all --bounding-set=-all "
 
 
-@pytest.mark.parametrize("name", ["locked.parquet", "locked.csv"])
+@pytest.mark.parametrize("name", ["locked.parquet", pytest.param("locked.csv", marks=pytest.mark.scale)])
 def test_a_file_that_may_not_be_read_is_not_called_a_damaged_one(project, name):
     path = project.root / name
     pq.write_table(pa.table({"user_id": [1]}), path)
