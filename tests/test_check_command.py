@@ -69,6 +69,16 @@ def test_what_is_no_repository_is_said(tmp_path, capfd):
     assert (found.status, "feature_store.yaml: there is no such file" in found.err) == (2, True)
 
 
+def test_a_module_that_a_store_of_theirs_takes_is_named_with_the_python_that_lacks_it(theirs):
+    file = theirs.root / "feature_store.yaml"
+    configuration = yaml.safe_load(file.read_text())
+    configuration["online_store"] = {"type": "no_such_package.stores.MineOnlineStore"}
+    file.write_text(yaml.safe_dump(configuration))
+    found = theirs.check()
+    assert (found.status, found.err.count("\n")) == (2, 1)
+    assert f"No module named 'no_such_package' in this Python, {sys.executable}. Install it there" in found.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -103,7 +103,9 @@ class TestCheck:
         assert (first, last) == ("```text", "```"), "or its lines run into one"
         assert verdict.startswith("EQUAL: training equals serving in ")
         assert {path.name for path in runner.clone.glob("parity-check.*")} == {"parity-check.html", "parity-check.xml"}
+        (runner.bin / "parity").unlink()
         ran = runner.act(ACTION, repository="demo/feature_repo")
+        assert ran["Install"].out.strip() or (runner.bin / "parity").exists(), "it is there, or it is installed"
         assert [(step.name, step.status) for step in ran.failed] == [("Compare", 1)]
         assert ran.summary.splitlines()[-2].startswith("DIFFERS: ")
 
