@@ -92,6 +92,8 @@ def cause_of_row(e: Evidence) -> Cause | None:
     rows = e.of_served()
     if not rows:
         return _of_unknown_event(e)
+    if (shifted := _shifted(e)) is not None:
+        return Cause(TIME_ZONE, shifted.event)
     if not is_same_event(e.last.event, e.served):
         return _of_older(e)
     return _of_age(e)
@@ -117,6 +119,16 @@ def _of_age(e: Evidence) -> Cause | None:
     if not e.there:
         return Cause(DROPPED, expired or (e.last.event if e.last else None), beneath=True)
     return Cause(TTL, expired, beneath=True) if expired else None
+
+
+def _shifted(e: Evidence) -> Row | None:
+    """The row that is served under the event time of another, as time zones do it to rows that come every hour: the
+    last one, or the last that was materialized. None if the row of that time has the values that are served itself."""
+    if any(_agrees(e, row) for row in e.of_served()):
+        return None
+    materialized = next((row for row in reversed(e.rows) if e.source.was_materialized(row.event)), None)
+    last = [row for row in (e.last, materialized) if row is not None]
+    return next((row for row in last if is_zone_shift(row.event, e.served) and _agrees(e, row)), None)
 
 
 def _of_unknown_event(e: Evidence) -> Cause:

@@ -18,7 +18,7 @@ from parity.check.found import Compared, Example, Forecast
 from parity.check.history import as_instants
 from parity.check.keys import Keys
 from parity.compare.equal import apart, difference
-from parity.compare.kinds import CRASH, NULL, Kind
+from parity.compare.kinds import COMPUTED_IN_FLOAT32, CRASH, FLOAT32, NULL, Kind
 from parity.compare.requested import Asked, asked_for, taken
 from parity.compare.sides import Answers, Failed, Serving, Training, as_datetime
 from parity.compare.subjects import Column, Subject
@@ -261,6 +261,8 @@ class _Run:
             difference(training.values[one.name][i], serving.values[one.name][i], one.type) == kind
             for one in self.subject.inputs(column.view)
         )
+        if kind == FLOAT32 and column.is_computed_of_float32 and not inherits:
+            kind = COMPUTED_IN_FLOAT32
         one = self.found.finding(kind, column.view, inherited=inherits)
         one.features[column.feature] += 1
         event = as_datetime(serving.events[column.name][i])
@@ -297,6 +299,13 @@ class _Run:
             if i not in odd and not is_same_event(*as_instants(last[i : i + 1]), *as_instants(stamp[i : i + 1])):
                 odd[i] = self._odd(int(places[0]) + i, i, at, training, serving)
 
+    def _is_unsteady(self, column: Column, one: Odd, new: Odd) -> bool:
+        """Whether training has another value when asked again, and serving has not: so a store takes rows of a tie."""
+        name = column.name
+        moved = difference(one.training[name], new.training[name], column.type)
+        stayed = difference(one.serving[name], new.serving[name], column.type) is None
+        return column.source is not None and moved is not None and stayed
+
     def _again(self, one: Odd, place: int, at: datetime, serving: Answers, training: Answers) -> None:
         """Keep what a key that was odd is now, if it still is."""
         if place in serving.failed or place in training.failed:
@@ -305,14 +314,19 @@ class _Run:
         for column in self.subject.counted:
             if column.name not in one.differing:
                 continue
+            if self._is_unsteady(column, one, new):
+                new.unsteady[column.name] = one.training[column.name]
             kind = difference(new.training[column.name], new.serving[column.name], column.type)
             if kind is None:
+                continue
+            if column.name in new.unsteady:
+                new.differing.append(column.name)
                 continue
             if isinstance(kind, Kind) and kind != NULL and new.there:
                 self._tally(column, kind, one.place, training, serving, place)
             else:
                 new.differing.append(column.name)
-        if one.differing and not new.differing:
+        if one.differing and not new.differing and not new.unsteady:
             self.found.retried += 1
             return
         if len(self.odd) >= EXPLAINED:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from parity.check.found import Compared, Example
 from parity.check.history import Row, rows_of
 from parity.check.keys import Keys
 from parity.compare.equal import difference, is_close
-from parity.compare.kinds import DROPPED, FLOAT32, ON_DEMAND, ON_DEMAND_NULL
+from parity.compare.kinds import COMPUTED_IN_FLOAT32, DROPPED, FLOAT32, ON_DEMAND, ON_DEMAND_NULL, TIE, TIME_ZONE
 from parity.compare.requested import taken
 from parity.compare.sides import as_datetime
 from parity.compare.subjects import Column, Source, Subject
@@ -34,6 +34,8 @@ class Odd:
     events: dict[str, int | None]
     differing: list[str] = field(default_factory=list)
     """The compared columns that differ; none for one that is only of another event."""
+    unsteady: dict[str, Any] = field(default_factory=dict)
+    """What training had for some columns when it was asked first, and no longer when it was asked again."""
 
 
 class Explanation:
@@ -96,18 +98,36 @@ class Explanation:
         if self.at is not None and served is not None and served > self.at:
             self._set_aside(one, columns)
             return {}
-        row, causes = cause_of_row(evidence), {}
+        row, causes = cause_of_row(evidence), self._of_unsteady(one, columns, key, evidence)
         for column in columns:
             t, s = one.training[column.name], one.serving[column.name]
+            if column.name in causes:
+                continue
             if difference(t, s, column.type) is None:
                 continue
             causes[column.name] = row or cause_of_value(evidence, column.feature, t, s)
             if column.name in one.differing:
                 self._note(causes[column.name], column, one, key, evidence)
-        if row and not one.differing and self.by_event:
+        if row and not one.differing and not one.unsteady and self.by_event:
             self._note_event(row, source, one, key, evidence)
         if row and row.beneath and evidence.of_served():
             self._look_beneath(columns, one, key, evidence)
+        return causes
+
+    def _of_unsteady(self, one: Odd, columns: list[Column], key: dict[str, Any], e: Evidence) -> dict[str, Cause]:
+        """Name the ties of which training took another row the first time: they are no less a tie when it takes the
+        one that is served the second time."""
+        causes = {}
+        for column in columns:
+            if column.name not in one.unsteady:
+                continue
+            first = replace(one, training=one.training | {column.name: one.unsteady[column.name]})
+            cause = cause_of_value(e, column.feature, first.training[column.name], one.serving[column.name])
+            if cause.kind == TIE:
+                causes[column.name] = cause
+                self._note(cause, column, first, key, e)
+        if one.unsteady and not causes and not one.differing:
+            self.found.retried += 1
         return causes
 
     def _set_aside(self, one: Odd, columns: list[Column]) -> None:
@@ -131,7 +151,7 @@ class Explanation:
 
     def _note_event(self, row: Cause, source: Source, one: Odd, key: dict[str, Any], e: Evidence) -> None:
         """A key whose values are equal, and whose row is of another event: latent if the source has that event too."""
-        if e.of_served():
+        if e.of_served() and row.kind != TIME_ZONE:
             self.found.latent += 1
             return
         finding = self.found.finding(row.kind, source.name)
@@ -173,5 +193,6 @@ class Explanation:
             kind = ON_DEMAND_NULL
         else:
             single = any("Float32" in c.type for c in (column, *inputs))
-            kind = FLOAT32 if single and is_close(t, s) else ON_DEMAND
+            near = COMPUTED_IN_FLOAT32 if column.is_computed_of_float32 else FLOAT32
+            kind = near if single and is_close(t, s) else ON_DEMAND
         self._note(Cause(kind, None), column, one, key, None)

@@ -155,7 +155,10 @@ def notes(one: Compared) -> list[str]:
     if one.later:
         said.append(f"{counted(one.later, 'key')} are served an event after --at, and are not compared")
     if one.retried:
-        said.append(f"{counted(one.retried, 'key')} differed once and not when asked again, as something was writing")
+        said.append(
+            f"{counted(one.retried, 'key')} differed once and not when asked again: something was writing, or a store "
+            "takes any row of a tie"
+        )
     if one.forecast and one.forecast.week:
         said.append(
             f"{counted(one.forecast.day, 'key')} will expire in training only within a day, {one.forecast.week:,} "

@@ -205,6 +205,13 @@ FLOAT32 = Kind(
     "declare {features} as Float64, or write the source as 32-bit floats",
     4031,
 )
+COMPUTED_IN_FLOAT32 = FLOAT32._replace(
+    meaning="the on-demand view computes in 32-bit floats in training and in doubles in serving, of equal inputs",
+    advice="have {view} cast its inputs before it computes (astype('float64')): training hands over Float32 as it is, "
+    "serving as doubles",
+    issue=None,
+)
+"""The same kind, where no declaration mends it."""
 NOTHING = Kind(
     "nothing-proven",
     Harm.TYPE,

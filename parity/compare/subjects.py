@@ -107,6 +107,11 @@ class Column:
     """Whether it is compared, or asked for only to explain others."""
 
     @property
+    def is_computed_of_float32(self) -> bool:
+        """Whether 32 bits of its values are from its inputs, and not from its own declaration."""
+        return self.source is None and "Float32" not in self.type
+
+    @property
     def is_json(self) -> bool:
         return self.type.split("(")[0] in ("Json", "Map", "Struct")
 
