@@ -158,7 +158,7 @@ def test_a_view_that_proves_nothing_is_named_beside_one_that_is_equal(theirs):
     assert (found.status, found.compared("customers")["equal"]) == (2, 40)
     assert found.out.splitlines()[-1] == (
         "NOTHING IS PROVEN of past: all 40 values are null on both sides, because all rows are older than the ttl of 1 "
-        "day, and nothing is online. In 40 values of the others training equals serving."
+        "day, and nothing is online. The rest is equal: 40 values."
     )
     assert theirs.check("--accept", "nothing-proven").status == 0
 

@@ -104,3 +104,18 @@ def test_a_source_on_another_machine_is_said(theirs):
     found = theirs.check()
     assert found.status == 2
     assert found.compared("customers")["error"] == f"the source of customers is not there: {away}"
+
+
+def test_a_kind_that_many_views_have_is_explained_once(theirs):
+    frame = orders(theirs.now, total=lambda key: key * 0.1)
+    entity, view = customers(theirs.write("orders", frame), fields=[Field(name="total", dtype=Float32)])
+    views = []
+    for number in range(5):
+        views.append(customers(view.batch_source, fields=[Field(name="total", dtype=Float32)])[1])
+        views[-1].name = f"view_{number}"
+    theirs.apply(entity, *views)
+    theirs.materialize()
+    found = theirs.check()
+    assert found.kinds == ["float32"] * 5
+    assert [line.partition(" ")[0] for line in found.out.splitlines() if "like 1: " in line] == ["2.", "3.", "4.", "5."]
+    assert found.out.count("Do: ") == 1

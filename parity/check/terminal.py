@@ -62,8 +62,10 @@ def why_null(one: Compared) -> str:
 
 def details(verdict: Verdict) -> Iterable[str]:
     """What differs, the gravest first; then what is to be known beside it."""
+    said: dict[tuple, int] = {}
     for number, finding in enumerate(verdict.findings, 1):
-        yield from _of_finding(number, finding, verdict)
+        alike = said.setdefault((finding.kind.name, finding.beneath, finding.inherited), number)
+        yield from _of_finding(number, finding, verdict, alike)
     for one in verdict.compared:
         for text in notes(one):
             yield f"{one.name}: {text}"
@@ -89,7 +91,8 @@ def to_prove(vacuous: Sequence[Compared]) -> str:
     )
 
 
-def _of_finding(number: int, finding: Finding, verdict: Verdict) -> Iterable[str]:
+def _of_finding(number: int, finding: Finding, verdict: Verdict, alike: int) -> Iterable[str]:
+    """The lines of a finding: but one if it means the same for another view as the one ``alike``, said before."""
     accepted = (
         ""
         if verdict.fails(finding.kind)
@@ -97,6 +100,9 @@ def _of_finding(number: int, finding: Finding, verdict: Verdict) -> Iterable[str
         if finding.kind.name in verdict.accepted
         else " (not failing)"
     )
+    if alike != number:
+        yield f"{number}. {finding.kind.name}{accepted}, like {alike}: {about(finding)}"
+        return
     yield f"{number}. {finding.kind.name}{accepted}: {about(finding)}"
     yield f"   {meaning(finding)}"
     for example in finding.examples[:1]:
@@ -198,12 +204,11 @@ def last_line(verdict: Verdict) -> str:
             f"{one.name}: {why_null(one) if one.keys else 'there are no keys, offline or online'}"
             for one in verdict.vacuous
         ]
-    equal = counted(verdict.proven, "value")
-    besides = f" In {equal} of the others training equals serving.{tolerated}" if verdict.proven else tolerated
-    if len(reasons) > 1:  # which are in the lines of the subjects
-        return f"NOTHING IS PROVEN of {_named([reason.partition(': ')[0] for reason in reasons])}.{besides}"
     said = next(iter(reasons), "anything: nothing could be compared")
-    return f"NOTHING IS PROVEN of {said.rstrip('.')}.{besides}"
+    if len(reasons) > 1:  # which are in the lines of the subjects
+        said = _named([reason.partition(": ")[0] for reason in reasons])
+    equal = f" The rest is equal: {counted(verdict.proven, 'value')}." if verdict.proven else ""
+    return f"NOTHING IS PROVEN of {said.rstrip('.')}.{equal}{tolerated}"
 
 
 def _unproven(verdict: Verdict) -> str:
