@@ -149,7 +149,7 @@ def _of_one(found: Found, size: int | None, seed: int) -> Keys:
         sample = Sample(size, found.number, seed)
         drawn = found.drawn(sample)
         if drawn is not None:
-            return Keys(drawn.keys, size, sample.of, sample, drawn.events)
+            return Keys(drawn.keys, len(drawn.events), sample.of, sample, drawn.events)
     latest = found.all()
     return _drawn(Keys(latest.keys, len(latest.events), len(latest.events), None, latest.events), size, seed)
 

@@ -60,7 +60,10 @@ class OfflineKeys:
         """``size`` of the keys, every one as likely as another, where the store can draw them; None where it can't."""
         if self._is_pulled:
             return None
-        return self._latest(pushdown.drawn(self._lazy, self._columns.keys, size, seed))[0]
+        try:
+            return self._latest(pushdown.drawn(self._lazy, self._columns.keys, size, seed))[0]
+        except Exception:  # of keys that have no text in the store
+            return None
 
     def lacked(self, keys: pa.Table) -> np.ndarray:
         """The places of the ``keys``, which the online store has in these types, that are none of these."""
