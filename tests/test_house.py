@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -30,8 +31,13 @@ FLOW = [*LOWER, "registry_store", "repository", "materialization", *UPPER, "__ma
 """The rooms and the modules beside them: each may import what stands before it."""
 
 
-def imports() -> Iterator[tuple[str, str]]:
+@cache
+def imports() -> list[tuple[str, str]]:
     """Every (module, module that it imports) of the library."""
+    return list(_imports())
+
+
+def _imports() -> Iterator[tuple[str, str]]:
     for file in sorted((ROOT / "parity").rglob("*.py")):
         module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
         for node in _run(ast.parse(file.read_text())):
@@ -57,7 +63,7 @@ def room(module: str) -> str:
 
 @pytest.mark.smoke
 def test_nothing_imports_against_the_flow():
-    found = list(imports())
+    found = imports()
     assert len(found) > 100
     against = [(a, b) for a, b in found if FLOW.index(room(b)) > FLOW.index(room(a))]
     assert against == []
