@@ -85,14 +85,16 @@ class Verdict:
 
 
 def merged(compared: Iterable[Compared]) -> list[Finding]:
-    """The findings of all subjects, those of a view and of a service with it as one."""
-    found: dict[tuple, Finding] = {}
+    """The findings of all subjects, those of a view and of a service with it as one: by the view's own keys, where it
+    was compared by itself. The keys of a service with other views are pairs of keys."""
+    found: dict[tuple, tuple[bool, Finding]] = {}
     for one in compared:
         for key, finding in one.findings.items():
+            is_own = one.name == finding.view
             known = found.get(key)
-            if known is None or known.keys < finding.keys:
-                found[key] = finding
-    return list(found.values())
+            if known is None or (is_own, finding.keys) > (known[0], known[1].keys):
+                found[key] = is_own, finding
+    return [finding for _, finding in found.values()]
 
 
 def kinds_named(texts: Sequence[str] | None) -> list[str]:
