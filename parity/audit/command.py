@@ -16,9 +16,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
+import parity.edge.quick_feast  # noqa: F401, ahead of anything that imports Feast
+
+# isort: split
 from feast import FeatureStore
 
-import parity.edge.quick_feast  # noqa: F401
 from parity.audit.audit import Question, audit
 from parity.audit.found import Audit
 from parity.audit.logged import Requests, View, views_of

@@ -16,10 +16,12 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+import parity.edge.quick_feast  # noqa: F401, ahead of anything that imports Feast
+
+# isort: split
 from feast.protos.feast.core.Registry_pb2 import Registry
 from filelock import FileLock, Timeout
 
-import parity.edge.quick_feast  # noqa: F401
 from parity.definition.checks import Declared, declared, require_one_source
 from parity.definition.instants import utc_now
 from parity.deploy import deployments, steps

@@ -13,10 +13,12 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import parity.edge.quick_feast  # noqa: F401, ahead of anything that imports Feast
+
+# isort: split
 import pyarrow as pa
 from feast import FeatureStore
 
-import parity.edge.quick_feast  # noqa: F401
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, shown, whole_number
