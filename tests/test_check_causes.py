@@ -302,3 +302,12 @@ def test_zeros_of_another_sign_differ_in_the_weakest_way(theirs):
     theirs.write("orders", frame.assign(total=0.0))
     found = theirs.check()
     assert (found.status, found.kinds, found.of("type")["features"]) == (1, ["type"], {"total": 10})
+
+
+def test_a_list_that_a_text_field_does_not_take_is_left_out_and_not_just_not_materialized(theirs):
+    frame = orders(theirs.now, tags=lambda key: [key, key + 1])
+    fields = [Field(name="tags", dtype=String), Field(name="total", dtype=Float64)]
+    theirs.apply(*customers(theirs.write("orders", frame), fields=fields))
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("coercion")["features"]) == (1, ["coercion"], {"tags": 20})

@@ -230,20 +230,32 @@ def test_request_data_that_a_view_does_not_take_are_those_that_it_was_applied_wi
     assert (found.status, found.kinds, found.compared("worth")["equal"]) == (0, [], 20)
 
 
-def test_keys_that_both_sides_fail_for_are_no_crash_of_one(theirs):
+def test_keys_that_both_sides_fail_for_are_a_crash_unless_that_may_be_for_what_is_made_up(theirs):
     made = customers(theirs.write("orders", orders(theirs.now)))
+    asked = RequestSource(name="asked", schema=[Field(name="rate", dtype=Float64)])
 
-    @on_demand_feature_view(sources=[made[1]], schema=[Field(name="worth", dtype=Float64)])
-    def worth(inputs: pd.DataFrame) -> pd.DataFrame:
+    fields = [Field(name="worth", dtype=Float64)]
+
+    @on_demand_feature_view(sources=[made[1]], schema=fields)
+    def plain(inputs: pd.DataFrame) -> pd.DataFrame:
         if (inputs["total"] > 200).any():
             raise ValueError("too much")
         return pd.DataFrame({"worth": inputs["total"] * 2})
 
-    theirs.apply(*made, worth)
+    @on_demand_feature_view(sources=[made[1], asked], schema=fields)
+    def asking(inputs: pd.DataFrame) -> pd.DataFrame:
+        if (inputs["total"] > 200).any():
+            raise ValueError("too much")
+        return pd.DataFrame({"worth": inputs["total"] * 2})
+
+    theirs.apply(*made, plain, asking)
     theirs.materialize()
-    found = theirs.check("--view", "worth")
-    assert (found.status, found.kinds, found.compared("worth")["equal"]) == (0, [], 19)
-    assert "both sides fail for 1 of the keys: ValueError: too much" in found.out
+    found = theirs.check("--view", "plain")
+    assert (found.status, found.kinds, found.compared("plain")["equal"]) == (1, ["crash"], 19)
+    assert found.of("crash")["features"] == {"all, by an error in both": 1}
+    found = theirs.check("--view", "asking")
+    assert (found.status, found.kinds, found.compared("asking")["equal"]) == (0, [], 19)
+    assert "both sides fail for 1 of the keys, with request data that are made up here: ValueError" in found.out
 
 
 def test_an_on_demand_view_of_another_is_said_to_fail_on_both_sides(theirs):

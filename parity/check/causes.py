@@ -7,9 +7,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from parity.check.history import Row
-from parity.compare.equal import difference, is_zone_shift
+from parity.compare.equal import difference, fits, is_zone_shift
 from parity.compare.kinds import (
     BEHIND,
+    COERCION,
     CORRECTION,
     DELETED,
     DROPPED,
@@ -175,7 +176,7 @@ def cause_of_value(e: Evidence, feature: str, training: Any, serving: Any) -> Ca
     if isinstance(kind, Kind):
         return Cause(kind, since)
     if serving is None:
-        return Cause(NEVER, since)
+        return Cause(NEVER if fits(training, e.types.get(feature, "")) else COERCION, since)
     if isinstance(training, datetime) and isinstance(serving, datetime) and is_zone_shift(training, serving):
         return Cause(TIME_ZONE, since)
     if e.served is None and e.source.is_pushed:

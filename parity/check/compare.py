@@ -65,7 +65,10 @@ def compare(
         start += len(places)
         yield len(places)
     if run.alike:
-        found.notes.append(f"both sides fail for {len(run.alike):,} of the keys: {next(iter(run.alike.values()))}")
+        found.notes.append(
+            f"both sides fail for {len(run.alike):,} of the keys, with request data that are made up here: "
+            f"{next(iter(run.alike.values()))}"
+        )
     if run.more:
         found.notes.append(
             f"causes were looked for in the first {EXPLAINED:,} keys that differ; {run.more:,} more differ too"
@@ -102,7 +105,7 @@ class _Run:
         self.subject, self.keys, self.sides, self.found, self.at = subject, keys, sides, found, at
         self.odd: list[Odd] = []
         self.alike: dict[int, str] = {}
-        """The keys that both sides fail for, by their place, and the error of serving."""
+        """The keys that both sides fail for with request data that are made up, by their place, and the error."""
         self.is_tried = False
         """Whether request data are those that Feast tried the views with, as they fail with what is drawn."""
         self.more = 0
@@ -131,11 +134,14 @@ class _Run:
         with _failing("training"):
             training = self.sides.training.ask(self.subject, asked, at)
         alike = serving.failed.keys() & training.failed.keys()
-        self.alike |= {int(places[place]): serving.failed[place] for place in alike}
+        if self.subject.request_data:  # which are made up: a request would have others
+            self.alike |= {int(places[place]): serving.failed[place] for place in alike}
         for answers, side in ((serving, "serving"), (training, "training")):
             for place, why in answers.failed.items():
                 if place not in alike:
                     self._crash(int(places[place]), side, why)
+                elif not self.subject.request_data:
+                    self._crash(int(places[place]), "both", why)
         return at, serving, training
 
     @contextmanager

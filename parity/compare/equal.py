@@ -111,6 +111,8 @@ def _of_scalars(training: Any, serving: Any, declared: str) -> Kind | str | None
         return None
     if type(training) is type(serving) and declared not in ("Uuid", "TimeUuid"):
         return ""
+    if isinstance(training, bytes) and serving == str(training):
+        return COERCION  # Python's way to write bytes, in a text field
     return TYPE if _is_same_text(training, serving, declared) else ""
 
 
@@ -125,6 +127,8 @@ def _of_numbers(training: Any, serving: Any, declared: str) -> Kind | str | None
         return COERCION if float(training) == float(serving) else ""
     if "Float32" in declared and _is_float32(training) and _float32(serving) == _float32(training):
         return None  # HTTP writes no more digits of a 32-bit float than it takes
+    if isinstance(training, int) and isinstance(serving, float) and "Float32" not in declared:
+        return COERCION if float(training) == serving else ""  # beyond 2^53
     if _float32(training) == _float32(serving) and (
         _is_float32(serving) or _is_float32(training) or "Float32" in declared
     ):
@@ -226,9 +230,10 @@ def _is_same_text(training: Any, serving: Any, declared: str) -> bool:
         return _moment(training) is not None and _moment(training) == _moment(serving)
     if isinstance(training, str | int | float) and isinstance(serving, str | int | float):
         try:
-            return float(training) == float(serving)
+            one, other = float(training), float(serving)
         except ValueError:
             return False
+        return one == other or (_is_float32(one) and _float32(other) == one)  # which is written with few digits
     return _text(training) == _text(serving)
 
 
@@ -263,6 +268,11 @@ def _moment(value: Any) -> datetime | None:
         return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)).replace(microsecond=0)
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def fits(value: Any, declared: str) -> bool:
+    """Whether a field of a type may hold a value: Feast writes a null for a list or an object in a scalar one."""
+    return not isinstance(value, list | dict) or "(" in declared or declared in ("Json", "Map", "ScalarMap")
 
 
 def is_close(training: Any, serving: Any) -> bool:

@@ -34,7 +34,7 @@ class Kind(NamedTuple):
 CRASH = Kind(
     "crash",
     Harm.WRONG,
-    "one side fails with an error for these keys, while the other answers",
+    "serving, or training, or both fail with an error for these keys",
     "let {view} take nulls and keys that are not known: it runs on them whenever a model server asks for a new key",
 )
 ON_DEMAND_NULL = Kind(
@@ -195,7 +195,7 @@ TYPE = Kind(
 COERCION = Kind(
     "coercion",
     Harm.TYPE,
-    "the value was cut, rounded or converted to fit the declared type",
+    "the value was cut, rounded, converted or left out to fit the declared type",
     "declare {features} with the type that the source has{source_type}, or write the source in the declared one",
 )
 FLOAT32 = Kind(
