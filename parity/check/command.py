@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import secrets
 import warnings
 from collections.abc import Iterator
@@ -162,6 +163,7 @@ def _look_for_ties(subject: Subject, one: Compared, ties: TieFinder) -> None:
 def _quiet() -> Iterator[None]:
     """Leave out what Feast and its libraries log and warn of: it is no part of the result."""
     logging.disable(logging.WARNING)
+    os.environ.setdefault("ACERO_ALIGNMENT_HANDLING", "reallocate")  # in place of a line on stderr of DuckDB's buffers
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
