@@ -16,6 +16,7 @@ from feast import Field, PushSource
 from feast.types import Float32, Float64, Int64, String
 
 from tests.strangers import DAY, HOUR, Outcome, customers, orders, services, stranger
+from tests.strangers.given import GIVEN
 from tests.strangers.stores import NUMBERS, OFFLINE, ONLINE, REGISTRIES, Here, Store
 
 pytestmark = pytest.mark.scale
@@ -41,9 +42,9 @@ def here(request) -> Iterator[Here]:
         yield Here(request, stack)
 
 
-@pytest.fixture(params=ONLINE)
+@pytest.fixture(params=ONLINE | GIVEN)
 def online(request, here) -> Store:
-    return ONLINE[request.param](here)
+    return (ONLINE | GIVEN)[request.param](here)
 
 
 @pytest.fixture(params=OFFLINE)
@@ -155,3 +156,12 @@ def test_an_offline_store_that_may_not_make_its_table_is_said(tmp_path, capfd, h
     found = repository.check()
     assert (found.status, found.kinds) == (2, [])
     assert "training fails for every key: InsufficientPrivilege: permission denied for schema public" in found.out
+
+
+def test_a_milvus_that_is_not_there_is_not_created(tmp_path, capfd, here):
+    repository = Repository(tmp_path, capfd, online=ONLINE["milvus"](here))
+    with chdir(repository.theirs.root):
+        repository.fill(repository.drawn())
+    (repository.theirs.root / "milvus.db").rename(tmp_path / "elsewhere")
+    found = repository.check()
+    assert (found.status, "milvus.db is not there, and is not created by a check" in found.err) == (2, True)

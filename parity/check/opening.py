@@ -95,7 +95,7 @@ def _configuration(repository: Path, file: Path) -> RepoConfig:
         if getattr(config, listener, None) is not None:
             setattr(config, listener, None)
     _require_registry(registry, repository)
-    _require_online(online, repository)
+    _require_online(online, repository, config.provider)
     return config
 
 
@@ -136,8 +136,10 @@ def _reading_options(url: str, options: dict[str, Any]) -> dict[str, Any]:
     return options | ({"connect_args": arguments} if arguments else {})
 
 
-def _require_online(online: Any, repository: Path) -> None:
-    if _type(online) == "sqlite":
+def _require_online(online: Any, repository: Path, provider: str) -> None:
+    kind = _type(online)
+    in_file = kind == "milvus" and provider == "local" and online.path and not getattr(online, "uri", None)
+    if kind == "sqlite" or in_file:
         _require(repository / online.path, "online store", "feast apply, and feast materialize")
 
 

@@ -137,6 +137,13 @@ def online_dynamodb(here: Here) -> Store:
     )
 
 
+def online_milvus(here: Here) -> Store:
+    """Milvus Lite, in a file."""
+    pytest.importorskip("pymilvus")
+    pytest.importorskip("milvus_lite")
+    return Store({"type": "milvus", "path": "milvus.db", "embedding_dim": 4}, lists_keys=False)
+
+
 def online_remote(here: Here) -> Store:
     def reading(theirs: Stranger) -> Changes:
         return {"type": "remote", "path": f"http://127.0.0.1:{here.serving(theirs, 'serve')}"}
