@@ -119,3 +119,23 @@ def test_a_kind_that_many_views_have_is_explained_once(theirs):
     assert found.kinds == ["float32"] * 5
     assert [line.partition(" ")[0] for line in found.out.splitlines() if "like 1: " in line] == ["2.", "3.", "4.", "5."]
     assert found.out.count("Do: ") == 1
+
+
+FACTOR = 2.0
+
+
+def test_an_on_demand_view_that_lost_the_names_of_its_module_is_said_with_the_issue_of_feast(theirs):
+    made = customers(theirs.write("orders", orders(theirs.now)))
+
+    @on_demand_feature_view(sources=[made[1]], schema=[Field(name="score", dtype=Float64)])
+    def scored(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"score": inputs["total"] * FACTOR})
+
+    theirs.apply(*made, scored)
+    theirs.materialize()
+    found = theirs.check()
+    assert found.status == 2
+    error = found.compared("scored")["error"]
+    assert "name 'FACTOR' is not defined" in error
+    assert "Import or define FACTOR within the function" in error
+    assert "/issues/6815" in error

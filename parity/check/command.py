@@ -39,6 +39,7 @@ from parity.check.page import write_page
 from parity.check.proven import is_provable, proven
 from parity.check.sources import trouble_of_sources
 from parity.check.ties import TieFinder
+from parity.check.upstream import known_fault
 from parity.check.verdict import Verdict, kinds_named
 from parity.compare.sides import Failed, Sdk, Training
 from parity.compare.subjects import LABEL_VIEW, NotCompared, Subject, choose
@@ -97,7 +98,7 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
             continue
         except Exception as error:  # of any store, driver or on-demand view: the others are compared all the same
             why = f"{error}{_aside(subject)}" if isinstance(error, Failed) else of_error(error)
-            one.error = trouble_of_sources(offline, subject) or why
+            one.error = trouble_of_sources(offline, subject) or f"{why}{known_fault(why, subject)}"
         verdict.compared.append(one)
         print(terminal.line(one), flush=True)
     return verdict
