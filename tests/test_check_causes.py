@@ -130,7 +130,8 @@ def test_keys_of_another_spelling_are_named(theirs):
     theirs.store.write_to_online_store("customers", cast)
     found = theirs.check()
     assert found.status == 1
-    assert found.of("key-cast")["keys"] == 5
+    assert (found.kinds, found.of("key-cast")["keys"]) == (["key-cast"], 5)
+    assert (found.compared("customers")["keys"], found.compared("customers")["values"]) == (5, 10)
 
 
 def test_an_event_to_come_is_named(theirs):

@@ -143,6 +143,42 @@ def test_a_service_with_aliases_and_other_keys_is_compared(theirs):
     assert [one["name"] for one in only.said["compared"]] == ["deals"]
 
 
+def test_a_mapped_key_beside_one_of_the_same_name_is_mixed_up_by_serving(theirs):
+    frame = orders(theirs.now)
+    made = customers(theirs.write("orders", frame))
+    seller = made[1].with_name("seller").with_join_key_map({"customer_id": "seller_id"})
+    visits = FeatureView(
+        name="visits",
+        entities=[made[0]],
+        schema=[Field(name="visited", dtype=Int64)],
+        source=theirs.write("visits", frame[frame["customer_id"] > 5].assign(visited=frame["orders"])),
+    )
+    theirs.apply(*made, visits, FeatureService(name="deals", features=[seller, visits]))
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds) == (1, ["key-mixed"])
+    assert [found.compared(name)["differing"] for name in ("customers", "visits")] == [0, 0]
+    assert found.of("key-mixed")["features"].keys() == {"total", "orders"}
+    assert "takes the first, its serving either" in found.out
+
+
+def test_keys_that_pairs_share_are_compared_in_dask_too(tmp_path, capfd):
+    theirs = stranger(tmp_path, capfd)
+    made = customers(theirs.write("orders", orders(theirs.now, keys=3)))
+    shop = Entity(name="shop", join_keys=["shop_id"], value_type=ValueType.INT64)
+    shops = FeatureView(
+        name="shops",
+        entities=[shop],
+        schema=[Field(name="shop_id", dtype=Int64), Field(name="orders", dtype=Int64)],
+        source=theirs.write("shops", orders(theirs.now, keys=7).rename(columns={"customer_id": "shop_id"})),
+    )
+    theirs.apply(*made, shop, shops, FeatureService(name="both", features=[made[1].with_name("buyer"), shops]))
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds) == (0, [])
+    assert (found.compared("both")["keys"], found.compared("both")["equal"]) == (7, 21)
+
+
 def test_a_stream_view_with_a_batch_source_is_compared(theirs):
     batch = theirs.write("orders", orders(theirs.now))
     entity = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)

@@ -17,6 +17,7 @@ from parity.compare.kinds import (
     EVENT_TIME,
     FUTURE,
     KEY_CAST,
+    KEY_MIXED,
     LATE,
     LOST,
     NEVER,
@@ -47,6 +48,8 @@ class Evidence(NamedTuple):
     at: datetime
     spelled_otherwise: bool = False
     """Whether the key is online in another spelling or type."""
+    is_mixed: bool = False
+    """Whether the request has another key under the name that this view's join key is mapped from."""
 
     @property
     def last(self) -> Row | None:
@@ -81,6 +84,8 @@ def is_same_event(event: datetime, served: datetime) -> bool:
 
 def cause_of_row(e: Evidence) -> Cause | None:
     """Why the whole row differs, or is of another event; None if both sides are of the same event."""
+    if e.is_mixed and not any(_agrees(e, row) for row in e.rows):
+        return Cause(KEY_MIXED, None)
     if not e.is_online:
         return _of_absent(e)
     if e.served is None:  # the store does not say; so it is the last event that has these values

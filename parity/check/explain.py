@@ -15,7 +15,16 @@ from parity.check.found import Compared, Example
 from parity.check.history import Row, rows_of
 from parity.check.keys import Keys
 from parity.compare.equal import difference, is_close
-from parity.compare.kinds import COMPUTED_IN_FLOAT32, DROPPED, FLOAT32, ON_DEMAND, ON_DEMAND_NULL, TIE, TIME_ZONE
+from parity.compare.kinds import (
+    COMPUTED_IN_FLOAT32,
+    DROPPED,
+    FLOAT32,
+    KEY_CAST,
+    ON_DEMAND,
+    ON_DEMAND_NULL,
+    TIE,
+    TIME_ZONE,
+)
 from parity.compare.requested import taken
 from parity.compare.sides import as_datetime
 from parity.compare.subjects import Column, Source, Subject
@@ -47,13 +56,15 @@ class Explanation:
     ):
         self.subject, self.keys, self.history, self.found = subject, keys, history, found
         self.at, self.by_event = at, by_event
+        self._cast: set[tuple[str, ...]] = set()
+        """Keys of the source that are online under another spelling."""
 
     def of(self, odd: list[Odd]) -> None:
         """Name the cause of each difference of the keys that are ``odd``."""
         if not odd:
             return
         histories = [self._history(source, odd) for source in self.subject.sources]
-        for one in odd:
+        for one in sorted(odd, key=lambda one: one.place):  # keys of the source before those that are only online
             self._explain(one, histories)
 
     def _history(self, source: Source, odd: list[Odd]) -> Mapping[tuple, list[Row]]:
@@ -94,9 +105,13 @@ class Explanation:
             one.there,
             one.at,
             self.keys.is_spelled_otherwise(one.place),
+            any(name in key and key[name] != key[alias] for name, alias in source.key_of.items()),
         )
         if self.at is not None and served is not None and served > self.at:
             self._set_aside(one, columns)
+            return {}
+        if not rows and self.keys.bare(one.place) in self._cast:
+            self._leave_out(one, columns)
             return {}
         row, causes = cause_of_row(evidence), self._of_unsteady(one, columns, key, evidence)
         for column in columns:
@@ -110,6 +125,8 @@ class Explanation:
                 self._note(causes[column.name], column, one, key, evidence)
         if row and not one.differing and not one.unsteady and self.by_event:
             self._note_event(row, source, one, key, evidence)
+        if row and row.kind == KEY_CAST:
+            self._cast.add(self.keys.bare(one.place))
         if row and row.beneath and evidence.of_served():
             self._look_beneath(columns, one, key, evidence)
         return causes
@@ -133,6 +150,12 @@ class Explanation:
     def _set_aside(self, one: Odd, columns: list[Column]) -> None:
         """What is served is of an event after the instant that training was asked for: there is nothing to compare."""
         self.found.later += 1
+        self.found.values -= sum(column.name in one.differing for column in columns)
+
+    def _leave_out(self, one: Odd, columns: list[Column]) -> None:
+        """This is the other spelling of a key that was found to be online under it: the same difference."""
+        self.found.keys -= 1
+        self.found.of -= 1
         self.found.values -= sum(column.name in one.differing for column in columns)
 
     def _note(

@@ -56,7 +56,11 @@ class Keys:
         return pa.table(columns)
 
     def is_spelled_otherwise(self, place: int) -> bool:
-        return bool(self.only_online) and _bare(tuple(self.named(place).values())) in self._spellings
+        return bool(self.only_online) and self.bare(place) in self._spellings
+
+    def bare(self, place: int) -> tuple[str, ...]:
+        """The key at a place without what casts and zeros in front change."""
+        return _bare(tuple(self.named(place).values()))
 
     @cached_property
     def _spellings(self) -> frozenset[tuple[str, ...]]:

@@ -123,6 +123,13 @@ DELETED = Kind(
     "delete these keys online when rows of {view} are deleted offline: Feast has no path for that, so "
     "truncate and materialize again",
 )
+KEY_MIXED = Kind(
+    "key-mixed",
+    Harm.WRONG,
+    "a request has two keys for this view, one under the name that the service maps its join key to, and one under the "
+    "join key's own, for another view: Feast's training takes the first, its serving either",
+    "map the join keys of every view of that service, so that none is asked for under its own name",
+)
 KEY_CAST = Kind(
     "key-cast",
     Harm.MISSING,
@@ -222,8 +229,8 @@ UNCHECKED = Kind("unchecked", Harm.TYPE, "it could not be compared", "mend what 
 
 KINDS = [
     CRASH, ON_DEMAND_NULL, ON_DEMAND, TIE, CORRECTION, OVERWRITTEN, NULL, TIME_ZONE, EVENT_TIME, UNEXPLAINED, ORACLE,
-    FUTURE, DELETED, KEY_CAST, NEVER, LOST, BEHIND, LATE, PUSHED, ONLY_ONLINE, TTL, DROPPED, JSON, TYPE, COERCION,
-    FLOAT32,
+    FUTURE, DELETED, KEY_MIXED, KEY_CAST, NEVER, LOST, BEHIND, LATE, PUSHED, ONLY_ONLINE, TTL, DROPPED, JSON, TYPE,
+    COERCION, FLOAT32,
 ]  # fmt: skip
 """Every kind of difference."""
 BY_NAME = {kind.name: kind for kind in KINDS}

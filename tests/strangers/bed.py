@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from feast import OnDemandFeatureView
 
 from tests.strangers import Outcome
 from tests.strangers.drawing import healthy
@@ -134,8 +135,8 @@ def try_planted(names: tuple[str, ...], seed: int, pair: Pair) -> Trial:
 
 
 def _of(kind: str, planted: Planted) -> tuple[str, str]:
-    on_demand = planted.drawn.others[0].name if planted.drawn.others else planted.table.name
-    return kind, on_demand
+    others = [one for one in planted.drawn.others if isinstance(one, OnDemandFeatureView)]
+    return kind, (others[0].name if others else planted.table.name)
 
 
 def couples() -> list[tuple[str, str]]:

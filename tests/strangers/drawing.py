@@ -33,10 +33,8 @@ def healthy(folder: Path, seed: int, pair: Pair) -> Drawn:
     tables = [_table(theirs, r, name, kind, pair, is_alone) for name, kind in zip(names, kinds, strict=True)]
     drawn = Drawn(theirs, pair, tables)
     if first != "none":  # historical retrieval of such a view breaks requests for others beside it
-        # dask leaves out rows of a training set that share the key of its first view
-        together = [one for one in tables if pair.offline != "dask" or one.kind == first]
-        drawn.others += _on_demand(r, together)
-        drawn.others += _services(r, together, drawn.others)
+        drawn.others += _on_demand(r, tables)
+        drawn.others += _services(r, tables, drawn.others)
     drawn.described = f"seed {seed}, {pair}: " + "; ".join(map(_described, tables))
     drawn.described += "; " + ", ".join(one.name for one in drawn.others)
     drawn.apply()

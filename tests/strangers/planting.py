@@ -87,12 +87,10 @@ class Planted:
         if rows is not None and len(rows):
             store.write_to_online_store(view, rows)
 
-    def served(self, **changed: Any) -> pd.DataFrame:
-        """What is online, with other values for the chosen keys: each computed of the former."""
-        rows, chosen = self.table.last.copy(), self.chosen
-        for name, change in changed.items():
-            rows[name] = rows[name].astype(object).where(~chosen[rows.index], rows[name].map(change))
-        return rows.infer_objects()
+    def served(self, change: Callable[[Any], Any]) -> pd.DataFrame:
+        """What is online, with another first value for the chosen keys, computed of the former."""
+        rows = self.table.last
+        return rows.assign(double=rows["double"].where(~self.chosen[rows.index], rows["double"].map(change)))
 
     def on_demand(self, udf: Callable, schema: list[Field], **more: Any) -> None:
         view = self.table.view()
@@ -139,6 +137,7 @@ def ground(
     way: str = "batch",
     has_created: bool = False,
     kind: str | None = None,
+    number: int | None = None,
     first: Drawable = TYPES["double"],
     is_materialized: bool = True,
     holes: tuple[str, ...] = (),
@@ -150,11 +149,11 @@ def ground(
     r = np.random.default_rng(seed)
     theirs = of_folder(folder, pair)
     kind = kind or str(r.choice(["whole", "large", "small", "text", "odd", "raw", "instant", "two", "three"]))
-    number = int(r.integers(8, 25))
+    number = number or int(r.integers(8, 25))
     tables = []
-    for name in ("drawn", "beside"):
+    for name, of_first in (("drawn", first), ("beside", TYPES["double"])):
         extras = sorted(r.choice(EXTRAS, r.integers(1, 4), replace=False).tolist())
-        features = {"double": first} | {extra: TYPES[extra] for extra in extras}
+        features = {"double": of_first} | {extra: TYPES[extra] for extra in extras}
         table = Table(theirs, name, kind, features, 30 * DAY, has_created, way, number=number)
         rows = []
         for n in range(number):

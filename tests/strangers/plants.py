@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import numpy as np
-from feast import Field
+import pandas as pd
+from feast import FeatureService, Field
 from feast.types import Array, Float32, Float64, Int32, Int64, Json, String, UnixTimestamp, Uuid
 
 from tests.strangers import DAY, HOUR
@@ -113,33 +114,32 @@ def of_another_event_time(p: Planted) -> Expected:
 
 @plant()
 def tied(p: Planted) -> Expected:
-    rows = p.lasts()
-    p.add(rows.assign(double=rows["double"].map(more)))
-    trained = _trained(p)
-    p.serve(p.served(double=lambda value: value if value not in trained else more(value)))
+    rows = _tie(p, alike=False)
     return {"tie": Named(len(rows), since(rows))}
-
-
-def _trained(p: Planted) -> set[float]:
-    """The values that training takes today."""
-    entities = p.frame[p.table.keys].drop_duplicates().assign(**{EVENT: p.now + timedelta(seconds=50)})
-    return set(p.store.get_historical_features(entities, ["drawn:double"]).to_df()["double"])
 
 
 @plant()
 def tied_alike(p: Planted) -> Expected:
     """Both sides take the same row, today."""
-    rows = p.lasts()
+    return {"latent tie": Named(len(_tie(p, alike=True)))}
+
+
+def _tie(p: Planted, alike: bool) -> pd.DataFrame:
+    """Add a second row of each last event, and serve the one that training takes, or the other."""
+    rows, former = p.lasts(), p.table.last
+    chosen = p.chosen[former.index]
     p.add(rows.assign(double=rows["double"].map(more)))
-    trained = _trained(p)
-    p.serve(p.served(double=lambda value: value if value in trained else more(value)))
-    return {"latent tie": Named(len(rows))}
+    entities = former[p.table.keys].assign(**{EVENT: p.now + timedelta(seconds=50)})
+    trained = set(p.store.get_historical_features(entities, ["drawn:double"]).to_df()["double"])
+    taken = former["double"].map(lambda value: more(value) if (value in trained) != alike else value)
+    p.serve(former.assign(double=former["double"].where(~chosen, taken)))
+    return rows
 
 
 @plant(has_created=True)
 def overwritten(p: Planted) -> Expected:
     rows = p.lasts()
-    p.serve(p.served(double=more))
+    p.serve(p.served(more))
     return {"overwritten": Named(len(rows), since(rows))}
 
 
@@ -192,7 +192,7 @@ def written_by_hand(p: Planted) -> Expected:
     """Other values of events that nobody materialized."""
     p.store.materialize(p.now - 900 * DAY, p.now, ["beside"], disable_event_timestamp=False)
     rows = p.lasts()
-    p.store.write_to_online_store("drawn", p.served(double=more))
+    p.store.write_to_online_store("drawn", p.served(more))
     return {"unexplained": Named(len(rows), since(rows))}
 
 
@@ -283,12 +283,16 @@ def on_demand_of_the_batch(p: Planted) -> Expected:
     return {"on-demand": Named(min(16, len(p.table.last)))}  # as many as are asked alone
 
 
-@plant(holes=("double",))
+@plant(holes=("double",), number=12)
 def on_demand_of_a_null(p: Planted) -> Expected:
-    def computed(inputs):
-        return {"result": [-1.0 if value is None else value * 2 for value in inputs["double"]]}
+    """A null alone is "None", and "nan" beside numbers. All keys are few enough to be asked for alone."""
 
-    p.on_demand(computed, RESULT, mode="python")
+    def computed(inputs):
+        import pandas as pd
+
+        return pd.DataFrame({"result": inputs["double"].astype(str)})
+
+    p.on_demand(computed, [Field(name="result", dtype=String)])
     return {"on-demand-null": Named(len(p.lasts()))}
 
 
@@ -322,4 +326,14 @@ def on_demand_in_32_bits(p: Planted) -> Expected:
         return pd.DataFrame({"result": inputs["double"] * 1.1})
 
     p.on_demand(computed, RESULT)
-    return {"float32": Named(0)}
+    return {"float32": Named(None)}  # of most keys
+
+
+@plant()
+def mixed_keys(p: Planted) -> Expected:
+    """A service in which the keys of one view are mapped, and those of the other are not."""
+    first, second = (table.view() for table in p.drawn.tables)
+    mapped = first.with_join_key_map({key: f"their_{key}" for key in p.table.keys})
+    p.drawn.others.append(FeatureService(name="served", features=[mapped.with_name("mapped"), second]))
+    p.drawn.apply()
+    return {"key-mixed": Named(None)}
