@@ -15,6 +15,8 @@ import yaml
 from feast import FeatureService, Field
 from feast.types import Array, Bytes, Decimal, Float32, Float64, Int64, Set, String, UnixTimestamp
 
+from parity.check import command
+from parity.compare.kinds import KINDS
 from parity.edge.redis_server import free_port
 from tests.conftest import BIN, ROOT
 from tests.strangers import DAY, HOUR, customers, orders, stranger
@@ -308,3 +310,12 @@ def test_a_feature_server_is_asked_over_http(tmp_path, capfd):
     finally:
         server.terminate()
         server.wait(10)
+
+
+def test_the_docs_name_every_kind_and_every_option(monkeypatch):
+    text = (ROOT / "docs" / "check.md").read_text()
+    table = text.partition("## The kinds of differences")[2].partition("##")[0]
+    assert [kind.name for kind in KINDS if f"`{kind.name}`" not in table] == []
+    monkeypatch.setattr("sys.argv", ["parity check"])
+    named = {f"--{name.replace('_', '-')}" for name in vars(command.arguments())} - {"--file", "--repository"}
+    assert {name for name in named if f"`{name}" not in text and f", `{name}" not in text} == set()
