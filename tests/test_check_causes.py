@@ -312,3 +312,28 @@ def test_a_list_that_a_text_field_does_not_take_is_left_out_and_not_just_not_mat
     theirs.materialize()
     found = theirs.check()
     assert (found.status, found.kinds, found.of("coercion")["features"]) == (1, ["coercion"], {"tags": 20})
+
+
+def test_rows_that_a_watermark_ahead_of_now_has_passed_are_late_by_an_issue_of_feast(theirs):
+    frame = orders(theirs.now)
+    theirs.apply(*customers(theirs.write("orders", frame)))
+    theirs.materialize(theirs.now + 900 * DAY)
+    late = frame.groupby("customer_id").tail(1)
+    late = late.assign(event_timestamp=late["event_timestamp"] + HOUR / 2, total=1.0)
+    theirs.write("orders", pd.concat([frame, late]))
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("late")["keys"]) == (1, ["late"], 20)
+    assert found.of("late")["upstream"].endswith("/4222")
+
+
+def test_what_dask_takes_of_rows_with_created_timestamps_is_a_tie_by_an_issue_of_feast(tmp_path, capfd):
+    theirs = stranger(tmp_path, capfd, "dask")
+    frame = created(orders(theirs.now), 2 * HOUR)
+    last = frame.groupby("customer_id").tail(1)
+    both = pd.concat([last.assign(total=7.0, created=last["created"] + HOUR / 2), frame])
+    theirs.apply(*customers(theirs.write("orders", both)))
+    theirs.materialize()
+    theirs.store.write_to_online_store("customers", last)  # the older of the two, as dask may take it
+    found = theirs.check()
+    assert (found.status, found.kinds) == (1, ["tie"])
+    assert found.of("tie")["upstream"].endswith("/3360")
