@@ -139,3 +139,15 @@ def test_an_on_demand_view_that_lost_the_names_of_its_module_is_said_with_the_is
     assert "name 'FACTOR' is not defined" in error
     assert "Import or define FACTOR within the function" in error
     assert "/issues/6815" in error
+
+
+def test_a_registry_without_join_keys_as_an_old_feast_wrote_it_is_said(theirs):
+    theirs.apply(*customers(theirs.write("orders", orders(theirs.now))))
+    theirs.materialize()
+    registry = theirs.store.registry
+    view = registry.get_feature_view("customers", "theirs")
+    view.entity_columns = []
+    registry.apply_feature_view(view, "theirs", commit=True)
+    found = theirs.check()
+    assert found.status == 2
+    assert "no join key for customer, the entity of customers. Run feast apply" in found.compared("customers")["error"]

@@ -23,6 +23,7 @@ from parity.edge.errors import UserError, of_error
 
 DUMMY = "__dummy_id"
 """The join key by which Feast stores a view without entities."""
+DUMMY_ENTITY = "__dummy"
 LABEL_VIEW = "label view"
 ENTITY_TIME = "event_timestamp"
 """What a training set calls the instants that are asked for."""
@@ -214,10 +215,16 @@ def _add(found: Chosen, name: str, make: Any) -> None:
         found.subjects.append(make())
     except NotCompared as error:
         found.left[name] = str(error)
+    except Unusable as error:
+        found.broken[name] = str(error)
 
 
 class NotCompared(Exception):
     """Why something is not compared, in a clause."""
+
+
+class Unusable(Exception):
+    """Why something that should be compared can't be, as it is in the registry."""
 
 
 def of_view(view: Any, there: Mapping[str, Any]) -> Subject:
@@ -356,6 +363,12 @@ def _source(view: Any, projection: Any = None) -> Source:
         raise NotCompared(f"{name} has no batch source, so there is nothing to train on")
     if not view.features:
         raise NotCompared(f"{name} has no features")
+    entities = [one for one in getattr(view, "entities", None) or () if one != DUMMY_ENTITY]
+    if entities and not any(one != DUMMY for one in view.join_keys):  # as an old Feast wrote it, or of another table
+        raise Unusable(
+            f"the registry has no join key for {', '.join(entities)}, the entity of {name}. Run feast apply with this "
+            "Feast, and see that the source has the key"
+        )
     called = projection.name_to_use() if projection is not None else name
     return Source(view, called, dict(projection.join_key_map or {}) if projection is not None else {})
 
