@@ -151,7 +151,7 @@ def test_a_mapped_key_beside_one_of_the_same_name_is_mixed_up_by_serving(theirs)
         name="visits",
         entities=[made[0]],
         schema=[Field(name="visited", dtype=Int64)],
-        source=theirs.write("visits", frame[frame["customer_id"] > 5].assign(visited=frame["orders"])),
+        source=theirs.write("visits", frame.assign(visited=frame["orders"])),
     )
     theirs.apply(*made, visits, FeatureService(name="deals", features=[seller, visits]))
     theirs.materialize()

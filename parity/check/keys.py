@@ -198,7 +198,8 @@ def _bare(key: Sequence[Any]) -> tuple[str, ...]:
 
 def _together(tables: Sequence[pa.Table], names: Sequence[str]) -> tuple[pa.Table, int]:
     """Keys of several sources as rows that have all of ``names``: each row of each source is in one row at least. What
-    a source has not is taken from the others, going round."""
+    a source has not is taken from the others, going round, and a step further for each: two sources of the same keys
+    under other names are asked for different ones, or nobody sees which key is taken for which."""
     parts = []
     distinct: list[pa.Table] = []
     for table in sorted((one for one in tables if one.num_columns), key=lambda one: -one.num_columns):
@@ -223,10 +224,11 @@ def _together(tables: Sequence[pa.Table], names: Sequence[str]) -> tuple[pa.Tabl
 
 def _filled(table: pa.Table, others: Sequence[pa.Table], names: Sequence[str]) -> pa.Table:
     columns = {name: table[name] for name in table.column_names}
-    for other in others:
+    own = next(place for place, other in enumerate(others) if other is table)
+    for place, other in enumerate(others):
         lacking = [name for name in other.column_names if name not in columns]
         if lacking and other.num_rows:
-            places = pa.array(np.arange(table.num_rows) % other.num_rows)
+            places = pa.array((np.arange(table.num_rows) + place - own) % other.num_rows)
             columns |= {name: other[name].take(places) for name in lacking}
     return pa.table({name: columns.get(name, pa.nulls(table.num_rows)) for name in names})
 

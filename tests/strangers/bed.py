@@ -26,7 +26,7 @@ from feast import OnDemandFeatureView
 
 from tests.strangers import Outcome
 from tests.strangers.drawing import healthy
-from tests.strangers.planting import Expected, Planted, ground
+from tests.strangers.planting import Expected, Named, Planted, ground
 from tests.strangers.plants import PLANTS
 from tests.strangers.tables import Drawn, Pair
 
@@ -115,7 +115,7 @@ def try_healthy(seed: int, pair: Pair) -> Trial:
 
     def make(folder: Path) -> tuple[Drawn, Any]:
         drawn = healthy(folder, seed, pair)
-        return drawn, drawn.differs
+        return drawn, {one: Named(keys) for one, keys in drawn.differs.items()}
 
     return tried("healthy", seed, pair, make)
 
@@ -175,8 +175,9 @@ def run(
     for number in range(healthy):
         yield quietly(try_healthy, seed + number, pairs[number % len(pairs)])
     for name in only or PLANTS:
-        for number in range(planted * len(pairs)):
-            yield quietly(try_planted, (name,), seed + number, pairs[number % len(pairs)])
+        within = [pair for pair in pairs if pair.offline in PLANTS[name].offline]
+        for number in range(planted * len(within)):
+            yield quietly(try_planted, (name,), seed + number, within[number % len(within)])
     drawn = np.random.default_rng(seed).permutation(couples()).tolist()
     for number, names in enumerate((drawn * (1 + both // len(drawn)))[:both]):
         yield quietly(try_planted, tuple(names), seed + number, pairs[number % len(pairs)])

@@ -115,16 +115,18 @@ class Plant(NamedTuple):
     options: dict[str, Any]
     is_local: bool
     """Whether another fault can be planted beside it, of other keys."""
+    offline: tuple[str, ...]
+    """The offline stores in which it can exist."""
 
 
 PLANTS: dict[str, Plant] = {}
 
 
-def plant(is_local: bool = False, **options: Any) -> Callable:
+def plant(is_local: bool = False, offline: tuple[str, ...] = ("dask", "duckdb"), **options: Any) -> Callable:
     """Note a fault, with what the repository is to be like: see `ground`."""
 
     def note(sow: Callable[[Planted], Expected]) -> Callable:
-        PLANTS[sow.__name__] = Plant(sow.__name__, sow, options, is_local)
+        PLANTS[sow.__name__] = Plant(sow.__name__, sow, options, is_local, offline)
         return sow
 
     return note
