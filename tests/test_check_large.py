@@ -13,8 +13,8 @@ import pytest
 from feast import Entity, FeatureView, Field, ValueType
 from feast.types import Float64, Int64, String
 
-from parity.check import compare, pulling
-from parity.check.compare import Sides
+from parity.check import batches, pulling
+from parity.check.batches import Sides
 from parity.check.found import Compared, Sample
 from parity.check.history import rows_of
 from parity.check.keys import Known
@@ -43,8 +43,8 @@ def shop(theirs, keys: int, **columns):
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(compare, "FIRST_BATCH", 3)
-    monkeypatch.setattr(compare, "KEYS_PER_BATCH", 16)
+    monkeypatch.setattr(batches, "FIRST_BATCH", 3)
+    monkeypatch.setattr(batches, "KEYS_PER_BATCH", 16)
     monkeypatch.setattr(sides, "KEYS_PER_READ", 5)
 
 
@@ -108,7 +108,7 @@ def test_what_is_written_between_the_two_reads_is_no_difference(theirs):
     [subject] = choose(online, None, None).subjects
     keys = Known(offline, online, datetime.now(UTC)).of(subject, None, 0)
     found, writer = Compared(subject.name, subject.what), Writer(theirs, frame)
-    list(compare.compare(subject, keys, Sides(Training(offline), Sdk(online), theirs.store, writer), found))
+    list(batches.compare(subject, keys, Sides(Training(offline), Sdk(online), theirs.store, writer), found))
     assert writer.asked == 2
     assert (found.retried, found.differing, found.findings, found.proven) == (1, 0, {}, 40)
 

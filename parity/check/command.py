@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from parity.check import terminal
 from parity.check.about import Stores, fill
+from parity.check.batches import Sides, compare
 from parity.check.certificate import Context, write_certificate
-from parity.check.compare import Sides, compare
 from parity.check.found import LISTED, Compared
 from parity.check.http import Server
 from parity.check.junit import write_junit
