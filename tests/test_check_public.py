@@ -151,3 +151,15 @@ def test_a_registry_without_join_keys_as_an_old_feast_wrote_it_is_said(theirs):
     found = theirs.check()
     assert found.status == 2
     assert "no join key for customer, the entity of customers. Run feast apply" in found.compared("customers")["error"]
+
+
+def test_a_store_that_was_written_for_another_feast_is_said(theirs):
+    (theirs.root / "own_store.py").write_text("from feast.infra.offline_stores.gone import GoneOfflineStore\n")
+    yaml = theirs.root / "feature_store.yaml"
+    yaml.write_text(yaml.read_text().replace("type: dask", "type: own_store.OwnOfflineStore"))
+    (theirs.root / "registry.db").touch()
+    (theirs.root / "online.db").touch()
+    found = theirs.check()
+    assert found.status == 2
+    assert "No module named 'feast.infra.offline_stores.gone'" in found.err
+    assert "was written for another one" in found.err

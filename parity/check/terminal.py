@@ -180,10 +180,10 @@ def of_ties(ties: Ties) -> str:
     key = ", ".join(f"{name}={short(value)}" for name, value in ties.key.items())
     values = " and ".join(dict.fromkeys(map(short, ties.values)))
     return (
-        f"ties: {counted(ties.keys, 'key')} of {ties.view} have rows of different values at one event time, "
-        f"{ties.last:,} of them at their last: which row is taken is up to each store, the same today or not. For "
-        f"example {key}: {ties.feature} is {values} at {short(ties.event)}. Do: keep one row for each key and "
-        f"{ties.timestamp}{OR_CREATED if ties.is_left_open else ''}"
+        f"ties: {counted(ties.keys, 'key')} of {ties.view} {'has' if ties.keys == 1 else 'have'} rows of different "
+        f"values at one event time, {ties.last:,} of them at their last: which row is taken is up to each store, the "
+        f"same today or not. For example {key}: {ties.feature} is {values} at {short(ties.event)}. Do: keep one row "
+        f"for each key and {ties.timestamp}{OR_CREATED if ties.is_left_open else ''}"
     )
 
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 _WRAPPING = "FeastModuleImportError", "FeastExtrasDependencyImportError"
@@ -19,7 +20,9 @@ def missing(error: BaseException) -> str | None:
         extra, wrapped, error = extra or _extra_named(str(error)), True, inner
     if not (isinstance(error, ModuleNotFoundError) and str(error).startswith("No module named")):
         return None
-    if extra:
+    if error.name and error.name.startswith("feast."):
+        advice = f"It is not in Feast {version('feast')}: what needs it was written for another one."
+    elif extra:
         advice = f"Run: pip install 'feast[{extra}]'"
     elif wrapped:
         advice = "Install it there, or run this with the Python that the repository's own programs run with."
