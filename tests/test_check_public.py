@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from feast import Field, FileSource, PushSource
+from feast import FeatureView, Field, FileSource, PushSource
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float32, Float64, Int64, String
 
@@ -163,3 +163,13 @@ def test_a_store_that_was_written_for_another_feast_is_said(theirs):
     assert found.status == 2
     assert "No module named 'feast.infra.offline_stores.gone'" in found.err
     assert "was written for another one" in found.err
+
+
+def test_rows_of_one_moment_are_ties_of_a_view_without_entities(theirs):
+    schema = [Field(name="total", dtype=Float64)]
+    source = theirs.write("all", orders(theirs.now, keys=5).drop(columns="customer_id"))
+    theirs.apply(FeatureView(name="overall", entities=[], ttl=10 * DAY, schema=schema, source=source))
+    theirs.materialize()
+    found = theirs.check()
+    assert "Keys with ties in the source: 1 in overall." in found.out
+    assert "For example the view without entities: total is " in found.out

@@ -177,7 +177,7 @@ def notes(one: Compared) -> list[str]:
 
 def of_ties(ties: Ties) -> str:
     """A warning of the ties of a source: no difference, as long as both sides take the same row of each."""
-    key = ", ".join(f"{name}={short(value)}" for name, value in ties.key.items())
+    key = ", ".join(f"{name}={short(value)}" for name, value in ties.key.items()) or "the view without entities"
     values = " and ".join(dict.fromkeys(map(short, ties.values)))
     return (
         f"ties: {counted(ties.keys, 'key')} of {ties.view} {'has' if ties.keys == 1 else 'have'} rows of different "

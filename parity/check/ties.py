@@ -25,7 +25,7 @@ from parity.edge.errors import of_error
 
 PULLED = 200_000
 """Keys of a view up to which its whole history is pulled to look for ties, where it can't be grouped in place."""
-ROW, LAST = "parity_row", "parity_last"
+ROW, LAST, NO_KEY = "parity_row", "parity_last", "parity_key"
 
 
 @dataclass
@@ -38,7 +38,7 @@ class TieFinder:
 
     def of(self, source: Source, keys: int) -> Ties | str | None:
         """The ties of a source that has so many ``keys``; or why they are not known; None if there are none."""
-        if source.name in self.seen or not source.join_keys or not keys:
+        if source.name in self.seen or not keys:
             return None
         self.seen.add(source.name)
         try:
@@ -55,7 +55,11 @@ def ties_of(store: FeatureStore, source: Source, at: datetime, keys: int) -> Tie
     job = history_job(store, source, list(features), at)
     kinds = {type_.__name__ for type_ in type(job).__mro__}
     lazy = pushdown.table_of(job)
-    if lazy is not None:
+    if not columns.keys:  # of a view without entities all rows are of one key
+        table = job.to_arrow()
+        columns.keys = [NO_KEY]
+        rows, last = _grouped_here(table.append_column(NO_KEY, pa.nulls(len(table), pa.int8()).fill_null(0)), columns)
+    elif lazy is not None:
         rows, last = _grouped_in_place(lazy, columns)
     elif keys <= PULLED or "DaskRetrievalJob" in kinds:
         rows, last = _grouped_here(job.to_arrow(), columns)
@@ -135,7 +139,7 @@ def _tied(rows: pa.Table, last: pa.Table, columns: Columns, source: Source, feat
         source.batch.timestamp_field,
         tied.group_by(columns.keys).aggregate([]).num_rows,
         at_last.num_rows,
-        {called: one[column][0].as_py() for called, column in zip(source.keys, columns.keys, strict=True)},
+        {called: one[column][0].as_py() for called, column in zip(source.keys, columns.keys, strict=False)},
         plain(one[columns.event][0].as_py()),
         features[feature],
         [plain(value) for value in _matching(rows, one, by)[feature].to_pylist()],
