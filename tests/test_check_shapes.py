@@ -60,6 +60,19 @@ def test_text_keys_are_compared(theirs):
     assert (found.status, found.kinds, found.said["equal"]) == (0, [], 40)
 
 
+def test_instants_are_keys_that_are_found_online_too(theirs):
+    frame = orders(theirs.now)
+    frame["customer_id"] = [theirs.now - key * HOUR for key in frame["customer_id"]]
+    made = customers(theirs.write("orders", frame), key_type=UnixTimestamp, value_type=ValueType.UNIX_TIMESTAMP)
+    theirs.apply(*made)
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds, found.compared("customers")["keys"]) == (0, [], 20)
+    theirs.write("orders", frame[frame["customer_id"] < theirs.now - 3 * HOUR])
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("deleted")["keys"]) == (1, ["deleted"], 3)
+
+
 def test_keys_of_several_columns_are_compared(theirs):
     frame = orders(theirs.now)
     frame["shop"] = ["a" if key % 2 else "b" for key in frame["customer_id"]]

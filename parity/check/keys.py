@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -51,6 +51,10 @@ class Keys:
                 columns[name] = pa.array([pc.min(self.table[name]).as_py() - 1], kind)
             elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
                 columns[name] = pa.array(["nobody knows this key"], kind)
+            elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+                columns[name] = pa.array([b"nobody knows this key"], kind)
+            elif pa.types.is_timestamp(kind):
+                columns[name] = pa.array([pc.min(self.table[name]).as_py() - timedelta(days=1)], kind)
             else:
                 return None
         return pa.table(columns)

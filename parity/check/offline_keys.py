@@ -15,6 +15,7 @@ from feast import FeatureStore
 
 from parity.check import pushdown
 from parity.check.pulling import MICROSECONDS, Columns, empty_file_of, history_job, latest_job, tables_of, timed
+from parity.compare.equal import plain
 from parity.compare.requested import as_declared
 from parity.compare.subjects import Source
 
@@ -153,8 +154,8 @@ def lacked(known: pa.Table, declared: Sequence[str | None], keys: pa.Table) -> n
         for column, kind, wanted in zip(known.columns, declared, keys.schema.types, strict=True)
     ]
     if any(column is None for column in columns):
-        there = set(zip(*map(as_declared, listed(known), declared), strict=True))
-        asked = zip(*listed(keys), strict=True)
+        there = set(zip(*map(as_declared, _in_utc(known), declared), strict=True))
+        asked = zip(*_in_utc(keys), strict=True)
         return np.array([place for place, key in enumerate(asked) if key not in there], np.int64)
     if len(columns) == 1:
         return np.flatnonzero(~pc.is_in(keys[0], value_set=columns[0]).to_numpy())
@@ -166,6 +167,15 @@ def lacked(known: pa.Table, declared: Sequence[str | None], keys: pa.Table) -> n
 
 def listed(table: pa.Table) -> list[list]:
     return [column.to_pylist() for column in table.columns]
+
+
+def _in_utc(table: pa.Table) -> list[list]:
+    """The columns of a table, those of instants as such of Python in UTC."""
+    found = listed(table)
+    for place, kind in enumerate(table.schema.types):
+        if pa.types.is_timestamp(kind):
+            found[place] = [plain(value) for value in found[place]]
+    return found
 
 
 def _as_declared(column: pa.ChunkedArray, declared: str | None, wanted: pa.DataType) -> pa.ChunkedArray | None:

@@ -9,6 +9,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
@@ -245,6 +246,8 @@ def _column(values: Sequence[Any]) -> pa.Array:
 
 def _value(value: Any) -> Any:
     kind = value.WhichOneof("val")
+    if kind == "unix_timestamp_val":
+        return datetime.fromtimestamp(value.unix_timestamp_val, UTC)
     return getattr(value, kind) if kind else None
 
 

@@ -93,7 +93,7 @@ class Planted:
         return rows.assign(double=rows["double"].where(~self.chosen[rows.index], rows["double"].map(change)))
 
     def on_demand(self, udf: Callable, schema: list[Field], **more: Any) -> None:
-        view = self.table.view()
+        view = self.table.view()[["double"]]
         self.drawn.others.append(on_demand_feature_view(sources=[view], schema=schema, **more)(udf))
         self.drawn.apply()
 

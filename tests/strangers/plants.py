@@ -300,12 +300,17 @@ def on_demand_of_a_null(p: Planted) -> Expected:
     return {"on-demand-null": Named(len(p.lasts()))}
 
 
-@plant(holes=("double",))
+@plant(holes=("double",), number=12)
 def on_demand_that_fails(p: Planted) -> Expected:
-    def computed(inputs):
-        return {"result": [value * 2 for value in inputs["double"]]}
+    """A null alone is no number in serving, and a NaN in training."""
 
-    p.on_demand(computed, RESULT, mode="python")
+    def computed(inputs):
+        import numpy as np
+        import pandas as pd
+
+        return pd.DataFrame({"result": np.arctan(inputs["double"])})
+
+    p.on_demand(computed, RESULT)
     return {"crash": Named(len(p.lasts()))}
 
 
