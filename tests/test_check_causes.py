@@ -220,6 +220,25 @@ def test_an_on_demand_view_that_fails_for_new_keys_is_a_crash(theirs):
     assert "nothing to scale" in found.out
 
 
+def test_an_on_demand_view_that_fails_for_a_null_alone_is_a_crash_for_these_keys(theirs):
+    frame = orders(theirs.now, keys=12)
+    frame["total"] = [None if key <= 4 else key / 4 for key in frame["customer_id"]]
+    made = customers(theirs.write("orders", frame))
+
+    @on_demand_feature_view(sources=[made[1]], schema=[Field(name="bent", dtype=Float64)])
+    def computed(inputs):
+        import numpy
+
+        return pd.DataFrame({"bent": numpy.arctan(inputs["total"])})
+
+    theirs.apply(*made, computed)
+    theirs.materialize()
+    found = theirs.check()
+    assert (found.status, found.kinds, found.compared("computed")["equal"]) == (1, ["crash"], 8)
+    assert found.of("crash")["features"]["all, by an error in serving"] == 4
+    assert "could not be compared" not in found.out
+
+
 @pytest.mark.scale
 def test_an_on_demand_view_that_fails_for_some_keys_is_a_crash(theirs):
     frame = orders(theirs.now)

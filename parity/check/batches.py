@@ -20,7 +20,7 @@ from parity.check.keys import Keys
 from parity.compare.equal import apart, difference
 from parity.compare.kinds import COMPUTED_IN_FLOAT32, CRASH, FLOAT32, NULL, Kind
 from parity.compare.requested import Asked, asked_for, taken
-from parity.compare.sides import Answers, Failed, Serving, Training, as_datetime
+from parity.compare.sides import Answers, Failed, Serving, Training, Unreachable, as_datetime
 from parity.compare.subjects import Column, Subject
 
 KEYS_PER_BATCH, FIRST_BATCH = 40_000, 1_000
@@ -165,7 +165,13 @@ class _Run:
             return
         answered = [place for place in range(len(asked)) if place not in serving.failed]
         for place in answered[:: max(1, len(answered) // ALONE)][:ALONE]:
-            one = self.sides.serving.ask(self.subject, asked.take(np.array([place])))
+            try:
+                one = self.sides.serving.ask(self.subject, asked.take(np.array([place])))
+            except Unreachable:
+                raise
+            except Failed as error:
+                serving.failed[place] = str(error)
+                continue
             for column in self.subject.columns:
                 serving.values[column.name][place] = one.values[column.name][0]
 

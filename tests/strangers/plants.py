@@ -311,7 +311,7 @@ def on_demand_that_fails(p: Planted) -> Expected:
         return pd.DataFrame({"result": np.arctan(inputs["double"])})
 
     p.on_demand(computed, RESULT)
-    return {"crash": Named(len(p.lasts()))}
+    return {"crash": Named(len(p.lasts()) + 1)}  # and a key that is not known
 
 
 @plant()
