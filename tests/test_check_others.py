@@ -4,11 +4,11 @@ from datetime import timedelta
 
 import pandas as pd
 import pytest
-from feast import Field, RequestSource
+from feast import FeatureView, Field, RequestSource
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float32, Float64
 
-from tests.strangers import HOUR, customers, orders, stranger
+from tests.strangers import DAY, HOUR, customers, orders, stranger
 
 
 @pytest.fixture
@@ -75,3 +75,27 @@ def test_ties_that_training_takes_otherwise_when_asked_again_are_still_ties(tmp_
     assert (found.status, found.kinds) == (1, ["tie"])
     assert "when asked again" not in found.out
     assert found.of("tie")["keys"] > 200  # of 400: which rows dask takes is any, and changes with what is asked for
+
+
+def test_what_is_to_be_known_of_several_views_is_said_once(theirs):
+    source = theirs.write("orders", orders(theirs.now))
+    entity, view = customers(source, ttl=2 * DAY)
+    other = FeatureView(name="others", entities=[entity], ttl=view.ttl, schema=view.schema, source=source)
+    hidden = FeatureView(name="hidden", entities=[entity], schema=view.schema, source=source, online=False)
+    theirs.apply(entity, view, other, hidden)
+    theirs.materialize()
+    found = theirs.check()
+    assert found.status == 0
+    [line] = [line for line in found.out.splitlines() if "will expire" in line]
+    assert line.startswith(("customers, others: 0 keys", "others, customers: 0 keys"))
+    assert "not compared: hidden: it is not served: online=False" in found.out
+
+
+def test_one_key_with_ties_has_them(theirs):
+    frame = orders(theirs.now)
+    first = frame[frame["customer_id"] == 3].head(1)
+    theirs.apply(*customers(theirs.write("orders", pd.concat([frame, first.assign(total=first["total"] + 1)]))))
+    theirs.materialize()
+    found = theirs.check()
+    assert found.status == 0
+    assert "ties: 1 key of customers has rows of different values at one event time" in found.out

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from parity.check.causes import is_same_event
 from parity.check.found import Compared, Example, Finding, Ties
 from parity.check.verdict import Status, Verdict
 from parity.compare.kinds import NOTHING, OR_CREATED, UNCHECKED
@@ -66,11 +67,14 @@ def details(verdict: Verdict) -> Iterable[str]:
     for number, finding in enumerate(verdict.findings, 1):
         alike = said.setdefault((finding.kind.name, finding.beneath, finding.inherited), number)
         yield from _of_finding(number, finding, verdict, alike)
+    noted: dict[str, list[str]] = {}
     for one in verdict.compared:
         for text in notes(one):
-            yield f"{one.name}: {text}"
+            noted.setdefault(text, []).append(one.name)
+    yield from (f"{_named(names)}: {text}" for text, names in noted.items())
     for name, why in verdict.left.items():
-        yield f"not compared: {name}: {why}"
+        own = why.removeprefix(f"{name} ")
+        yield f"not compared: {name}: {why if own == why else f'it {own}'}"
     if verdict.vacuous:
         yield f"to prove something of {_named([one.name for one in verdict.vacuous])}: {to_prove(verdict.vacuous)}"
 
@@ -143,7 +147,8 @@ def shown_example(example: Example) -> str:
     key = ", ".join(f"{name}={short(value)}" for name, value in example.key.items()) or "the view without entities"
     if "an error" in (example.training, example.serving):
         return f"{key}: {printable(example.feature)}"
-    trained = f" (of {moment(example.trained)})" if example.trained and example.trained != example.served else ""
+    is_other = example.trained and not (example.served and is_same_event(example.trained, example.served))
+    trained = f" (of {moment(example.trained)})" if is_other else ""
     served = f" (of {moment(example.served)})" if example.served else ""
     return (
         f"{key}: {example.feature} is {short(example.training)}{trained} in training, "
