@@ -139,8 +139,8 @@ def advice(finding: Finding, verdict: Verdict | None = None) -> str:
 
 
 def _filled(text: str, finding: Finding) -> str:
-    names = list(finding.features)
-    return text.format_map(defaultdict(str, finding.about, view=finding.view, features=", ".join(names[:FEATURES])))
+    features = _named(list(finding.features))
+    return text.format_map(defaultdict(str, finding.about, view=finding.view, features=features))
 
 
 def shown_example(example: Example) -> str:
