@@ -1,12 +1,8 @@
 """`parity check` on stores that take an extra: Spark, and DynamoDB as moto speaks it."""
 
-import subprocess
-from datetime import UTC, datetime
-
 import pytest
 
-from tests.conftest import BIN
-from tests.strangers import Stranger, customers, orders, stranger
+from tests.strangers import customers, orders, stranger
 
 pytestmark = pytest.mark.scale
 
@@ -57,21 +53,3 @@ def test_spark_is_compared(tmp_path, capfd):
     assert (found.status, found.kinds, found.said["equal"]) == (0, [], 40)
     theirs.write("orders", frame.assign(total=frame["total"] + 1))
     assert theirs.check().kinds == ["unexplained"]
-
-
-def test_the_local_template_of_feast_differs_in_its_json_and_in_nothing_else(tmp_path, capfd):
-    def feast(folder, *arguments):
-        done = subprocess.run([BIN / "feast", *arguments], cwd=folder, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0, done.stderr
-
-    feast(tmp_path, "init", "demo", "-t", "local")
-    repository = tmp_path / "demo" / "feature_repo"
-    feast(repository, "apply")
-    feast(repository, "materialize-incremental", datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"))
-    theirs = Stranger(repository, capfd, datetime.now(UTC))
-    found = theirs.check()
-    assert (found.status, set(found.kinds)) == (1, {"json"})
-    assert found.compared("transformed_conv_rate")["equal"] == 10
-    assert theirs.check("--accept", "json").status == 0
-    services = theirs.check("--service", "driver_activity_v1", "driver_activity_v2", "--accept", "json")
-    assert (services.status, len(services.said["compared"])) == (0, 2)
