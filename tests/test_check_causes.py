@@ -10,6 +10,7 @@ from feast import Field, PushSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float32, Float64, Int32, Int64, String, UnixTimestamp
 
+from parity.check import batches
 from tests.strangers import DAY, HOUR, customers, orders, stranger
 
 
@@ -356,3 +357,21 @@ def test_what_dask_takes_of_rows_with_created_timestamps_is_a_tie_by_an_issue_of
     found = theirs.check()
     assert (found.status, found.kinds) == (1, ["tie"])
     assert found.of("tie")["upstream"].endswith("/3360")
+
+
+def test_an_on_demand_view_that_fails_for_every_key_in_serving_only_is_a_crash(theirs, monkeypatch):
+    made = customers(theirs.write("orders", orders(theirs.now)))
+
+    @on_demand_feature_view(sources=[made[1]], schema=[Field(name="score", dtype=Float64)])
+    def scored(inputs: pd.DataFrame) -> pd.DataFrame:
+        if "event_timestamp" not in inputs and (inputs["total"] > 5).any():  # which only a training set has
+            raise ValueError("no time")
+        return pd.DataFrame({"score": inputs["total"] * 2})
+
+    theirs.apply(*made, scored)
+    theirs.materialize()
+    monkeypatch.setattr(batches, "FIRST_BATCH", 12)
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("crash")["keys"]) == (1, ["crash"], 12)
+    assert "serving failed for each of the first 12 keys" in found.out
+    assert found.compared("customers")["equal"] == 40

@@ -64,6 +64,9 @@ def compare(
         run.batch(places)
         start += len(places)
         yield len(places)
+        if run.is_crashing and start < len(keys):
+            found.notes.append(f"serving failed for each of the first {start:,} keys, and was not asked for the others")
+            break
     if run.alike:
         found.notes.append(
             f"both sides fail for {len(run.alike):,} of the keys, with request data that are made up here: "
@@ -108,6 +111,8 @@ class _Run:
         """The keys that both sides fail for with request data that are made up, by their place, and the error."""
         self.is_tried = False
         """Whether request data are those that Feast tried the views with, as they fail with what is drawn."""
+        self.is_crashing = False
+        """Whether serving failed for every key of a batch."""
         self.more = 0
         """Odd keys beyond those that are explained."""
         one = len(subject.sources) == 1 and subject.what not in ("feature service", "on-demand feature view")
@@ -128,9 +133,8 @@ class _Run:
 
     def _ask(self, asked: Asked, places: np.ndarray) -> tuple[datetime, Answers, Answers]:
         at = self.at or self.sides.now()
-        with _failing("serving"), self._alike(asked, at):
-            serving = self.sides.serving.ask(self.subject, asked)
-            self._alone(asked, serving)
+        with _failing("serving"):
+            serving = self._served(asked, at)
         with _failing("training"):
             training = self.sides.training.ask(self.subject, asked, at)
         alike = serving.failed.keys() & training.failed.keys()
@@ -144,19 +148,25 @@ class _Run:
                     self._crash(int(places[place]), "both", why)
         return at, serving, training
 
-    @contextmanager
-    def _alike(self, asked: Asked, at: datetime) -> Iterator[None]:
-        """Where serving fails for every key of an on-demand view, say if training does too."""
+    def _served(self, asked: Asked, at: datetime) -> Answers:
+        """What serving answers. Where it fails for every key of an on-demand view, and training does not, each is one
+        that it crashes for; unless the request data, which are made up, may be to blame."""
         try:
-            yield
+            serving = self.sides.serving.ask(self.subject, asked)
+            self._alone(asked, serving)
+            return serving
         except Failed as error:
-            if not self.subject.is_on_demand:
+            if not self.subject.is_on_demand or isinstance(error, Unreachable):
                 raise
             try:
                 self.sides.training.ask(self.subject, asked, at)
             except Failed as other:
                 raise FailedAlike(f"{error} in serving, {other} in training") from None
-            raise
+            if self.subject.request_data:
+                raise
+            self.is_crashing = True
+            none = {column.name: [None] * len(asked) for column in self.subject.columns}
+            return Answers(none, none, failed=dict.fromkeys(range(len(asked)), str(error)))
 
     def _alone(self, asked: Asked, serving: Answers) -> None:
         """Take the answers of some keys from requests for one key each, as model servers send them: what a view makes
