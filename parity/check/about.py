@@ -42,12 +42,11 @@ class Stores:
 
     offline: frozenset[str]
     online: frozenset[str]
-    """None of a feature server elsewhere."""
+    """Of a feature server elsewhere, too: it reads what the same configuration says."""
 
     @classmethod
-    def of(cls, store: FeatureStore, is_elsewhere: bool) -> Stores:
-        online = frozenset() if is_elsewhere else _classes(online_store_of(store))
-        return cls(_classes(store.provider.offline_store), online)
+    def of(cls, store: FeatureStore) -> Stores:
+        return cls(_classes(store.provider.offline_store), _classes(online_store_of(store)))
 
     @property
     def expires_too(self) -> bool:

@@ -36,7 +36,7 @@ from parity.check.keys import Known
 from parity.check.online_count import counted, note_extras
 from parity.check.opening import Opened, feast_version, opening, version_note
 from parity.check.page import write_page
-from parity.check.proven import is_provable, proven
+from parity.check.proven import is_own, is_provable, proven
 from parity.check.sources import trouble_of_sources
 from parity.check.ties import TieFinder
 from parity.check.upstream import known_fault
@@ -80,19 +80,24 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
     if note := version_note():
         print(note)
     known = Known(offline, None if args.url else online, args.at or datetime.now(UTC))
-    stores, ties = Stores.of(online, bool(args.url)), TieFinder(history, args.at or datetime.now(UTC))
+    stores, ties = Stores.of(online), TieFinder(history, args.at or datetime.now(UTC))
     broken = [Compared(name, "not read", error=why) for name, why in chosen.broken.items()]
     for one in broken:
         print(terminal.line(one))
     verdict = Verdict(broken, args.accept, args.fail_on, chosen.left)
     proofs = _proofs(opened, chosen.subjects, verdict, args)
     for subject in chosen.subjects:
-        one = proofs.get(subject.name) or Compared(subject.name, subject.what)
+        if subject.name in proofs:
+            for one in proofs[subject.name]:
+                verdict.compared.append(one)
+                print(terminal.line(one), flush=True)
+            continue
+        one = Compared(subject.name, subject.what)
+        one.notes += _of_transactions(subject, args)
         try:
-            if subject.name not in proofs:
-                sides = Sides(Training(offline, trouble_of_sources), side, history)
-                _compare(subject, one, sides, known, args, stores, None if args.url else online)
-                _look_for_ties(subject, one, ties)
+            sides = Sides(Training(offline, trouble_of_sources), side, history)
+            _compare(subject, one, sides, known, args, stores, None if args.url else online)
+            _look_for_ties(subject, one, ties)
         except NotCompared as why:
             verdict.left[subject.name] = str(why)
             continue
@@ -104,18 +109,31 @@ def check(opened: Opened, args: argparse.Namespace) -> Verdict:
     return verdict
 
 
-def _proofs(opened: Opened, subjects: list[Subject], verdict: Verdict, args: argparse.Namespace) -> dict[str, Compared]:
-    """What the proof found of the views that carry aggregations; of none for an earlier instant, which would have to be
-    written to the online store, or where another store answers than is opened here."""
-    views = {subject.name for subject in subjects if is_provable(subject)}
-    if not views or args.at or args.url:
+def _proofs(
+    opened: Opened, subjects: list[Subject], verdict: Verdict, args: argparse.Namespace
+) -> dict[str, list[Compared]]:
+    """What the proof found of the subjects that it can be made of; of none for an earlier instant, which would have to
+    be written to the online store, or where another store answers than is opened here."""
+    provable = [subject for subject in subjects if is_provable(subject)]
+    if not provable or args.at or args.url:
         return {}
     try:
-        return proven(opened.repository, views, args.sample or None, args.seed, datetime.now(UTC))
+        return proven(opened.repository, provable, args.sample or None, args.seed, datetime.now(UTC))
     except UserError as error:
         verdict.compared.append(Compared("the transactions", "oracle", error=str(error)))
         print(terminal.line(verdict.compared[-1]))
         return {}
+
+
+def _of_transactions(subject: Subject, args: argparse.Namespace) -> list[str]:
+    """Why the transactions of a subject that has some are not compared."""
+    if not any(map(is_own, subject.sources)):
+        return []
+    if args.at:
+        return ["its transactions are not compared as of --at; demo_fixed.py --at does that, in a replay"]
+    if args.url:
+        return ["its transactions are not compared with --url, where another online store may answer"]
+    return [] if is_provable(subject) else ["its transactions are not compared: it has more than views that carry them"]
 
 
 def _compare(

@@ -17,6 +17,10 @@ LISTED = 1000
 """Keys of a finding that are listed in a certificate, at most."""
 
 
+NOT_ASKED = "not asked"
+"""What stands for serving in a row of the past, of which the online store has the last only."""
+
+
 class Example(NamedTuple):
     """One value of one key, on both sides, and the events that they are of, as far as these are known."""
 

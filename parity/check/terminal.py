@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from parity.check.causes import is_same_event
-from parity.check.found import Compared, Example, Finding, Ties
+from parity.check.found import NOT_ASKED, Compared, Example, Finding, Ties
 from parity.check.verdict import Status, Verdict
 from parity.compare.kinds import NOTHING, OR_CREATED, UNCHECKED
 from parity.edge.errors import printable
@@ -150,6 +150,8 @@ def shown_example(example: Example) -> str:
     is_other = example.trained and not (example.served and is_same_event(example.trained, example.served))
     trained = f" (of {moment(example.trained)})" if is_other else ""
     served = f" (of {moment(example.served)})" if example.served else ""
+    if example.serving == NOT_ASKED:
+        return f"{key}: {example.feature} is {short(example.training)}{trained} offline"
     return (
         f"{key}: {example.feature} is {short(example.training)}{trained} in training, "
         f"{short(example.serving)}{served} in serving"
