@@ -7,6 +7,9 @@ import pytest
 from feast import FeatureView, Field
 from feast.types import Float32, Int64
 
+from parity.check.found import Compared
+from parity.check.verdict import merged
+from parity.compare.kinds import CORRECTION
 from tests.strangers import DAY, HOUR, customers, orders, stranger
 
 
@@ -174,3 +177,12 @@ def test_the_forecast_says_what_expires(theirs):
         0,
         {"within_a_day": 7, "within_a_week": 12},
     )
+
+
+def test_a_finding_counts_the_keys_of_its_view_and_not_pairs_with_those_of_others():
+    view, service = Compared("customers", "feature view"), Compared("both", "feature service")
+    for compared, keys in ((view, 1), (service, 7)):
+        for place in range(keys):
+            compared.finding(CORRECTION, "customers").add(place, None, None)
+    assert [one.keys for one in merged([service, view])] == [one.keys for one in merged([view, service])] == [1]
+    assert [one.keys for one in merged([service])] == [7]
