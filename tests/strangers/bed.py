@@ -128,7 +128,8 @@ def try_planted(names: tuple[str, ...], seed: int, pair: Pair) -> Trial:
         planted = ground(folder, seed, pair, **{name: value for one in faults for name, value in one.options.items()})
         expected: Expected = {}
         for planted.slot, fault in enumerate(faults):
-            expected |= fault.sow(planted)
+            for kind, named in fault.sow(planted).items():
+                expected[kind] = named if kind not in expected else expected[kind].and_(named)
         return planted.drawn, {_of(kind, planted): named for kind, named in expected.items()}
 
     return tried(" and ".join(names), seed, pair, make)
@@ -197,7 +198,7 @@ def main() -> None:
         name = "two faults" if " and " in trial.name else trial.name
         found = {"found": trial.is_found, "named": trial.is_named, "keys": trial.is_counted, "since": trial.is_dated}
         counts.setdefault(name, Counter()).update(tried=1, **found)
-        if not trial.is_dated:
+        if not (trial.is_counted and trial.is_dated):
             print(trial, file=sys.stderr)
     for name, count in counts.items():
         if name == "healthy":

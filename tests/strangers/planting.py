@@ -27,6 +27,11 @@ class Named(NamedTuple):
     keys: int | None
     since: datetime | None = None
 
+    def and_(self, other: Named) -> Named:
+        """What is to be said of two faults of one kind, of other keys."""
+        keys = None if None in (self.keys, other.keys) else self.keys + other.keys
+        return Named(keys, None if None in (self.since, other.since) else min(self.since, other.since))
+
 
 Expected = dict[str, Named]
 
