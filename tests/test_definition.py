@@ -663,7 +663,9 @@ def test_no_script_begins_with_a_fault(project, script, fault):
     assert project.run(script, "--help").status == 0
 
 
-@pytest.mark.parametrize("fault", ["a slide interval", "a view without a service"])
+@pytest.mark.parametrize(
+    "fault", ["a slide interval", pytest.param("a view without a service", marks=pytest.mark.scale)]
+)
 def test_feast_apply_refuses_it_too_in_one_line(project, fault):
     changes, said = FAULTS[fault]
     (project.root / "feature_repo" / "features.py").write_text(changed(*changes))

@@ -230,6 +230,7 @@ def test_a_server_with_wrong_options_says_so_in_one_line(project, options):
     assert outcome.err.count("\n") == 1
 
 
+@pytest.mark.scale
 def test_a_server_without_its_variables_says_which_in_one_line(project):
     yaml_file = project.root / "feature_repo" / "feature_store.production.yaml"
     outcome = project.shell("python -m parity serve --port 1", FEAST_FS_YAML_FILE_PATH=str(yaml_file))

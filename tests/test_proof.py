@@ -181,7 +181,10 @@ def put_online(project, user: int, event: datetime) -> bytes:
 
 
 class TestUsersWhomOnlyRedisKnows:
-    @pytest.mark.parametrize("age", [timedelta(days=-1), None], ids=["tomorrow", "year 9999"])
+    @pytest.mark.parametrize(
+        "age",
+        [pytest.param(timedelta(days=-1), id="tomorrow"), pytest.param(None, id="year 9999", marks=pytest.mark.scale)],
+    )
     def test_a_row_from_the_future_is_a_difference_and_is_taken_out(self, ready, tmp_path, age):
         event = datetime.now(UTC) - age if age else datetime(9999, 12, 31, tzinfo=UTC)
         key = put_online(ready, 777, event)
@@ -1125,7 +1128,7 @@ class TestDefinitionThatChanged:
             ('function="max"', 'function="min"'),
             ('function="max"', 'function="count"'),
             ("    ttl=timedelta(days=30),", '    ttl=timedelta(days=30),\n    where="purchase_amount > 19",'),
-            ('dtype=Float64, tags={"unit": "$"}', "dtype=Int64"),
+            pytest.param('dtype=Float64, tags={"unit": "$"}', "dtype=Int64", marks=pytest.mark.scale),
             ('timestamp_field="timestamp",\n', 'timestamp_field="timestamp",\n    time_zone="America/Lima",\n'),
         ],
         ids=[

@@ -24,6 +24,12 @@ from tests.online import NOW, opened, require_in_step, write_history
 VIEW, SERVICE = "user_purchase_features", "user_features"
 AVERAGE, TOTAL = "user_avg_3day_purchase_amount", "user_total_transactions"
 KINDS = ["password", "acl", "tls", "cluster", "sentinel"]
+FEW_KINDS = [
+    "password",
+    "cluster",
+    *(pytest.param(kind, marks=pytest.mark.scale) for kind in ("acl", "tls", "sentinel")),
+]
+"""A whole pipeline on each takes its time."""
 
 
 class Production:
@@ -96,7 +102,7 @@ async def read_async(store: FeatureStore, users: list[int]) -> dict[int, tuple]:
     return served(many, users)
 
 
-@pytest.mark.parametrize("production", KINDS, indirect=True)
+@pytest.mark.parametrize("production", FEW_KINDS, indirect=True)
 def test_the_pipeline_and_the_proof_on(production, caplog):
     project = production.project
     production.prepare()

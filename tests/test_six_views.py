@@ -85,6 +85,7 @@ def test_the_whole_pipeline_proves_every_view(shop):
     assert {"007", "7", "0007", "café", "o'neil", "a b"} <= set(ids)
 
 
+@pytest.mark.scale
 def test_incrementally_it_is_the_same(shop):
     shop.succeed("compute_features.py")
     whole = {view: pq.read_table(shop.root / "data" / f"{view}.parquet") for view in VIEWS}
@@ -115,6 +116,7 @@ def test_on_spark_it_is_the_same(shop):
     assert "Training equals serving equals the oracle" in shop.succeed("demo_fixed.py")
 
 
+@pytest.mark.scale
 def test_in_production_on_a_cluster(shop, tmp_path, monkeypatch):
     folder = tmp_path / "servers"
     folder.mkdir()
@@ -132,6 +134,7 @@ def test_in_production_on_a_cluster(shop, tmp_path, monkeypatch):
     assert sorted(path.stem for path in (shop.root / "production").glob("*.parquet")) == sorted(VIEWS)
 
 
+@pytest.mark.scale
 def test_one_view_or_one_service_at_a_time(shop):
     for view in VIEWS:
         shop.succeed("compute_features.py", "--view", view)

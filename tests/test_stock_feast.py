@@ -209,6 +209,7 @@ class TestFilesThatAreRewritten:
                 answer = None
             yield answer == value
 
+    @pytest.mark.scale
     def test_it_reads_what_was_in_a_file_before_it_was_rewritten(self, tmp_path, redis_port):
         """Why ours has DuckDB forget files."""
         ibis.get_backend().raw_sql("SET enable_external_file_cache = true")

@@ -448,6 +448,7 @@ def test_only_moments_since_an_instant_and_of_rows_that_are_asked_for_are_comput
     assert bits(found) == [moment for moment in right if wanted(moment)]
 
 
+@pytest.mark.scale
 def test_one_key_with_very_many_rows_agrees_at_sampled_instants(monkeypatch):
     monkeypatch.setattr(timeline, "ROWS_AT_A_TIME", 500)
     random = np.random.default_rng(5)
