@@ -415,3 +415,23 @@ def test_maps_are_objects_on_both_sides(theirs):
     theirs.materialize()
     found = theirs.check()
     assert (found.status, found.kinds) == (0, [])
+
+
+def test_rows_of_the_very_instant_that_is_asked_for_are_seen_for_two_entities(tmp_path, capfd):
+    theirs = stranger(tmp_path, capfd)  # dask takes rows of an instant for the same that share a key
+    at = theirs.now - 3 * HOUR
+    users, shops = ({name: range(number), "event_timestamp": at} for name, number in (("uid", 60), ("shop", 50)))
+    views, entities = [], []
+    for name, columns in (("uid", users), ("shop", shops)):
+        frame = pd.DataFrame(columns)
+        frame[f"x_{name}"] = frame[name] / 7
+        entities.append(Entity(name=f"e_{name}", join_keys=[name], value_type=ValueType.INT64))
+        fields, source = [Field(name=f"x_{name}", dtype=Float64)], theirs.write(name, frame)
+        views.append(FeatureView(name=f"v_{name}", entities=entities[-1:], ttl=DAY, schema=fields, source=source))
+    theirs.apply(*entities, *views, FeatureService(name="both", features=views[::-1]))
+    theirs.materialize()
+    found = theirs.check("--service", "both", "--at", at.isoformat())
+    assert (found.status, found.kinds) == (0, [])
+    assert found.compared("both")["equal"] == 2 * found.compared("both")["keys"] == 120
+    found = theirs.check("--service", "both", "--at", (at + DAY).isoformat())
+    assert (found.status, found.kinds) == (0, [])

@@ -28,6 +28,9 @@ ROW_DROPPED = "no row"
 """What training gets for a key whose row the offline store drops: less than a null."""
 KEYS_PER_READ = 5_000
 """How many keys the SDK is asked for at once: it holds an object for each value, its event and its status."""
+REQUESTS = 8
+"""How many requests the rows that a store takes for the same are divided into; those beyond are asked for a microsecond
+earlier, each time."""
 ROW = "parity_row"
 """A column that travels with the rows of a training set, whose order stores change."""
 
@@ -71,23 +74,47 @@ class Training:
         frame = asked.frame()
         instants = [at] * len(asked) if isinstance(at, datetime) else at
         times = pa.array(instants, pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+        turns = np.zeros(len(asked), np.int64)
         if self._merges_rows(subject):
-            times = times - np.arange(len(asked))
+            turns = _turns(subject, frame, times)
+            times, turns = times - turns // REQUESTS, turns % REQUESTS
         frame[ENTITY_TIME] = pd.DatetimeIndex(times.astype("datetime64[us]"), tz="UTC")
         frame[ROW] = np.arange(len(asked))
         features = subject.request if isinstance(subject.request, FeatureService) else list(subject.request)
         places = range(len(asked))
+
+        def ask(some: Sequence[int]) -> Answers:
+            return self._ask_in_turns(subject, features, frame, some, turns)
+
         if not self._divided:
-            return self._ask(subject, features, frame, places)
+            return ask(places)
         hopeless = (lambda: self._trouble(self._store, subject)) if self._trouble else None
-        return divided(places, lambda some: self._ask(subject, features, frame, some), hopeless=hopeless)
+        return divided(places, ask, hopeless=hopeless)
 
     def _merges_rows(self, subject: Subject) -> bool:
         """Whether the store takes rows of one instant for the same that share the key of one view and not those of the
-        others, as Dask does (6787 of feast-dev/feast): then each is asked for a microsecond before the other."""
+        others, as Dask does (6787 of feast-dev/feast): then these are asked for in requests of their own."""
         if len({tuple(source.keys) for source in subject.sources}) < 2:
             return False
         return any(type_.__name__ == "DaskOfflineStore" for type_ in type(self._store.provider.offline_store).__mro__)
+
+    def _ask_in_turns(
+        self, subject: Subject, features: Any, frame: pd.DataFrame, places: Sequence[int], turns: np.ndarray
+    ) -> Answers:
+        """Ask for the rows of each turn by a request, and put the answers together in the order of ``places``."""
+        own = turns[list(places)]
+        parts = [np.flatnonzero(own == turn) for turn in np.unique(own)]
+        if len(parts) < 2:
+            return self._ask(subject, features, frame, places)
+        whole = Answers({column.name: [None] * len(places) for column in subject.columns})
+        whole.there = np.zeros(len(places), bool)
+        for part in parts:
+            answers = self._ask(subject, features, frame, [places[at] for at in part.tolist()])
+            whole.there[part], whole.missing = answers.there, answers.missing
+            for name, values in answers.values.items():
+                for at, value in zip(part.tolist(), values, strict=True):
+                    whole.values[name][at] = value
+        return whole
 
     def _ask(self, subject: Subject, features: Any, frame: pd.DataFrame, places: Sequence[int]) -> Answers:
         some = frame.iloc[list(places)].reset_index(drop=True)
@@ -113,6 +140,21 @@ class Training:
                 for place, value in zip(at, found, strict=True):
                     ordered[place] = value
         return Answers(values, there=there, missing=missing)
+
+
+def _turns(subject: Subject, frame: pd.DataFrame, times: np.ndarray) -> np.ndarray:
+    """For each row a turn, such that no two rows of a turn share the instant and the key of the view that the store
+    joins first: the first of which features are asked for, and any where only those on demand are."""
+    first = next((column.source for column in subject.columns if column.source is not None), None)
+    sources = [first] if first else subject.sources
+    keys = [list(zip(*(frame[name] for name in one.keys), strict=True)) for one in sources]
+    taken: dict[tuple, int] = {}
+    turns = np.zeros(len(frame), np.int64)
+    for row, time_ in enumerate(times.tolist()):
+        own = [(view, time_, of[row] if of else ()) for view, of in enumerate(keys)]
+        turns[row] = turn = max(taken.get(one, 0) for one in own)
+        taken |= dict.fromkeys(own, turn + 1)
+    return turns
 
 
 class Sdk:
