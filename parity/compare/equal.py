@@ -23,6 +23,9 @@ NO_INSTANT = -(2**63)
 MAY_BE_EMPTY = {int, float, Decimal, str, bool, list, dict, bytes}
 """The types whose empty value, or zero, stands for a null where there is none."""
 
+OBJECTS = ("Json", "Map", "ScalarMap", "Struct")
+"""What the names of the types of objects begin with."""
+
 
 class Coerced(NamedTuple):
     """A value that is stored as another type than its feature's: equal to nothing that is of the right one."""
@@ -45,7 +48,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | list | tuple | set | frozenset):
         return [plain(one) for one in (sorted(value, key=repr) if isinstance(value, set | frozenset) else value)]
     if isinstance(value, Mapping):
-        return {str(name): plain(one) for name, one in value.items() if one is not None}
+        return {str(name): kept for name, one in value.items() if (kept := plain(one)) is not None}
     if isinstance(value, datetime):
         if value != value:  # NaT
             return None
@@ -67,7 +70,7 @@ def apart(training: list, serving: list, declared: str) -> list[int]:
     """The places at which two columns of values that are `plain` have not the very same: `difference` says of each how
     they differ, or that they are equal all the same."""
     pairs = enumerate(zip(training, serving, strict=True))
-    if "(" in declared:  # within arrays and objects, True is 1 and 0.0 is -0.0 to Python
+    if "(" in declared or declared.startswith(OBJECTS):  # within these, True is 1 and 0.0 is -0.0 to Python
         return [i for i, (a, b) in pairs if a is not b and (a != b or repr(a) != repr(b))]
     if declared.startswith("Float"):
         return [i for i, (a, b) in pairs if a != b or type(a) is not type(b) or (a == 0 and not _is_same_zero(a, b))]
@@ -86,7 +89,7 @@ def difference(training: Any, serving: Any, declared: str) -> Kind | str | None:
         if declared == "Json" and isinstance(other, str) and _parsed(other) is None:
             return JSON
         return NULL if _is_empty(other) else ""
-    if declared.startswith(("Json", "Map", "ScalarMap", "Struct")):
+    if declared.startswith(OBJECTS):
         return _of_objects(training, serving)
     if declared.startswith("Set") and isinstance(training, list) and isinstance(serving, list):
         return _of_sets(training, serving, declared)
@@ -109,11 +112,20 @@ def _of_scalars(training: Any, serving: Any, declared: str) -> Kind | str | None
         return COERCION if _moment(training) == _moment(serving) else ""  # cut to whole seconds
     if type(training) is type(serving) and training == serving:
         return None
+    if declared == "UnixTimestamp" and (_is_midnight(training, serving) or _is_midnight(serving, training)):
+        return None
     if type(training) is type(serving) and declared not in ("Uuid", "TimeUuid"):
         return ""
     if isinstance(training, bytes) and serving == str(training):
         return COERCION  # Python's way to write bytes, in a text field
     return TYPE if _is_same_text(training, serving, declared) else ""
+
+
+def _is_midnight(day: Any, instant: Any) -> bool:
+    """Whether an instant is the beginning, in UTC, of a day: Feast has no type of days, and writes them so."""
+    if type(day) is not date or not isinstance(instant, datetime):
+        return False
+    return instant == datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def _is_number(value: Any) -> bool:
@@ -190,14 +202,25 @@ def _of_elements(declared: str) -> str:
 
 
 def _of_objects(training: Any, serving: Any) -> Kind | str | None:
-    if type(training) is type(serving) and training == serving:
-        return None
-    one, other = _parsed(training), _parsed(serving)
-    if one == other or _pairs(one) == _pairs(other):
+    one, other = _pairs(_parsed(training)), _pairs(_parsed(serving))
+    if _is_alike(one, other):
         return JSON if isinstance(training, str) != isinstance(serving, str) else None
+    if one == other:  # to Python, to which True is 1
+        return TYPE
     if isinstance(one, dict) and isinstance(other, dict) and _as_texts(one) == _as_texts(other):
         return TYPE
     return ""
+
+
+def _is_alike(one: Any, other: Any) -> bool:
+    """Whether two values within objects are equal as values by themselves are: 7 is 7.0, and True is not 1."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_alike(value, other[name]) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_is_alike, one, other))
+    if _is_number(one) and _is_number(other):
+        return one == other and _is_same_zero(one, other)
+    return type(one) is type(other) and one == other
 
 
 def _parsed(value: Any) -> Any:
