@@ -1,7 +1,9 @@
 """`parity check` on what only shows in a value: each cause planted, and named."""
 
 import math
+import sqlite3
 import sys
+from contextlib import closing
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float32, Float64, Int32, Int64, String, UnixTimestamp
 
 from parity.check import batches
+from parity.compare import sides
 from tests.strangers import DAY, HOUR, customers, orders, stranger
 
 
@@ -375,3 +378,65 @@ def test_an_on_demand_view_that_fails_for_every_key_in_serving_only_is_a_crash(t
     assert (found.status, found.kinds, found.of("crash")["keys"]) == (1, ["crash"], 12)
     assert "serving failed for each of the first 12 keys" in found.out
     assert found.compared("customers")["equal"] == 40
+
+
+def write_online(theirs, statement, *values):
+    """Change what is online as nobody should."""
+    with closing(sqlite3.connect(theirs.root / "online.db")) as connection, connection:
+        assert connection.execute(statement, values).rowcount
+
+
+@pytest.mark.parametrize("where", ["", " where entity_key = (select min(entity_key) from theirs_customers)"])
+def test_a_missing_event_time_of_a_value_is_none_of_the_source(theirs, where):
+    theirs.apply(*customers(theirs.write("orders", orders(theirs.now, keys=3))))
+    theirs.materialize()
+    write_online(theirs, f"update theirs_customers set event_ts = 0{where}")
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("event-time")["keys"]) == (1, ["event-time"], 1 if where else 3)
+
+
+def test_event_times_of_a_side_that_says_none_are_not_compared_which_is_said(theirs, monkeypatch):
+    theirs.apply(*customers(theirs.write("orders", orders(theirs.now, keys=3))))
+    theirs.materialize()
+    write_online(theirs, "update theirs_customers set event_ts = 0")
+    monkeypatch.setattr(sides, "SAY_EVENTS", {"of none"})  # as of a remote store, or one of somebody's own
+    found = theirs.check()
+    assert (found.status, found.kinds) == (0, [])
+    assert "customers: the online side says no event times, so these are not compared" in found.out
+
+
+def test_an_event_time_of_an_older_row_with_other_values_is_of_none(theirs):
+    theirs.apply(*customers(theirs.write("orders", orders(theirs.now, keys=3))))
+    theirs.materialize()
+    older = (theirs.now - 3 * HOUR).timestamp()
+    write_online(
+        theirs,
+        "update theirs_customers set event_ts = ? where entity_key = (select min(entity_key) from theirs_customers)",
+        older + 7 * 60,
+    )
+    frame = orders(theirs.now, keys=3)
+    frame.loc[::3, "event_timestamp"] += pd.Timedelta(minutes=7)
+    theirs.write("orders", frame)
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("event-time")["keys"]) == (1, ["event-time"], 1)
+    theirs.write("orders", frame.assign(total=frame.groupby("customer_id")["total"].transform("last")).assign(orders=1))
+    theirs.store.write_to_online_store("customers", frame[2::3].assign(orders=1))
+    write_online(
+        theirs,
+        "update theirs_customers set event_ts = ? where entity_key = (select min(entity_key) from theirs_customers)",
+        older + 7 * 60,
+    )
+    found = theirs.check()
+    assert (found.status, found.compared("customers")["newer_rows_of_equal_values"]) == (0, 1)  # of a row like it
+
+
+def test_every_key_that_differs_is_explained_however_many_these_are(theirs, monkeypatch):
+    frame = orders(theirs.now, keys=25, rows=1)
+    frame.loc[frame["customer_id"] <= 20, "event_timestamp"] -= 20 * DAY
+    theirs.apply(*customers(theirs.write("orders", frame)))
+    theirs.materialize()
+    theirs.store.write_to_online_store("customers", frame[frame["customer_id"] > 20].assign(total=-1.0))
+    monkeypatch.setattr(batches, "EXPLAINED", 10)
+    found = theirs.check("--accept", "ttl")
+    assert (found.status, found.kinds) == (1, ["correction", "ttl"])
+    assert (found.of("correction")["keys"], found.of("ttl")["keys"]) == (5, 20)

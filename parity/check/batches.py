@@ -25,7 +25,7 @@ from parity.compare.subjects import Column, Subject
 
 KEYS_PER_BATCH, FIRST_BATCH = 40_000, 1_000
 EXPLAINED = 100_000
-"""Keys of a subject whose history is looked at, at most."""
+"""Keys whose history is looked at together, at most: they are in memory until then."""
 ALONE = 16
 """Keys of a batch that an on-demand view is asked for one by one."""
 DAY, WEEK = timedelta(days=1), timedelta(days=7)
@@ -72,11 +72,9 @@ def compare(
             f"both sides fail for {len(run.alike):,} of the keys, with request data that are made up here: "
             f"{next(iter(run.alike.values()))}"
         )
-    if run.more:
-        found.notes.append(
-            f"causes were looked for in the first {EXPLAINED:,} keys that differ; {run.more:,} more differ too"
-        )
-    Explanation(subject, keys, sides.history, found, at, run.by_event).of(run.odd)
+    if run.by_event and not run.dated and found.keys > found.nulls.absent:
+        found.notes.append("the online side says no event times, so these are not compared")
+    run.explain()
 
 
 class FailedAlike(Failed):
@@ -113,11 +111,18 @@ class _Run:
         """Whether request data are those that Feast tried the views with, as they fail with what is drawn."""
         self.is_crashing = False
         """Whether serving failed for every key of a batch."""
-        self.more = 0
-        """Odd keys beyond those that are explained."""
+        known = getattr(sides.serving, "says_events", False)
+        self.dated = {source.name for source in subject.sources if known}
+        """The sources of which serving says event times."""
         one = len(subject.sources) == 1 and subject.what not in ("feature service", "on-demand feature view")
         self.by_event = one and keys.events is not None
         """Whether events are compared too."""
+        self.explanation = Explanation(subject, keys, sides.history, found, at, self.by_event)
+
+    def explain(self) -> None:
+        """Name the causes of the odd keys so far."""
+        self.explanation.of(self.odd)
+        self.odd.clear()
 
     def batch(self, places: np.ndarray) -> None:
         asked = self._asked(taken(self.keys.table, places), len(places))
@@ -135,6 +140,7 @@ class _Run:
         at = self.at or self.sides.now()
         with _failing("serving"):
             serving = self._served(asked, at)
+        self._date(serving)
         with _failing("training"):
             training = self.sides.training.ask(self.subject, asked, at)
         alike = serving.failed.keys() & training.failed.keys()
@@ -147,6 +153,23 @@ class _Run:
                 elif not self.subject.request_data:
                     self._crash(int(places[place]), "both", why)
         return at, serving, training
+
+    def _date(self, serving: Answers) -> None:
+        """Take the first instant of 1970, which Feast sends for a missing event time, for one where serving has a value
+        and says event times of others: the value is then of a wrong one. Elsewhere it is none."""
+        for column in self.subject.columns:
+            stamps = serving.events[column.name]
+            if column.source is not None and any(stamps):
+                self.dated.add(column.source.name)
+        for column in self.subject.columns:
+            stamps = serving.events[column.name]
+            if 0 not in stamps:
+                continue
+            says = column.source is not None and column.source.name in self.dated
+            some = zip(stamps, serving.values[column.name], strict=True)
+            serving.events[column.name] = [
+                stamp or (0 if says and stamp == 0 and value is not None else None) for stamp, value in some
+            ]
 
     def _served(self, asked: Asked, at: datetime) -> Answers:
         """What serving answers. Where it fails for every key of an on-demand view, and training does not, each is one
@@ -351,9 +374,6 @@ class _Run:
         if one.differing and not new.differing and not new.unsteady:
             self.found.retried += 1
             return
-        if len(self.odd) >= EXPLAINED:
-            self.more += 1
-            self.found.differing += len(new.differing)
-            self.found.differing_places.add(one.place)
-            return
         self.odd.append(new)
+        if len(self.odd) >= EXPLAINED:
+            self.explain()

@@ -84,12 +84,12 @@ def is_same_event(event: datetime, served: datetime) -> bool:
 
 def cause_of_row(e: Evidence) -> Cause | None:
     """Why the whole row differs, or is of another event; None if both sides are of the same event."""
-    if e.is_mixed and not any(_agrees(e, row) for row in e.rows):
+    if e.is_mixed and not any(agrees(e, row) for row in e.rows):
         return Cause(KEY_MIXED, None)
     if not e.is_online:
         return _of_absent(e)
     if e.served is None:  # the store does not say; so it is the last event that has these values
-        row = next((row for row in reversed(e.rows) if _agrees(e, row)), None)
+        row = next((row for row in reversed(e.rows) if agrees(e, row)), None)
         if row is None:
             return _of_age(e)
         e = e._replace(served=row.event)
@@ -130,19 +130,19 @@ def _of_age(e: Evidence) -> Cause | None:
 def _shifted(e: Evidence) -> Row | None:
     """The row that is served under the event time of another, as time zones do it to rows that come every hour: the
     last one, or the last that was materialized. None if the row of that time has the values that are served itself."""
-    if any(_agrees(e, row) for row in e.of_served()):
+    if any(agrees(e, row) for row in e.of_served()):
         return None
     materialized = next((row for row in reversed(e.rows) if e.source.was_materialized(row.event)), None)
     last = [row for row in (e.last, materialized) if row is not None]
-    return next((row for row in last if is_zone_shift(row.event, e.served) and _agrees(e, row)), None)
+    return next((row for row in last if is_zone_shift(row.event, e.served) and agrees(e, row)), None)
 
 
 def _of_unknown_event(e: Evidence) -> Cause:
     """The event that is served is in no row of the source."""
     for row in reversed(e.rows):
-        if is_zone_shift(row.event, e.served) and _agrees(e, row):
+        if is_zone_shift(row.event, e.served) and agrees(e, row):
             return Cause(TIME_ZONE, row.event)
-    if e.last is not None and any(_agrees(e, row) for row in e.rows):
+    if e.last is not None and any(agrees(e, row) for row in e.rows):
         return Cause(EVENT_TIME, e.served)
     if e.source.is_pushed or not e.source.was_materialized(e.served):
         return Cause(PUSHED, e.served)
@@ -158,7 +158,7 @@ def _of_older(e: Evidence) -> Cause:
     return Cause(LATE, newer)
 
 
-def _agrees(e: Evidence, row: Row) -> bool:
+def agrees(e: Evidence, row: Row) -> bool:
     """Whether a row has the values that are served, but for what the declared types make of them."""
     served = {name: value for name, value in e.serving.items() if name in row.values}
     compared = [difference(row.values[name], value, e.types.get(name, "")) for name, value in served.items()]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from feast import FeatureStore
 
-from parity.check.causes import Cause, Evidence, cause_of_row, cause_of_value
+from parity.check.causes import Cause, Evidence, agrees, cause_of_row, cause_of_value
 from parity.check.found import Compared, Example
 from parity.check.history import Row, rows_of
 from parity.check.keys import Keys
@@ -18,6 +18,7 @@ from parity.compare.equal import difference, is_close
 from parity.compare.kinds import (
     COMPUTED_IN_FLOAT32,
     DROPPED,
+    EVENT_TIME,
     FLOAT32,
     KEY_CAST,
     ON_DEMAND,
@@ -94,7 +95,7 @@ class Explanation:
     ) -> dict[str, Cause]:
         """Name the causes of the columns of one source, and return them by column."""
         rows = [row for row in history.get(tuple(key[name] for name in source.keys), []) if row.event <= one.at]
-        served = as_datetime(next((one.events[c.name] for c in columns if one.events[c.name]), None))
+        served = as_datetime(next((one.events[c.name] for c in columns if one.events[c.name] is not None), None))
         evidence = Evidence(
             source,
             rows,
@@ -174,9 +175,11 @@ class Explanation:
 
     def _note_event(self, row: Cause, source: Source, one: Odd, key: dict[str, Any], e: Evidence) -> None:
         """A key whose values are equal, and whose row is of another event: latent if the source has that event too."""
-        if e.of_served() and row.kind != TIME_ZONE:
-            self.found.latent += 1
-            return
+        if row.kind != TIME_ZONE and (of_served := e.of_served()):
+            if any(agrees(e, one) for one in of_served):
+                self.found.latent += 1
+                return
+            row = Cause(EVENT_TIME, e.served)  # of a row that has other values
         finding = self.found.finding(row.kind, source.name)
         event = source.batch.timestamp_field
         finding.features[event] += 1

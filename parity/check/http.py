@@ -142,5 +142,4 @@ def _stamp(text: str | None) -> int | None:
     if not text:
         return None
     instant = plain(datetime.fromisoformat(text))
-    microseconds = round((instant - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000)
-    return microseconds or None
+    return round((instant - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000)

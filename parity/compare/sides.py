@@ -23,6 +23,7 @@ from parity.compare.equal import Coerced, plain
 from parity.compare.requested import Asked
 from parity.compare.subjects import ENTITY_TIME, Subject
 from parity.edge.errors import UserError, of_error
+from parity.edge.feast_internals import online_store_of
 
 ROW_DROPPED = "no row"
 """What training gets for a key whose row the offline store drops: less than a null."""
@@ -33,6 +34,10 @@ REQUESTS = 8
 earlier, each time."""
 ROW = "parity_row"
 """A column that travels with the rows of a training set, whose order stores change."""
+SAY_EVENTS = {
+    "SqliteOnlineStore", "RedisOnlineStore", "PostgreSQLOnlineStore", "MySQLOnlineStore", "DynamoDBOnlineStore",
+}  # fmt: skip
+"""Stores that have the event time of every row."""
 
 
 @dataclass
@@ -41,7 +46,7 @@ class Answers:
 
     values: dict[str, list]
     events: dict[str, list] = field(default_factory=dict)
-    """Of serving: of which event each value is, epoch microseconds; None where it does not say."""
+    """Of serving: of which event each value is, epoch microseconds; None, or 0 of Feast, where it does not say."""
     there: np.ndarray | None = None
     """Of training: whether the row of each key came back at all."""
     failed: dict[int, str] = field(default_factory=dict)
@@ -164,6 +169,11 @@ class Sdk:
     def __init__(self, store: FeatureStore, divided: bool = True, typed: bool = False):
         self._store, self._divided, self._typed = store, divided, typed
 
+    @property
+    def says_events(self) -> bool:
+        """Whether the store is known to say of which event everything is, that it has."""
+        return any(type_.__name__ in SAY_EVENTS for type_ in type(online_store_of(self._store)).__mro__)
+
     def ask(self, subject: Subject, asked: Asked) -> Answers:
         rows = asked.rows()
         features = subject.request if isinstance(subject.request, FeatureService) else list(subject.request)
@@ -210,7 +220,7 @@ def of_response(answer: OnlineResponse, subject: Subject, number: int, typed: bo
             given = given or answer.to_dict()
             some = [_or_plain(one) for one in given[name]]
         values[name] = _filled(some, number)
-        stamps = [(one.seconds * 1_000_000 + one.nanos // 1000) or None for one in vectors[name].event_timestamps]
+        stamps = [one.seconds * 1_000_000 + one.nanos // 1000 for one in vectors[name].event_timestamps]
         events[name] = _filled(stamps, number) if stamps else [None] * number  # as the remote store says none
     return Answers(values, events, missing=missing)
 
