@@ -4,8 +4,8 @@ import math
 
 import pandas as pd
 import pytest
-from feast import Field
-from feast.types import Array, Float64
+from feast import Field, ValueType
+from feast.types import Array, Float64, String
 
 from parity.check.ties import ties_of
 from parity.compare.subjects import Source
@@ -91,3 +91,20 @@ def test_ties_that_both_sides_take_alike_are_a_warning_and_no_difference(tmp_pat
     assert (ties["view"], ties["keys"], ties["keys_at_their_last_event"]) == ("customers", 2, 0)
     assert "customers: ties: 2 keys of customers have rows of different values at one event time, 0 of" in checked.out
     assert checked.out.splitlines()[-1].endswith("Keys with ties in the source: 2 in customers.")
+
+
+def test_texts_by_a_dictionary_are_texts(tmp_path, capfd):
+    theirs = stranger(tmp_path, capfd, "dask")
+    frame = orders(theirs.now, keys=5, name=lambda key: f"name {key}")
+    frame["customer_id"] = "c-" + frame["customer_id"].astype(str)
+    by_dictionary = {"customer_id": "category", "name": "category"}
+    fields = [Field(name="total", dtype=Float64), Field(name="name", dtype=String)]
+    source = theirs.write("orders", frame.astype(by_dictionary))
+    theirs.apply(*customers(source, fields=fields, key_type=String, value_type=ValueType.STRING))
+    theirs.materialize()
+    assert theirs.check().status == 0
+    last = frame.groupby("customer_id").tail(1)
+    theirs.write("orders", pd.concat([frame, last[:2].assign(name="other")]).astype(by_dictionary))
+    found = theirs.check()
+    assert (found.status, set(found.kinds) <= {"tie", "correction"}) == (1, True)
+    assert found.compared("customers")["ties"][0]["keys"] == 2

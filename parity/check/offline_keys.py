@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from feast import FeatureStore
 
 from parity.check import pushdown
-from parity.check.pulling import MICROSECONDS, Columns, empty_file_of, history_job, latest_job, tables_of, timed
+from parity.check.pulling import MICROSECONDS, Columns, empty_file_of, history_job, latest_job, tables_of, timed, whole
 from parity.compare.equal import plain
 from parity.compare.requested import as_declared
 from parity.compare.subjects import Source
@@ -117,7 +117,7 @@ class OfflineKeys:
         """The keys and last events: asked for without any feature first, which not every store can do."""
         for features in ([], [self._columns.first]):
             try:
-                return latest_job(self._store, self._source, features, self._at).to_arrow()
+                return whole(latest_job(self._store, self._source, features, self._at))
             except Exception:
                 if features and (empty := empty_file_of(self._source)) is None:
                     raise

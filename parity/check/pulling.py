@@ -76,7 +76,7 @@ def empty_file_of(source: Source) -> pa.Table | None:
     path = getattr(source.batch, "path", None)
     try:
         file = dataset.dataset(path) if path else None
-        return file.schema.empty_table() if file is not None and not file.count_rows() else None
+        return _decoded(file.schema.empty_table()) if file is not None and not file.count_rows() else None
     except Exception:  # of a path that is none here: what failed is said
         return None
 
@@ -85,10 +85,24 @@ def tables_of(job: Any) -> Iterator[pa.Table]:
     """What a job gives: at least one table, and several where it can give them one by one."""
     empty = True
     for part in job.to_arrow_batches() if hasattr(job, "to_arrow_batches") else ():
-        yield part if isinstance(part, pa.Table) else pa.Table.from_batches([part])
+        yield _decoded(part if isinstance(part, pa.Table) else pa.Table.from_batches([part]))
         empty = False
     if empty:
-        yield job.to_arrow()
+        yield whole(job)
+
+
+def whole(job: Any) -> pa.Table:
+    """All that a job gives."""
+    return _decoded(job.to_arrow())
+
+
+def _decoded(table: pa.Table) -> pa.Table:
+    """The table with the values themselves in place of places in a dictionary, by which Arrow neither sorts nor
+    joins."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(place, field.name, table[place].cast(field.type.value_type))
+    return table
 
 
 def timed(table: pa.Table, event: str) -> pa.Table:

@@ -18,7 +18,7 @@ from feast import FeatureStore
 
 from parity.check import pushdown
 from parity.check.found import Ties
-from parity.check.pulling import Columns, history_job
+from parity.check.pulling import Columns, history_job, whole
 from parity.compare.equal import plain
 from parity.compare.subjects import Source
 from parity.edge.errors import of_error
@@ -56,13 +56,13 @@ def ties_of(store: FeatureStore, source: Source, at: datetime, keys: int) -> Tie
     kinds = {type_.__name__ for type_ in type(job).__mro__}
     lazy = pushdown.table_of(job)
     if not columns.keys:  # of a view without entities all rows are of one key
-        table = job.to_arrow()
+        table = whole(job)
         columns.keys = [NO_KEY]
         rows, last = _grouped_here(table.append_column(NO_KEY, pa.nulls(len(table), pa.int8()).fill_null(0)), columns)
     elif lazy is not None:
         rows, last = _grouped_in_place(lazy, columns)
     elif keys <= PULLED or "DaskRetrievalJob" in kinds:
-        rows, last = _grouped_here(job.to_arrow(), columns)
+        rows, last = _grouped_here(whole(job), columns)
     else:
         return f"ties in the source of {source.name} were not looked for: it has more than {PULLED:,} keys to pull"
     is_settled_by_creation = "DaskRetrievalJob" not in kinds  # dask sorts by one column after the other
@@ -152,6 +152,6 @@ def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     kind = column.type
     if pa.types.is_floating(kind):
         return pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
-    if pa.types.is_nested(kind) or pa.types.is_dictionary(kind) or pa.types.is_null(kind):
+    if pa.types.is_nested(kind) or pa.types.is_null(kind):
         return pa.array([repr(plain(value)) for value in column.to_pylist()])
     return column
