@@ -8,7 +8,7 @@ from contextlib import closing
 import numpy as np
 import pandas as pd
 import pytest
-from feast import Field, PushSource, ValueType
+from feast import FeatureService, FeatureView, Field, PushSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float32, Float64, Int32, Int64, String, UnixTimestamp
 
@@ -205,6 +205,119 @@ def test_what_an_on_demand_view_makes_of_one_key_alone_is_compared(theirs):
     theirs.materialize()
     found = theirs.check()  # with a null in the batch, "5.0"; alone, "5"; and a null alone is "None", not "nan"
     assert (found.status, found.kinds) == (1, ["on-demand", "on-demand-null"])
+
+
+def computed_of(theirs, frame, compute, **fields):
+    """Apply and materialize a view of customers, and one on demand with the feature ``made`` that ``compute`` makes."""
+    made = customers(theirs.write("orders", frame), fields=[Field(name=n, dtype=kind) for n, kind in fields.items()])
+    compute.__name__ = "computed"
+    theirs.apply(*made, on_demand_feature_view(sources=[made[1]], schema=[Field(name="made", dtype=Float64)])(compute))
+    theirs.materialize()
+
+
+def test_an_on_demand_view_that_depends_on_its_batch_is_on_demand_logic_for_a_single_key(theirs):
+    def compute(inputs):
+        return pd.DataFrame({"made": inputs["total"].fillna(inputs["total"].mean())})
+
+    frame = orders(theirs.now, keys=4, total=lambda key: {1: 2.0, 2: 4.0, 3: 5.0}.get(key))
+    computed_of(theirs, frame, compute, total=Float64)
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("on-demand")["keys"]) == (1, ["on-demand"], 1)
+
+
+def test_a_value_of_equal_inputs_that_differs_once_only_is_on_demand_logic(theirs, monkeypatch):
+    monkeypatch.setenv("LOOKS", "0")
+
+    def compute(inputs):
+        import os
+
+        made = inputs["total"] * 2
+        if "event_timestamp" in inputs and len(inputs) == 20:  # a training set of all keys: the first is otherwise
+            os.environ["LOOKS"] = str(int(os.environ["LOOKS"]) + 1)
+            made[0] += os.environ["LOOKS"] == "1"
+        return pd.DataFrame({"made": made})
+
+    computed_of(theirs, orders(theirs.now), compute, total=Float64)
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("on-demand")["keys"]) == (1, ["on-demand"], 1)
+
+
+def test_a_value_on_demand_whose_input_was_written_between_the_two_looks_is_no_difference(theirs, monkeypatch):
+    def compute(inputs):
+        return pd.DataFrame({"made": inputs["total"] * 2})
+
+    computed_of(theirs, frame := orders(theirs.now), compute, total=Float64)
+    store, last = theirs.store, frame.groupby("customer_id", as_index=False).last()
+    store.write_to_online_store("customers", last.assign(total=last["total"] + (last["customer_id"] == 3)))
+
+    def count(run, *arguments, looked=batches._Run._count):
+        odd = looked(run, *arguments)
+        store.write_to_online_store("customers", last)
+        return odd
+
+    monkeypatch.setattr(batches._Run, "_count", count)
+    found = theirs.check("--view", "computed")
+    assert (found.status, found.kinds) == (0, [])
+    assert "1 key differed once and not when asked again" in found.out
+
+
+def test_an_input_of_another_precision_does_not_hide_what_other_rows_make_of_the_value(theirs):
+    def compute(inputs):
+        return pd.DataFrame({"made": inputs["orders"] - inputs["orders"].mean() + 1000.0})
+
+    frame = orders(theirs.now, keys=6, total=lambda key: key / 3, orders=lambda key: float(key))
+    computed_of(theirs, frame, compute, total=Float32, orders=Float64)
+    found = theirs.check("--accept", "float32")
+    assert (found.status, found.kinds) == (1, ["on-demand", "float32"])
+    assert found.of("on-demand")["keys"] == 6
+
+
+def test_a_value_that_follows_from_an_input_of_another_precision_is_inherited_however_far_it_is(theirs):
+    def compute(inputs):
+        return pd.DataFrame({"made": (inputs["total"] * 3e9) % 1000})
+
+    computed_of(theirs, orders(theirs.now, total=lambda key: key / 7), compute, total=Float32)
+    assert theirs.check().kinds == ["float32", "inherited float32"]
+    assert theirs.check("--accept", "float32").status == 0
+
+
+def test_a_view_beside_it_in_a_service_is_not_to_blame_for_what_is_made_on_demand(theirs):
+    frame = orders(theirs.now, total=lambda key: key / 7)
+    source = theirs.write("orders", frame)
+    made = customers(source, fields=[Field(name="orders", dtype=Int64)])
+    key = Field(name="customer_id", dtype=Int64)
+    schema = [key, Field(name="total", dtype=Float32)]
+    beside = FeatureView(name="beside", entities=[made[0]], ttl=10 * DAY, schema=schema, source=source)
+
+    @on_demand_feature_view(sources=[made[1]], schema=[Field(name="made", dtype=Float64)])
+    def computed(inputs):
+        return pd.DataFrame({"made": inputs["orders"] - inputs["orders"].mean()})
+
+    theirs.apply(*made, beside, computed, FeatureService(name="all", features=[beside, made[1], computed]))
+    theirs.materialize()
+    found = theirs.check("--service", "all", "--accept", "float32")
+    assert (found.status, found.kinds) == (1, ["on-demand", "float32"])
+
+
+def test_what_is_made_on_demand_of_an_expired_row_is_inherited(theirs):
+    def compute(inputs):
+        return pd.DataFrame({"made": inputs["total"].fillna(-1) * 2})
+
+    frame = orders(theirs.now, rows=1)
+    frame.loc[frame["customer_id"] <= 5, "event_timestamp"] -= 20 * DAY
+    computed_of(theirs, frame, compute, total=Float64)
+    found = theirs.check("--view", "computed", "--accept", "ttl")
+    assert (found.status, found.kinds) == (0, ["inherited ttl"])
+
+
+def test_a_null_that_is_made_of_other_rows_is_no_null_of_an_input(theirs):
+    def compute(inputs):
+        return pd.DataFrame({"made": inputs["total"].shift(1)})
+
+    computed_of(theirs, orders(theirs.now), compute, total=Float64)
+    found = theirs.check()
+    assert (found.status, found.kinds) == (1, ["on-demand"])
+    assert "nothing of other rows" in found.out
 
 
 def test_an_on_demand_view_that_fails_for_new_keys_is_a_crash(theirs):

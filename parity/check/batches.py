@@ -117,7 +117,7 @@ class _Run:
         one = len(subject.sources) == 1 and subject.what not in ("feature service", "on-demand feature view")
         self.by_event = one and keys.events is not None
         """Whether events are compared too."""
-        self.explanation = Explanation(subject, keys, sides.history, found, at, self.by_event)
+        self.explanation = Explanation(subject, keys, sides.history, found, at, self.by_event, self._asked)
 
     def explain(self) -> None:
         """Name the causes of the odd keys so far."""
@@ -130,10 +130,13 @@ class _Run:
         odd = self._count(places, at, serving, training)
         if not odd:
             return
-        again = np.array([one.place for one in odd], np.int64)
-        asked = asked.take(again - places[0])
-        at, serving, training = self._ask(asked, again)
-        for place, one in enumerate(odd):
+        again = np.array([one.place - places[0] for one in odd], np.int64)
+        if self.subject.is_on_demand:  # what a view makes of a key may depend on the others of the batch
+            whole, again = places, again.tolist()
+        else:
+            asked, whole, again = asked.take(again), places[again], range(len(odd))
+        at, serving, training = self._ask(asked, whole)
+        for place, one in zip(again, odd, strict=True):
             self._again(one, place, at, serving, training)
 
     def _ask(self, asked: Asked, places: np.ndarray) -> tuple[datetime, Answers, Answers]:
@@ -351,6 +354,18 @@ class _Run:
         stayed = difference(one.serving[name], new.serving[name], column.type) is None
         return column.source is not None and moved is not None and stayed
 
+    def _is_of_nothing_else(self, column: Column, one: Odd, new: Odd) -> bool:
+        """Whether all that a column is computed on demand of is the same when asked again: then nothing was writing,
+        and a value that differed once does so by itself."""
+        if column.source is not None or not self.subject.knows_inputs(column.view):
+            return False
+        inputs = self.subject.inputs(column.view)
+        return all(one.events[each.name] == new.events[each.name] for each in (column, *inputs)) and all(
+            difference(first[each.name], then[each.name], each.type) is None
+            for each in inputs
+            for first, then in ((one.training, new.training), (one.serving, new.serving))
+        )
+
     def _again(self, one: Odd, place: int, at: datetime, serving: Answers, training: Answers) -> None:
         """Keep what a key that was odd is now, if it still is."""
         if place in serving.failed or place in training.failed:
@@ -362,7 +377,11 @@ class _Run:
             if self._is_unsteady(column, one, new):
                 new.unsteady[column.name] = one.training[column.name]
             kind = difference(new.training[column.name], new.serving[column.name], column.type)
-            if kind is None:
+            if kind is None and self._is_of_nothing_else(column, one, new):
+                name = column.name
+                new.training[name], new.serving[name] = one.training[name], one.serving[name]
+                new.unsteady[name] = one.training[name]
+            elif kind is None:
                 continue
             if column.name in new.unsteady:
                 new.differing.append(column.name)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from feast import FeatureStore
 
+from parity.check.alone import Alone, is_near
 from parity.check.causes import Cause, Evidence, agrees, cause_of_row, cause_of_value
 from parity.check.found import Compared, Example
 from parity.check.history import Row, rows_of
@@ -25,8 +27,10 @@ from parity.compare.kinds import (
     ON_DEMAND_NULL,
     TIE,
     TIME_ZONE,
+    Harm,
+    Kind,
 )
-from parity.compare.requested import taken
+from parity.compare.requested import Asked, taken
 from parity.compare.sides import as_datetime
 from parity.compare.subjects import Column, Source, Subject
 
@@ -45,18 +49,29 @@ class Odd:
     differing: list[str] = field(default_factory=list)
     """The compared columns that differ; none for one that is only of another event."""
     unsteady: dict[str, Any] = field(default_factory=dict)
-    """What training had for some columns when it was asked first, and no longer when it was asked again."""
+    """What training had for some columns when it was asked first, and no longer when it was asked again; of those that
+    are computed on demand, which differed first only, with the very same inputs."""
 
 
 class Explanation:
     """Adds to ``found`` the causes of keys of a ``subject``, by what the store ``history`` has of them. ``by_event`` is
-    whether events are compared too: where a request is for one source."""
+    whether events are compared too: where a request is for one source; ``asked`` makes the request for some keys."""
 
     def __init__(
-        self, subject: Subject, keys: Keys, history: FeatureStore, found: Compared, at: datetime | None, by_event: bool
+        self,
+        subject: Subject,
+        keys: Keys,
+        history: FeatureStore,
+        found: Compared,
+        at: datetime | None,
+        by_event: bool,
+        asked: Callable[[pa.Table, int], Asked],
     ):
         self.subject, self.keys, self.history, self.found = subject, keys, history, found
         self.at, self.by_event = at, by_event
+        self._alone = Alone(subject, keys, history, asked)
+        self._followed: dict[str, bool] = {}
+        """Whether a feature on demand has followed from its inputs for every key so far."""
         self._cast: set[tuple[str, ...]] = set()
         """Keys of the source that are online under another spelling."""
 
@@ -208,17 +223,38 @@ class Explanation:
         """Why a feature that is computed on demand differs: for what it is computed of, or by itself."""
         inputs = self.subject.inputs(column.view)
         own = [causes[c.name] for c in inputs if c.name in causes]
-        if own:
-            self._note(max(own, key=lambda cause: cause.kind.harm), column, one, key, None, inherited=True)
-            return
-        if not one.there:
+        if column.name in one.unsteady:
+            self._note(Cause(ON_DEMAND, None), column, one, key, None)
+        elif own:
+            cause = max(own, key=lambda cause: cause.kind.harm)
+            inherits = self._inherits(one, column, cause)
+            self._note(cause if inherits else Cause(ON_DEMAND, None), column, one, key, None, inherited=inherits)
+        elif not one.there:
             self._note(Cause(DROPPED, None), column, one, key, None, inherited=True)
-            return
-        t, s = one.training[column.name], one.serving[column.name]
-        if any(one.training[c.name] is None or one.serving[c.name] is None for c in inputs) or t is None or s is None:
-            kind = ON_DEMAND_NULL
         else:
-            single = any("Float32" in c.type for c in (column, *inputs))
-            near = COMPUTED_IN_FLOAT32 if column.is_computed_of_float32 else FLOAT32
-            kind = near if single and is_close(t, s) else ON_DEMAND
-        self._note(Cause(kind, None), column, one, key, None)
+            self._note(Cause(self._by_itself(one, column, inputs), None), column, one, key, None)
+
+    def _inherits(self, one: Odd, column: Column, cause: Cause) -> bool:
+        """Whether a feature that is computed on demand differs for its inputs only: where both sides have what the view
+        makes of their inputs. Where that is not known, it is as for all the keys before; and what inputs have of type
+        or precision makes no other value."""
+        trained = self._alone.makes(column, one.place, one.training, one.at)
+        served = trained and self._alone.makes(column, one.place, one.serving, None)
+        if trained is not None and served is not None:
+            self._followed[column.name] = bool(served) and self._followed.get(column.name, True)
+            return bool(served)
+        follows = self._followed.get(column.name, cause.kind.harm > Harm.TYPE)
+        return follows or is_near(one.training[column.name], one.serving[column.name], column.type)
+
+    def _by_itself(self, one: Odd, column: Column, inputs: list[Column]) -> Kind:
+        """The kind of a feature that is computed on demand, of equal inputs."""
+        t, s = one.training[column.name], one.serving[column.name]
+        has_null = any(values[c.name] is None for c in inputs for values in (one.training, one.serving))
+        if not self.subject.knows_inputs(column.view):
+            has_null = has_null or t is None or s is None
+        if has_null:
+            is_of_others = self._alone.makes(column, one.place, one.training, one.at) is False
+            return ON_DEMAND if is_of_others else ON_DEMAND_NULL
+        single = any("Float32" in c.type for c in (column, *inputs))
+        near = COMPUTED_IN_FLOAT32 if column.is_computed_of_float32 else FLOAT32
+        return near if single and is_close(t, s) else ON_DEMAND

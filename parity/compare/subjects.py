@@ -132,6 +132,8 @@ class Subject:
     """Whether features are named with their views."""
     aside: str = ""
     """What to know if a side fails for it."""
+    made_of: Mapping[str, Sequence[tuple]] = field(default_factory=dict)
+    """What is stored that each on-demand view is computed of: the `_identity` of its source, and the feature."""
 
     @cached_property
     def keys(self) -> list[str]:
@@ -152,8 +154,13 @@ class Subject:
         return [column for column in self.columns if column.counted]
 
     def inputs(self, view: str) -> list[Column]:
-        """The columns that an on-demand ``view`` may be computed of: all that have a source."""
-        return [column for column in self.columns if column.source is not None]
+        """The columns that an on-demand ``view`` is computed of, as far as the request has them."""
+        made_of = self.made_of.get(view, ())
+        return [one for one in self.columns if one.source and (_identity(one.source), one.feature) in made_of]
+
+    def knows_inputs(self, view: str) -> bool:
+        """Whether the request has all that an on-demand ``view`` is computed of."""
+        return view in self.made_of and len(self.inputs(view)) >= len(self.made_of[view])
 
 
 @dataclass
@@ -247,6 +254,7 @@ def _of_on_demand(view: OnDemandFeatureView, there: Mapping[str, Any]) -> Subjec
     inputs = list({one.name: one for one in made_of.inputs}.values())
     refs = list(dict.fromkeys(made_of.refs))
     subject = _named(view.name, "on-demand feature view", refs, [*columns, *inputs], made_of.sources, made_of.data)
+    subject = replace(subject, made_of={view.name: made_of.stored})
     own = [one.view for one in inputs if one.source is None]
     return replace(subject, aside=_of_another(own[0])) if own else subject
 
@@ -259,6 +267,11 @@ class _MadeOf:
     inputs: list[Column]
     sources: list[Source]
     data: dict[str, Any]
+
+    @property
+    def stored(self) -> list[tuple]:
+        """The inputs that are stored, each once."""
+        return list(dict.fromkeys((_identity(one.source), one.feature) for one in self.inputs if one.source))
 
 
 def _made_of(view: OnDemandFeatureView, there: Mapping[str, Any]) -> _MadeOf:
@@ -289,13 +302,14 @@ def _of_another(view: str) -> str:
 
 def of_service(service: FeatureService, there: Mapping[str, Any]) -> Subject:
     """What is compared of a service, by all its own names."""
-    columns, sources, data = [], [], {}
+    columns, sources, data, stored = [], [], {}, {}
     for projection in service.feature_view_projections:
         view = _of(there, projection.name)
         if isinstance(view, OnDemandFeatureView):
             made_of = _made_of(view, there)
             data |= made_of.data
             sources += made_of.sources
+            stored[view.name] = made_of.stored
             source = None
         else:
             source = _source(view, projection)
@@ -304,7 +318,7 @@ def of_service(service: FeatureService, there: Mapping[str, Any]) -> Subject:
             Column(_full(projection.name_to_use(), one), view.name, one.name, str(one.dtype), source)
             for one in _compared(projection.features)
         ]
-    return _named(service.name, "feature service", service, columns, sources, data)
+    return replace(_named(service.name, "feature service", service, columns, sources, data), made_of=stored)
 
 
 def _named(
