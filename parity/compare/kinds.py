@@ -46,7 +46,7 @@ ON_DEMAND_NULL = Kind(
 ON_DEMAND = Kind(
     "on-demand",
     Harm.WRONG,
-    "the on-demand view makes another value of equal inputs",
+    "the on-demand view makes another value, which its inputs do not account for",
     "let {view} depend on its inputs only: no clock, no random numbers, nothing of other rows",
 )
 TIE = Kind(
