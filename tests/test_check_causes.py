@@ -9,7 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from feast import FeatureService, FeatureView, Field, PushSource, ValueType
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.on_demand_feature_view import on_demand_feature_view
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Float32, Float64, Int32, Int64, String, UnixTimestamp
 
 from parity.check import batches
@@ -553,3 +556,47 @@ def test_every_key_that_differs_is_explained_however_many_these_are(theirs, monk
     found = theirs.check("--accept", "ttl")
     assert (found.status, found.kinds) == (1, ["correction", "ttl"])
     assert (found.of("correction")["keys"], found.of("ttl")["keys"]) == (5, 20)
+
+
+def test_keys_of_a_type_that_the_source_can_not_have_are_counted_and_not_asked_for(theirs):
+    theirs.apply(*customers(theirs.write("orders", orders(theirs.now, keys=4))))
+    theirs.materialize()
+    for text in ("abc", "3", "77"):  # the second beside the whole number 3
+        key = EntityKey(join_keys=["customer_id"], entity_values=[Value(string_val=text)])
+        write_online(
+            theirs,
+            "insert into theirs_customers (entity_key, feature_name, value, event_ts) "
+            "select ?, feature_name, value, event_ts from theirs_customers where entity_key = ?",
+            serialize_entity_key(key, 3),
+            serialize_entity_key(of_whole(2), 3),
+        )
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("only-online")["keys"]) == (1, ["only-online"], 3)
+    assert found.compared("customers")["keys"] == 4
+    assert sorted(key["customer_id"] for key in found.of("only-online")["keys_listed"]) == ["3", "77", "abc"]
+    assert (
+        "of another type or spelling than the source can have, such as customer_id='"
+        in found.of("only-online")["meaning"]
+    )
+    write_online(theirs, "delete from theirs_customers where entity_key = ?", serialize_entity_key(of_whole(3), 3))
+    found = theirs.check()  # then 3 is online as a text only
+    assert (found.kinds, found.of("key-cast")["keys"]) == (["key-cast", "only-online"], 1)
+    assert (found.of("only-online")["keys"], found.compared("customers")["keys"]) == (2, 4)
+
+
+def of_whole(number):
+    return EntityKey(join_keys=["customer_id"], entity_values=[Value(int64_val=number)])
+
+
+def test_of_a_comparison_that_fails_no_value_is_equal(theirs, monkeypatch):
+    theirs.apply(*customers(theirs.write("orders", orders(theirs.now, keys=4))))
+    theirs.materialize()
+
+    def failing(*_):
+        raise RuntimeError("no history")
+
+    monkeypatch.setattr(batches.Explanation, "of", failing)
+    found = theirs.check("--report", theirs.root / "it.html")
+    assert (found.status, found.said["equal"]) == (2, 0)
+    assert found.out.splitlines()[-1] == "NOTHING IS PROVEN of customers: RuntimeError: no history."
+    assert 'class="good" style="width: 0.00%"' in (theirs.root / "it.html").read_text()

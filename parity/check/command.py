@@ -33,7 +33,7 @@ from parity.check.found import LISTED, Compared
 from parity.check.http import Server
 from parity.check.junit import write_junit
 from parity.check.keys import Known
-from parity.check.online_count import counted, note_extras
+from parity.check.online_count import counted, note_extras, note_strays
 from parity.check.opening import Opened, feast_version, opening, version_note
 from parity.check.page import write_page
 from parity.check.proven import is_own, is_provable, proven
@@ -160,6 +160,7 @@ def _compare(
     for finding in one.findings.values():
         finding.listed = [keys.named(place) for place in sorted(finding.places)[:LISTED] if place >= 0]
         fill(finding, subject, stores, sides.history, datetime.now(UTC))
+    note_strays(one, subject, keys)
 
 
 def _aside(subject: Subject) -> str:

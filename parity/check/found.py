@@ -180,8 +180,8 @@ class Compared:
 
     @property
     def proven(self) -> int:
-        """Values that are equal and not null."""
-        return self.values - self.differing - self.nulls.values
+        """Values that are equal and not null; of what could not be compared to the end, none is."""
+        return 0 if self.error is not None else self.values - self.differing - self.nulls.values
 
     @property
     def is_vacuous(self) -> bool:

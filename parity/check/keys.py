@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -14,9 +15,9 @@ import pyarrow.compute as pc
 from feast import FeatureStore
 
 from parity.check.found import Sample
-from parity.check.offline_keys import Latest, OfflineKeys, listed
+from parity.check.offline_keys import Latest, OfflineKeys, in_utc, listed
 from parity.check.online_keys import CannotScan, OnlineKeys
-from parity.compare.requested import taken
+from parity.compare.requested import as_declared, taken
 from parity.compare.subjects import Source, Subject
 from parity.edge.errors import of_error
 
@@ -34,6 +35,8 @@ class Keys:
     notes: list[str] = field(default_factory=list)
     only_online: Sequence[pa.Table] = ()
     """Keys that are online, and not offline, as they are stored."""
+    strays: Mapping[str, Sequence[pa.Table]] = field(default_factory=dict)
+    """Those of them that no key of the source's types is asked for by, by view."""
 
     def __len__(self) -> int:
         return self.rows
@@ -64,12 +67,12 @@ class Keys:
 
     def bare(self, place: int) -> tuple[str, ...]:
         """The key at a place without what casts and zeros in front change."""
-        return _bare(tuple(self.named(place).values()))
+        return bare(self.named(place).values())
 
     @cached_property
     def _spellings(self) -> frozenset[tuple[str, ...]]:
         """Keys that are online, and not offline, without what casts and zeros in front change."""
-        return frozenset(_bare(key) for table in self.only_online for key in zip(*listed(table), strict=True))
+        return frozenset(bare(key) for table in self.only_online for key in zip(*listed(table), strict=True))
 
 
 class Found(NamedTuple):
@@ -80,6 +83,8 @@ class Found(NamedTuple):
     """As the offline store would have them."""
     only_online: list[pa.Table]
     """As they are stored."""
+    strays: list[pa.Table]
+    """Those of them that no key of the source's types is asked for by."""
     notes: list[str]
 
     @property
@@ -113,6 +118,7 @@ class Known:
         found = [self._of_source(source, whole=size is None or not one) for source in subject.sources]
         keys = _of_one(found[0], size, seed) if one else _of_several(found, subject.keys, size, seed)
         keys.notes = list(dict.fromkeys(note for each in found for note in each.notes))
+        keys.strays = {source.name: each.strays for source, each in zip(subject.sources, found, strict=True)}
         keys.only_online = [table for each in found for table in each.only_online]
         return keys
 
@@ -129,14 +135,8 @@ class Known:
                     f"{offline.unusable:,} rows of {source.name} have a null for a key, which nobody can ask for"
                 )
             only, more = self._only_online(source, offline)
-            extras = _as_keys(only, source, offline.schema)
-            number = sum(table.num_rows for table in only)
-            if extras.num_rows < number:
-                more.append(
-                    f"{number - extras.num_rows:,} keys of {source.name} are online under a type that its source "
-                    "can't have"
-                )
-            self._found[cached] = Found(offline, extras, only, [*notes, *more])
+            extras, strays = _as_keys(only, source, offline.schema)
+            self._found[cached] = Found(offline, extras, only, strays, [*notes, *more])
         return self._found[cached]
 
     def _only_online(self, source: Source, offline: OfflineKeys) -> tuple[list[pa.Table], list[str]]:
@@ -175,26 +175,49 @@ def _with(latest: Latest, extras: pa.Table) -> Latest:
     return Latest(pa.concat_tables([latest.keys, extras]), np.concatenate([latest.events, none]))
 
 
-def _as_keys(tables: Sequence[pa.Table], source: Source, schema: pa.Schema) -> pa.Table:
-    """Keys of the online store as the offline store would have them; without those that it can't have."""
-    found = [schema.empty_table()]
+def _as_keys(tables: Sequence[pa.Table], source: Source, schema: pa.Schema) -> tuple[pa.Table, list[pa.Table]]:
+    """Keys of the online store as the offline store would have them; and, as they are stored, those that nobody finds
+    who asks for what the offline store could have: of another type, or spelled otherwise."""
+    found, strays = [schema.empty_table()], []
     for table in tables:
         table = table.rename_columns(source.keys)
-        try:
-            found.append(table.cast(schema))
-        except pa.ArrowException:
-            found += filter(None, (_cast(table.slice(place, 1), schema) for place in range(table.num_rows)))
-    return pa.concat_tables(found).sort_by([(name, "ascending") for name in source.keys]) if tables else found[0]
+        places, keys = _cast(table, schema)
+        asked = zip(*map(as_declared, in_utc(keys), source.declared_keys), strict=True)
+        stored = zip(*in_utc(table.take(pa.array(places))), strict=True)
+        is_found = np.array([_finds(*pair) for pair in zip(asked, stored, strict=True)], bool)
+        found.append(keys.filter(pa.array(is_found)))
+        if not is_found.all() or len(places) < table.num_rows:
+            strays.append(table.take(pa.array(np.setdiff1d(np.arange(table.num_rows), places[is_found]))))
+    return pa.concat_tables(found).sort_by([(name, "ascending") for name in source.keys]) if tables else found[
+        0
+    ], strays
 
 
-def _cast(row: pa.Table, schema: pa.Schema) -> pa.Table | None:
+def _finds(asked: tuple, stored: tuple) -> bool:
+    """Whether who asks for a key is answered of a stored one; of other types than text and whole numbers Feast may
+    store something else for the same, so these are asked for."""
+    plain_types = (int, str)
+    return all(
+        one == other or type(one) not in plain_types or type(other) not in plain_types
+        for one, other in zip(asked, stored, strict=True)
+    )
+
+
+def _cast(table: pa.Table, schema: pa.Schema) -> tuple[np.ndarray, pa.Table]:
+    """The places of the keys that are possible in the types of ``schema``, and these keys."""
     try:
-        return row.cast(schema)
+        return np.arange(table.num_rows), table.cast(schema)
     except pa.ArrowException:
-        return None
+        pass
+    places, rows = [], [schema.empty_table()]
+    for place in range(table.num_rows):
+        with suppress(pa.ArrowException):
+            rows.append(table.slice(place, 1).cast(schema))
+            places.append(place)
+    return np.array(places, np.int64), pa.concat_tables(rows)
 
 
-def _bare(key: Sequence[Any]) -> tuple[str, ...]:
+def bare(key: Iterable[Any]) -> tuple[str, ...]:
     """A key without what a cast or another spelling changes: zeros in front, .0, case, blanks."""
     texts = [str(value).strip().casefold() for value in key]
     return tuple(text.removesuffix(".0").lstrip("0") or "0" for text in texts)

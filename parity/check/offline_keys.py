@@ -81,7 +81,7 @@ class OfflineKeys:
 
     @property
     def _declared(self) -> list[str | None]:
-        return [self._source.key_types.get(name) for name in self._source.keys]
+        return self._source.declared_keys
 
     @cached_property
     def _lazy(self) -> Any:
@@ -154,8 +154,8 @@ def lacked(known: pa.Table, declared: Sequence[str | None], keys: pa.Table) -> n
         for column, kind, wanted in zip(known.columns, declared, keys.schema.types, strict=True)
     ]
     if any(column is None for column in columns):
-        there = set(zip(*map(as_declared, _in_utc(known), declared), strict=True))
-        asked = zip(*_in_utc(keys), strict=True)
+        there = set(zip(*map(as_declared, in_utc(known), declared), strict=True))
+        asked = zip(*in_utc(keys), strict=True)
         return np.array([place for place, key in enumerate(asked) if key not in there], np.int64)
     if len(columns) == 1:
         return np.flatnonzero(~pc.is_in(keys[0], value_set=columns[0]).to_numpy())
@@ -169,7 +169,7 @@ def listed(table: pa.Table) -> list[list]:
     return [column.to_pylist() for column in table.columns]
 
 
-def _in_utc(table: pa.Table) -> list[list]:
+def in_utc(table: pa.Table) -> list[list]:
     """The columns of a table, those of instants as such of Python in UTC."""
     found = listed(table)
     for place, kind in enumerate(table.schema.types):

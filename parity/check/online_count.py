@@ -1,5 +1,5 @@
-"""How many keys an online store has that stores hashes of them: they can't be named, but those beside the source show
-in their number."""
+"""Keys that are counted, and not asked for: those of a store that has hashes of them, which can't be named, but those
+beside the source show in their number; and those of a type that the source does not have."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import time
 
 from feast import FeatureStore
 
-from parity.check.found import Compared
-from parity.compare.kinds import ONLY_ONLINE
+from parity.check import terminal
+from parity.check.found import LISTED, Compared, Finding
+from parity.check.keys import Keys, bare
+from parity.compare.kinds import KEY_CAST, OF_HASHES, OF_STRAYS, ONLY_ONLINE
 from parity.compare.subjects import Source, Subject
 from parity.edge.feast_internals import dynamodb_table, online_store_of
 
@@ -42,8 +44,27 @@ def note_extras(found: Compared, subject: Subject, stored: int) -> None:
     extras = stored - here
     if extras <= 0:
         return
-    finding = found.finding(ONLY_ONLINE, subject.sources[0].name)
-    finding.unnamed = extras
-    finding.features["all, by the number of keys"] += extras
-    found.differing += extras
-    found.values += extras
+    _count(found, subject.sources[0].name, extras, OF_HASHES)
+
+
+def note_strays(found: Compared, subject: Subject, keys: Keys) -> None:
+    """Note the keys that are online under a type that is none of the source: nobody trains on them. They are not asked
+    for; those of a key that is online under no other type are of the kind `KEY_CAST` already."""
+    if subject.is_on_demand:
+        return
+    cast = {keys.bare(place) for one in found.findings.values() if one.kind == KEY_CAST for place in one.places}
+    for view, tables in keys.strays.items():
+        some = [key for table in tables for key in table.to_pylist() if bare(key.values()) not in cast]
+        if some:
+            named = ", ".join(f"{name}={terminal.short(value)}" for name, value in some[0].items())
+            _count(found, view, len(some), OF_STRAYS.format(key=named)).listed = some[:LISTED]
+
+
+def _count(found: Compared, view: str, number: int, why: str) -> Finding:
+    finding = found.finding(ONLY_ONLINE, view)
+    finding.unnamed = number
+    finding.about["of_keys"] = why
+    finding.features["all, by the number of keys"] += number
+    found.differing += number
+    found.values += number
+    return finding

@@ -169,9 +169,12 @@ PUSHED = Kind(
 ONLY_ONLINE = Kind(
     "only-online",
     Harm.STALE,
-    "serving has keys that the source has not: deleted offline, or written online only; the store has their hashes, so "
-    "they are counted, and can't be named",
+    "serving has keys that the source has not: deleted offline, or written online only; {of_keys}",
     "find out what is pushed or written online only for {view}, and delete online what was deleted offline",
+)
+OF_HASHES = "the store has their hashes, so they are counted, and can't be named"
+OF_STRAYS = (
+    "they are of another type or spelling than the source can have, such as {key}, so nobody who asks finds them"
 )
 TTL = Kind(
     "ttl",

@@ -62,6 +62,11 @@ class Source:
         }
 
     @property
+    def declared_keys(self) -> list[str | None]:
+        """The declared type of each of the keys; None of one that says none."""
+        return [self.key_types.get(name) for name in self.keys]
+
+    @property
     def ttl(self) -> timedelta | None:
         return self.view.ttl or None
 
