@@ -16,6 +16,8 @@ from feast import FeatureService, Field
 from feast.types import Array, Bytes, Decimal, Float32, Float64, Int64, Set, String, UnixTimestamp
 
 from parity.check import command
+from parity.check.found import Compared, Nulls
+from parity.check.terminal import notes, why_null
 from parity.compare.kinds import KINDS
 from parity.edge.redis_server import free_port
 from tests.conftest import BIN, ROOT
@@ -90,11 +92,48 @@ def test_a_module_that_a_store_of_theirs_takes_is_named_with_the_python_that_lac
         (["--url", "localhost:6566"], "has to begin with http://"),
         (["--url", f"http://127.0.0.1:{free_port()}"], "does not answer"),
         (["--view", "customers", "--service", "a"], "give one of them"),
+        (["--fail-on", ""], "--fail-on names no kind of difference"),
+        (["--at", "2999-01-01"], "2999-01-01 is not between 1677-09-21 and 2262-04-11"),
     ],
 )
 def test_what_can_not_be_meant_is_refused(theirs, arguments, said):
     found = theirs.check(*arguments)
     assert (found.status, said in found.err) == (2, True)
+
+
+def test_what_passes_though_it_differs_is_not_said_to_be_equal(theirs):
+    theirs.store.write_to_online_store("customers", orders(theirs.now)[2::3][:2].assign(total=7.0))
+    for options in (["--fail-on", "tie"], ["--accept", "correction json"]):
+        found = theirs.check("--view", "customers", "--report", theirs.root / "it.html", *options)
+        assert (found.status, found.said["verdict"]) == (0, "passes")
+        last = "PASSES: training equals serving in 38 values. Beside the verdict, as you asked: correction 2."
+        assert found.out.splitlines()[-1] == last
+        assert '<h1 class="good">Passes</h1>' in (theirs.root / "it.html").read_text()
+
+
+def test_what_does_not_decide_is_counted_by_kind_and_view(theirs):
+    _, view = customers(theirs.store.list_feature_views()[0].batch_source)
+    view.name = "again"
+    theirs.apply(view)
+    found = theirs.check("--fail-on", "tie", "--accept", "nothing-proven")
+    assert found.out.splitlines()[-1].endswith("as you asked: never-materialized 40.")
+    theirs.store.write_to_online_store("customers", orders(theirs.now)[2::3].assign(total=7.0))
+    theirs.materialize()
+    theirs.store.write_to_online_store("again", orders(theirs.now)[2::3][:2].assign(total=7.0))
+    theirs.store.write_to_online_store("customers", orders(theirs.now)[2::3][:1].assign(total=7.0))
+    found = theirs.check("--fail-on", "tie")
+    assert found.out.splitlines()[-1].endswith("as you asked: correction 3 (2 in again, 1 in customers).")
+
+
+def test_one_thing_is_said_in_the_singular():
+    found = Compared("one", "feature view", 1, 1, None, 1, nulls=Nulls(1, 0, 2), latent=1, later=1)
+    assert why_null(found) == (
+        "the one value is null on both sides, because 1 key is served an event after --at, and 2 keys are not online"
+    )
+    assert notes(found) == [
+        "1 key has newer rows of equal values that are not online yet",
+        "1 key is served an event after --at, and not compared",
+    ]
 
 
 def test_a_sample_is_drawn_by_its_seed_and_says_its_bound(theirs):

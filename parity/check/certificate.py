@@ -33,7 +33,7 @@ class Context(NamedTuple):
 def certificate(verdict: Verdict, context: Context) -> dict[str, Any]:
     """What was found, for programs."""
     return {
-        "verdict": verdict.status.name.lower().replace("_", " "),
+        "verdict": verdict.word,
         "exit_status": int(verdict.status),
         "project": context.project,
         "repository": context.repository,

@@ -22,6 +22,7 @@ from pathlib import Path
 import parity.edge.quick_feast  # noqa: F401, ahead of anything that imports Feast
 
 # isort: split
+import pandas as pd
 from feast import FeatureStore
 from tqdm import tqdm
 
@@ -202,6 +203,18 @@ def _named(what: str) -> Iterator[None]:
         raise UserError(f"{what} can't be read: {of_error(error)}") from None
 
 
+def _instant_of_pandas(text: str) -> datetime:
+    """Read an instant that Feast can ask for: pandas counts nanoseconds, for which the years up to 2262 have room."""
+    value = instant(text)
+    first, last = pd.Timestamp.min.tz_localize(UTC), pd.Timestamp.max.tz_localize(UTC)
+    if not first <= value <= last:
+        raise argparse.ArgumentTypeError(f"{text} is not between {first:%Y-%m-%d} and {last:%Y-%m-%d}")
+    return value
+
+
+_instant_of_pandas.__name__ = "instant"  # argparse names it in its error
+
+
 def arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__, Path.cwd())
     parser.prog = "parity check" if "__main__" not in parser.prog else parser.prog
@@ -213,7 +226,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sample", type=whole_number(0), default=COMPARED, metavar="N", help=sample)
     parser.add_argument("--seed", type=whole_number(0), default=secrets.randbits(32), help="of that draw")
     at = "ask training for this instant, ISO 8601 (default: the instant of each online read)"
-    parser.add_argument("--at", type=instant, metavar="INSTANT", help=at)
+    parser.add_argument("--at", type=_instant_of_pandas, metavar="INSTANT", help=at)
     url = "compare what this feature server answers over HTTP, such as http://localhost:6566"
     parser.add_argument("--url", metavar="URL", help=url)
     accept = "leave these kinds of differences out of the verdict, and count them"
@@ -229,7 +242,10 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.view and args.service:
         parser.error("--view and --service both say what to compare; give one of them")
+    is_limited = args.fail_on is not None
     args.accept, args.fail_on = kinds_named(args.accept), kinds_named(args.fail_on)
+    if is_limited and not args.fail_on:
+        parser.error("--fail-on names no kind of difference; leave it out to let all decide")
     args.repository = args.repository.resolve()
     for name in ("file", "report", "certificate", "junit"):  # the repository becomes the working directory
         if getattr(args, name):

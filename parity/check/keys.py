@@ -131,8 +131,9 @@ class Known:
             if whole:
                 offline.all  # noqa: B018
             if offline.unusable:
+                rows, have = ("row", "has") if offline.unusable == 1 else ("rows", "have")
                 notes.append(
-                    f"{offline.unusable:,} rows of {source.name} have a null for a key, which nobody can ask for"
+                    f"{offline.unusable:,} {rows} of {source.name} {have} a null for a key, which nobody can ask for"
                 )
             only, more = self._only_online(source, offline)
             extras, strays = _as_keys(only, source, offline.schema)

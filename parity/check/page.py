@@ -12,7 +12,7 @@ from parity.check.verdict import Status, Verdict
 from parity.report.html import write_html
 
 TEMPLATE = Path(__file__).with_name("page.html")
-TITLES = {Status.EQUAL: "Equal", Status.DIFFERS: "Differs", Status.NOT_PROVEN: "Nothing proven"}
+TITLES = {"equal": "Equal", "passes": "Passes", "differs": "Differs", "not proven": "Nothing proven"}
 
 
 def write_page(path: Path, verdict: Verdict, context: Context) -> None:
@@ -22,8 +22,8 @@ def write_page(path: Path, verdict: Verdict, context: Context) -> None:
     write_html(
         path,
         TEMPLATE,
-        title=TITLES[verdict.status],
-        good=verdict.status == Status.EQUAL,
+        title=TITLES[verdict.word],
+        good=verdict.status == Status.PASSES,
         context=context,
         at=terminal.moment(context.started),
         last=terminal.last_line(verdict),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parity.check.found import LISTED, NOT_ASKED, Compared, Example, Sample
+from parity.check.terminal import counted
 from parity.compare import kinds
 from parity.compare.equal import Coerced, difference
 from parity.compare.kinds import Harm, Kind
@@ -94,7 +95,10 @@ def _compared(proof: Proof, found: Comparison, source: Source) -> Compared:
     if found.sample:
         one.sample = Sample(found.sample.size, found.sample.of, found.sample.seed)
     one.nulls.values, one.nulls.expired, one.ttl = found.nulls, found.expired, found.ttl
-    one.notes.append(f"its {found.history.rows:,} rows offline were compared with the transactions, too")
+    rows = counted(found.history.rows, "row")
+    one.notes.append(
+        f"its {rows} offline {'was' if found.history.rows == 1 else 'were'} compared with the transactions, too"
+    )
     places: dict[Any, int] = {}
     events = _events_of(proof, found)
     for each in found.differences:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -50,15 +50,16 @@ def why_null(one: Compared) -> str:
         return f"of {counted(one.values, 'value')} none is equal, and all that differ are accepted"
     reasons = []
     if one.later:
-        reasons.append(f"{counted(one.later, 'key')} are served an event after --at")
+        reasons.append(f"{counted(one.later, 'key', 'is', 'are')} served an event after --at")
     if one.nulls.expired:
         rows = "all rows" if one.nulls.expired == one.keys else f"the last rows of {counted(one.nulls.expired, 'key')}"
         reasons.append(f"{rows} are older than the ttl{f' of {span(one.ttl)}' if one.ttl else ''}")
     if one.nulls.absent:
-        what = "nothing is" if one.nulls.absent == one.keys else f"{counted(one.nulls.absent, 'key')} are not"
+        what = "nothing is" if one.nulls.absent == one.keys else f"{counted(one.nulls.absent, 'key', 'is', 'are')} not"
         reasons.append(f"{what} online")
     because = f", because {', and '.join(reasons)}" if reasons else ""
-    return f"all {one.values:,} values are null on both sides{because}"
+    all_of = "the one value is" if one.values == 1 else f"all {one.values:,} values are"
+    return f"{all_of} null on both sides{because}"
 
 
 def details(verdict: Verdict) -> Iterable[str]:
@@ -164,9 +165,10 @@ def notes(one: Compared) -> list[str]:
     if one.error is None and one.trouble:
         said.append(f"not compared: {one.trouble}")
     if one.latent:
-        said.append(f"{counted(one.latent, 'key')} have newer rows of equal values that are not online yet")
+        said.append(f"{counted(one.latent, 'key', 'has', 'have')} newer rows of equal values that are not online yet")
     if one.later:
-        said.append(f"{counted(one.later, 'key')} are served an event after --at, and are not compared")
+        verbs = ("is served", "are served")
+        said.append(f"{counted(one.later, 'key', *verbs)} an event after --at, and not compared")
     if one.retried:
         said.append(
             f"{counted(one.retried, 'key')} differed once and not when asked again: something was writing, or a store "
@@ -203,8 +205,9 @@ def last_line(verdict: Verdict) -> str:
             f"DIFFERS: {verdict.differing:,} of {counted(verdict.values, 'value')}: {named}."
             f"{_unproven(verdict)}{tolerated}"
         )
-    if verdict.status == Status.EQUAL:
-        return f"EQUAL: training equals serving in {counted(verdict.proven, 'value')}.{tolerated}"
+    if verdict.status == Status.PASSES:
+        word = "EQUAL" if verdict.is_equal else "PASSES"
+        return f"{word}: training equals serving in {counted(verdict.proven, 'value')}.{tolerated}"
     reasons = [f"{one.name}: {one.trouble}" for one in verdict.unchecked if UNCHECKED.name not in verdict.accepted]
     if NOTHING.name not in verdict.accepted:
         reasons += [
@@ -234,8 +237,17 @@ def _tolerated(verdict: Verdict) -> str:
     some = verdict.tolerated
     if not some:
         return ""
-    named = ", ".join(f"{one.kind.name} {one.values:,}" for one in some)
+    kinds: dict[str, dict[str, int]] = {}
+    for one in some:
+        views = kinds.setdefault(one.kind.name, {})
+        views[one.view] = views.get(one.view, 0) + one.values
+    named = ", ".join(f"{kind} {sum(views.values()):,}{_by_view(views)}" for kind, views in kinds.items())
     return f" Beside the verdict, as you asked: {named}."
+
+
+def _by_view(views: Mapping[str, int]) -> str:
+    """How many values are of which view, in brackets; nothing for one view."""
+    return f" ({_named([f'{number:,} in {view}' for view, number in views.items()])})" if len(views) > 1 else ""
 
 
 def _ties(verdict: Verdict) -> str:
@@ -260,5 +272,7 @@ def span(length: timedelta) -> str:
     return str(length).removesuffix(", 0:00:00")
 
 
-def counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def counted(number: int, noun: str, verb: str = "", verbs: str = "") -> str:
+    """A number of things; with what they do, if it is one and if it is several."""
+    said = f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    return f"{said} {verb if number == 1 else verbs}" if verb else said

@@ -14,7 +14,7 @@ ACCEPTABLE = {**BY_NAME, NOTHING.name: NOTHING, UNCHECKED.name: UNCHECKED}
 
 
 class Status(IntEnum):
-    EQUAL = 0
+    PASSES = 0
     DIFFERS = 1
     NOT_PROVEN = 2
 
@@ -69,7 +69,17 @@ class Verdict:
         unchecked = self.unchecked and UNCHECKED.name not in self.accepted
         vacuous = self.vacuous and NOTHING.name not in self.accepted
         nothing = not self.compared or len(self.unchecked) == len(self.compared)
-        return Status.NOT_PROVEN if unchecked or vacuous or nothing else Status.EQUAL
+        return Status.NOT_PROVEN if unchecked or vacuous or nothing else Status.PASSES
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether all is equal: not where it passes but for what is accepted, or does not decide."""
+        return self.status == Status.PASSES and not (self.tolerated or self.unchecked or self.vacuous)
+
+    @property
+    def word(self) -> str:
+        """The verdict in a word or two."""
+        return "equal" if self.is_equal else self.status.name.lower().replace("_", " ")
 
     @property
     def values(self) -> int:
@@ -99,7 +109,7 @@ def merged(compared: Iterable[Compared]) -> list[Finding]:
 
 def kinds_named(texts: Sequence[str] | None) -> list[str]:
     """The kinds that an option names, separated by commas or blanks; `UserError` for one that there is not."""
-    names = [name.strip() for text in texts or [] for name in text.split(",") if name.strip()]
+    names = [name for text in texts or [] for name in text.replace(",", " ").split()]
     for name in names:
         if name not in ACCEPTABLE:
             raise UserError(f"there is no kind of difference {name!r}; there is {', '.join(ACCEPTABLE)}.")
