@@ -34,6 +34,7 @@ from feast.types import (
     UnixTimestamp,
     Uuid,
 )
+from redis import Redis
 
 from tests.strangers import DAY, HOUR, customers, orders, stranger
 
@@ -435,3 +436,16 @@ def test_rows_of_the_very_instant_that_is_asked_for_are_seen_for_two_entities(tm
     assert found.compared("both")["equal"] == 2 * found.compared("both")["keys"] == 120
     found = theirs.check("--service", "both", "--at", (at + DAY).isoformat())
     assert (found.status, found.kinds) == (0, [])
+
+
+def test_a_missing_event_time_in_redis_is_none_of_the_source(tmp_path, capfd, redis_port):
+    stores = {"type": "redis", "connection_string": f"localhost:{redis_port}"}
+    theirs = stranger(tmp_path, capfd, "dask", stores, project="undated")
+    theirs.apply(*customers(theirs.write("orders", orders(theirs.now, keys=3))))
+    theirs.materialize()
+    client = Redis(port=redis_port)
+    [first, *_] = client.keys("*undated")
+    client.hset(first, "_ts:customers", b"")  # which is how protobuf writes the first instant
+    found = theirs.check()
+    assert (found.status, found.kinds, found.of("event-time")["keys"]) == (1, ["event-time"], 1)
+    theirs.forget()
