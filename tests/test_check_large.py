@@ -15,6 +15,7 @@ from feast.types import Float64, Int64, String
 
 from parity.check import batches, pulling
 from parity.check.batches import Sides
+from parity.check.choosing import choose
 from parity.check.found import Compared, Sample
 from parity.check.history import rows_of
 from parity.check.keys import Known
@@ -22,7 +23,6 @@ from parity.check.offline_keys import lacked
 from parity.compare import sides
 from parity.compare.requested import as_declared
 from parity.compare.sides import Sdk, Training
-from parity.compare.subjects import choose
 from tests.strangers import DAY, HOUR, customers, orders, stranger
 
 WRONG = {0, 7, 20, 41, 59}

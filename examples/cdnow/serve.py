@@ -48,8 +48,8 @@ from model import SERVICE, inputs_of, matrix, scores
 from redis import RedisError
 from starlette.requests import ClientDisconnect
 
+from parity.compare.answers import typed_values
 from parity.compare.equal import Coerced
-from parity.compare.sides import typed_values
 from parity.definition.checks import Declared, FeatureTable
 from parity.edge.command import argument_parser, instant, of_chosen, run, whole_number
 from parity.edge.errors import UserError

@@ -29,7 +29,7 @@ from parity.audit.logged import (
 )
 from parity.audit.sides import Steps, absent, alike, one_array, python, steps_of, training_of
 from parity.audit.then import KnownThen
-from parity.compare.sides import ROW_DROPPED
+from parity.compare.answers import ROW_DROPPED
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import EPOCH, MICROSECOND
 from parity.definition.keys import KeyBook

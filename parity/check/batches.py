@@ -17,10 +17,12 @@ from parity.check.explain import Explanation, Odd
 from parity.check.found import Compared, Example, Forecast
 from parity.check.history import as_instants
 from parity.check.keys import Keys
+from parity.compare.answers import Answers, as_datetime
+from parity.compare.dividing import Failed, Unreachable
 from parity.compare.equal import apart, difference
 from parity.compare.kinds import COMPUTED_IN_FLOAT32, CRASH, FLOAT32, NULL, Kind
 from parity.compare.requested import Asked, asked_for, taken
-from parity.compare.sides import Answers, Failed, Serving, Training, Unreachable, as_datetime
+from parity.compare.sides import Serving, Training
 from parity.compare.subjects import Column, Subject
 
 KEYS_PER_BATCH, FIRST_BATCH = 40_000, 1_000

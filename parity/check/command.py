@@ -30,6 +30,7 @@ from parity.check import terminal
 from parity.check.about import Stores, fill
 from parity.check.batches import Sides, compare
 from parity.check.certificate import Context, write_certificate
+from parity.check.choosing import choose
 from parity.check.found import LISTED, Compared
 from parity.check.http import Server
 from parity.check.junit import write_junit
@@ -42,8 +43,9 @@ from parity.check.sources import trouble_of_sources
 from parity.check.ties import TieFinder
 from parity.check.upstream import known_fault
 from parity.check.verdict import Verdict, kinds_named
-from parity.compare.sides import Failed, Sdk, Training
-from parity.compare.subjects import LABEL_VIEW, NotCompared, Subject, choose
+from parity.compare.dividing import Failed
+from parity.compare.sides import Sdk, Training
+from parity.compare.subjects import LABEL_VIEW, NotCompared, Subject
 from parity.edge.command import argument_parser, file_named, instant, whole_number
 from parity.edge.errors import UserError, of_error
 

@@ -16,6 +16,7 @@ from parity.check.causes import Cause, Evidence, agrees, cause_of_row, cause_of_
 from parity.check.found import Compared, Example
 from parity.check.history import Row, rows_of
 from parity.check.keys import Keys
+from parity.compare.answers import as_datetime
 from parity.compare.equal import difference, is_close
 from parity.compare.kinds import (
     COMPUTED_IN_FLOAT32,
@@ -31,7 +32,6 @@ from parity.compare.kinds import (
     Kind,
 )
 from parity.compare.requested import Asked, taken
-from parity.compare.sides import as_datetime
 from parity.compare.subjects import Column, Source, Subject
 
 

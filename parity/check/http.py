@@ -13,9 +13,10 @@ from typing import Any
 
 from feast import FeatureService
 
+from parity.compare.answers import Answers
+from parity.compare.dividing import in_parts
 from parity.compare.equal import plain
 from parity.compare.requested import Asked
-from parity.compare.sides import Answers, in_parts
 from parity.compare.subjects import Column, Subject
 from parity.edge.errors import UserError
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from parity.check.found import LISTED, NOT_ASKED, Compared, Example, Sample
 from parity.check.terminal import counted
 from parity.compare import kinds
+from parity.compare.answers import ROW_DROPPED
 from parity.compare.equal import Coerced, difference
 from parity.compare.kinds import Harm, Kind
-from parity.compare.sides import ROW_DROPPED
 from parity.compare.subjects import Source, Subject
 from parity.definition.declare import MADE
 from parity.edge.shown import shown

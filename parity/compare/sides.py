@@ -6,27 +6,23 @@ Both are asked as a team asks them, through Feast's public calls, each through a
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast import FeatureService, FeatureStore
-from feast.online_response import OnlineResponse
 
-from parity.compare.equal import Coerced, plain
+from parity.compare.answers import Answers, of_response, plain_list
+from parity.compare.dividing import divided, in_parts
 from parity.compare.requested import Asked
 from parity.compare.subjects import ENTITY_TIME, Subject
-from parity.edge.errors import UserError, of_error
+from parity.edge.errors import UserError
 from parity.edge.feast_internals import online_store_of
 
-ROW_DROPPED = "no row"
-"""What training gets for a key whose row the offline store drops: less than a null."""
 KEYS_PER_READ = 5_000
 """How many keys the SDK is asked for at once: it holds an object for each value, its event and its status."""
 REQUESTS = 8
@@ -38,21 +34,6 @@ SAY_EVENTS = {
     "SqliteOnlineStore", "RedisOnlineStore", "PostgreSQLOnlineStore", "MySQLOnlineStore", "DynamoDBOnlineStore",
 }  # fmt: skip
 """Stores that have the event time of every row."""
-
-
-@dataclass
-class Answers:
-    """What a side says of some keys: by column, a value for each key."""
-
-    values: dict[str, list]
-    events: dict[str, list] = field(default_factory=dict)
-    """Of serving: of which event each value is, epoch microseconds; None, or 0 of Feast, where it does not say."""
-    there: np.ndarray | None = None
-    """Of training: whether the row of each key came back at all."""
-    failed: dict[int, str] = field(default_factory=dict)
-    """The errors of the keys that the side failed for, by their place."""
-    missing: list[str] = field(default_factory=list)
-    """Columns that the side does not answer with."""
 
 
 class Serving(Protocol):
@@ -137,7 +118,7 @@ class Training:
                 missing.append(column.name)
                 values[column.name] = [None] * len(places)
                 continue
-            found = _plain_list(table[column.name])
+            found = plain_list(table[column.name])
             if at == list(range(len(places))):
                 values[column.name] = found
             else:
@@ -201,195 +182,3 @@ def _collecting_later() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def of_response(answer: OnlineResponse, subject: Subject, number: int, typed: bool = False) -> Answers:
-    """The answers of a response: values as the SDK gives them, or as they are ``typed``; the events as the protobuf has
-    them."""
-    given: dict[str, list] = {}
-    vectors = dict(zip(answer.proto.metadata.feature_names.val, answer.proto.results, strict=True))
-    values, events, missing = {}, {}, []
-    for column in subject.columns:
-        name = column.name
-        if name not in vectors:
-            missing.append(name)
-            values[name], events[name] = [None] * number, [None] * number
-            continue
-        some = typed_values(vectors[name].values, column.type) if typed else _simple(vectors[name].values, column.type)
-        if some is None:
-            given = given or answer.to_dict()
-            some = [_or_plain(one) for one in given[name]]
-        values[name] = _filled(some, number)
-        stamps = [one.seconds * 1_000_000 + one.nanos // 1000 for one in vectors[name].event_timestamps]
-        events[name] = _filled(stamps, number) if stamps else [None] * number  # as the remote store says none
-    return Answers(values, events, missing=missing)
-
-
-def typed_values(values: Iterable[Any], kind: str) -> list:
-    """What protobuf values of a feature of the type ``kind`` are in Python; None for null, and for NaN, which is null
-    by another name; `Coerced` for one of another type."""
-    declared, found = _FIELDS[kind], []
-    for value in values:
-        field = value.WhichOneof("val")
-        if field == declared:
-            one = getattr(value, field)
-            found.append(one if one == one else None)
-        elif field in (None, "null_val"):
-            found.append(None)
-        else:
-            found.append(Coerced(getattr(value, field), field))
-    return found
-
-
-_FIELDS = {
-    "Float64": "double_val",
-    "Float32": "float_val",
-    "Int64": "int64_val",
-    "Int32": "int32_val",
-    "String": "string_val",
-    "Bool": "bool_val",
-}
-"""Of the types that the SDK hands out as they are, where a value has it."""
-
-
-def _simple(values: Sequence[Any], kind: str) -> list | None:
-    """The values of a vector, if all of them are null or of the declared type, and that is a simple one: read so, it
-    takes a third of the time."""
-    field = _FIELDS.get(kind)
-    if field is None:
-        return None
-    found: list = []
-    for value in values:
-        if value.HasField(field):
-            one = getattr(value, field)
-            found.append(one if one == one else None)
-        elif value.WhichOneof("val") in (None, "null_val"):
-            found.append(None)
-        else:
-            return None
-    return found
-
-
-def _filled(values: list, number: int) -> list:
-    """A view without entities answers once, for however many are asked for."""
-    return values * number if len(values) == 1 != number else values
-
-
-def _or_plain(value: Any) -> Any:
-    return value if type(value) in (int, str, bool) or value is None else plain(value)
-
-
-def _plain_list(column: pa.ChunkedArray) -> list:
-    """The values of a column, `plain`; at once for those of which there are many."""
-    if pa.types.is_floating(column.type):
-        values = column.to_numpy()
-        return [None if value != value else value for value in values.tolist()]
-    values = column.to_pylist()
-    is_simple = pa.types.is_integer(column.type) or pa.types.is_string(column.type) or pa.types.is_boolean(column.type)
-    return values if is_simple else [plain(value) for value in values]
-
-
-SECONDS_OF_DIVIDING = 20
-SMALLEST_DIVIDED = 64
-"""How many keys that fail are asked one by one, at most: more are divided, and those of a part fail together."""
-
-
-def in_parts(
-    subject: Subject, number: int, size: int, ask: Callable[[Sequence[int]], Answers], is_divided: bool = True
-) -> Answers:
-    """Ask for the keys at places up to ``number``, ``size`` at once, each part `divided`, or its error passed on.
-
-    Raises `Failed` if every key of every part fails, and at once if nobody answers.
-    """
-    whole = Answers({column.name: [] for column in subject.columns}, {column.name: [] for column in subject.columns})
-    seconds, why = SECONDS_OF_DIVIDING, ""
-    for start in range(0, number, size):
-        places, began = range(start, min(start + size, number)), time.monotonic()
-        try:
-            part = divided(places, ask, seconds) if is_divided else ask(places)
-        except Unreachable:
-            raise
-        except Failed as error:
-            why, none = str(error), {column.name: [None] * len(places) for column in subject.columns}
-            part = Answers(none, none, failed=dict.fromkeys(range(len(places)), why))
-        else:
-            whole.missing = part.missing
-        if part.failed:
-            seconds = max(0, seconds - (time.monotonic() - began))
-        whole.failed |= {start + place: error for place, error in part.failed.items()}
-        for target, given in ((whole.values, part.values), (whole.events, part.events)):
-            for name, values in given.items():
-                target[name] += values
-    if number and len(whole.failed) == number:
-        raise Failed(why)
-    return whole
-
-
-def divided(
-    places: Sequence[int],
-    ask: Callable[[Sequence[int]], Answers],
-    seconds: float = SECONDS_OF_DIVIDING,
-    hopeless: Callable[[], str | None] | None = None,
-) -> Answers:
-    """Ask for the keys at ``places`` at once; if that fails, for halves, down to the keys that are to blame, as long as
-    there are ``seconds`` left.
-
-    Raises `Failed` if every key is, at once if that is ``hopeless``, as it says.
-    """
-    number, first = len(places), places[0] if places else 0
-    try:
-        return ask(places)
-    except Exception as error:
-        if is_unreachable(error):
-            raise Unreachable(of_error(error)) from None
-        if hopeless and (why := hopeless()):
-            raise Failed(why) from None
-        parts = _parts(list(places), ask, error, [4 * SMALLEST_DIVIDED], time.monotonic() + seconds)
-    failed = {place - first: answer for some, answer in parts if isinstance(answer, str) for place in some}
-    if len(failed) == number:
-        raise Failed(next(iter(failed.values())))
-    whole = Answers({}, {}, np.zeros(number, bool), failed)
-    for some, answer in parts:
-        if isinstance(answer, str):
-            continue
-        whole.missing = answer.missing
-        inside = [place - first for place in some]
-        for target, given in ((whole.values, answer.values), (whole.events, answer.events)):
-            for name, values in given.items():
-                column = target.setdefault(name, [None] * number)
-                for place, value in zip(inside, values, strict=True):
-                    column[place] = value
-        whole.there[inside] = True if answer.there is None else answer.there
-    return whole
-
-
-class Failed(Exception):
-    """A side fails for every key, as the message says."""
-
-
-class Unreachable(Failed):
-    """Nobody answers."""
-
-
-def is_unreachable(error: BaseException) -> bool:
-    """Whether nobody answers, which no other keys change, and each attempt may take its time."""
-    names = {type_.__name__ for type_ in type(error).__mro__}
-    return isinstance(error, OSError) or any("Connection" in name or "Timeout" in name for name in names)
-
-
-def _parts(places: list[int], ask: Callable, error: Exception, budget: list[int], deadline: float) -> list:
-    """The answers of parts of ``places``, or the error of those that fail."""
-    if len(places) == 1 or budget[0] <= 0 or time.monotonic() > deadline:
-        return [(places, of_error(error))]
-    found = []
-    for part in (places[: len(places) // 2], places[len(places) // 2 :]):
-        budget[0] -= 1
-        try:
-            found.append((part, ask(part)))
-        except Exception as another:
-            found += _parts(part, ask, another, budget, deadline)
-    return found
-
-
-def as_datetime(microseconds: int | None) -> datetime | None:
-    return None if microseconds is None else datetime.fromtimestamp(microseconds / 1_000_000, UTC)

@@ -16,7 +16,7 @@ from feast import FeatureStore
 from feast.errors import FeastError
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
-from parity.compare.sides import typed_values
+from parity.compare.answers import typed_values
 from parity.definition.checks import FeatureTable
 from parity.definition.keys import Key, as_table
 from parity.edge import feast_internals

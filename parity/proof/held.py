@@ -11,7 +11,7 @@ from feast import FeatureStore
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 
-from parity.compare.sides import typed_values
+from parity.compare.answers import typed_values
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import EPOCH, FIRST_INSTANT, LAST_INSTANT, MICROSECOND
 from parity.edge import feast_internals

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from parity.compare.answers import ROW_DROPPED
 from parity.compare.equal import same
-from parity.compare.sides import ROW_DROPPED
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import EPOCH, MICROSECOND
 from parity.definition.keys import KeyBook

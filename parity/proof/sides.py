@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 from feast import FeatureStore
 
+from parity.compare.answers import ROW_DROPPED
 from parity.compare.equal import same
 from parity.compare.requested import Asked
-from parity.compare.sides import ROW_DROPPED, Sdk, Training
+from parity.compare.sides import Sdk, Training
 from parity.compare.subjects import Column, Source, Subject
 from parity.definition.checks import FeatureTable
 from parity.definition.keys import as_tuples
