@@ -600,3 +600,55 @@ def test_of_a_comparison_that_fails_no_value_is_equal(theirs, monkeypatch):
     assert (found.status, found.said["equal"]) == (2, 0)
     assert found.out.splitlines()[-1] == "NOTHING IS PROVEN of customers: RuntimeError: no history."
     assert 'class="good" style="width: 0.00%"' in (theirs.root / "it.html").read_text()
+
+
+def test_what_an_on_demand_view_serves_of_a_row_that_training_leaves_out_is_inherited(tmp_path, capfd):
+    theirs = stranger(tmp_path, capfd, "dask")
+    frame = orders(theirs.now, keys=6, rows=1)
+    frame.loc[frame["customer_id"] <= 2, "event_timestamp"] -= 20 * DAY
+    made = customers(theirs.write("orders", frame))
+
+    @on_demand_feature_view(sources=[made[1]], schema=[Field(name="score", dtype=Float64)])
+    def scored(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"score": inputs["total"].fillna(0.0) + 1})
+
+    theirs.apply(*made, scored)
+    theirs.materialize()
+    found = theirs.check("--accept", "dropped")
+    assert (found.status, set(found.kinds)) == (0, {"dropped", "inherited dropped"})
+
+
+def test_what_an_on_demand_view_makes_of_another_null_is_not_inherited_from_an_expired_input(theirs):
+    frame = orders(theirs.now, keys=6, rows=1, other=lambda key: None if key <= 3 else 1.0)
+    frame["other"] = frame["other"].astype(float)
+    frame.loc[frame["customer_id"] <= 3, "event_timestamp"] -= 20 * DAY
+    fields = [Field(name=name, dtype=Float64) for name in ("total", "other")]
+    made = customers(theirs.write("orders", frame), 10 * DAY, fields)
+
+    @on_demand_feature_view(sources=[made[1]], schema=[Field(name="score", dtype=Float64)])
+    def scored(inputs: pd.DataFrame) -> pd.DataFrame:
+        other = inputs["other"].apply(lambda one: 500.0 if one is None else one if one == one else 7.0)
+        return pd.DataFrame({"score": inputs["total"].fillna(0.0) + other})
+
+    theirs.apply(*made, scored)
+    theirs.materialize()
+    found = theirs.check("--accept", "ttl")
+    [finding] = [one for one in found.said["findings"] if one["kind"] != "ttl"]
+    assert (found.status, finding["view"], finding["keys"]) == (1, "scored", 3)
+
+
+def test_what_an_on_demand_view_can_not_make_of_a_key_alone_is_not_inherited(theirs):
+    frame = orders(theirs.now, keys=8, rows=1, total=4.0)
+    frame.loc[frame["customer_id"] <= 3, "event_timestamp"] -= 20 * DAY
+    frame.loc[frame["customer_id"] <= 3, "total"] = 1.0
+    made = customers(theirs.write("orders", frame))
+
+    @on_demand_feature_view(sources=[made[1]], schema=[Field(name="score", dtype=Float64)])
+    def scored(inputs: pd.DataFrame) -> pd.DataFrame:
+        total = inputs["total"]
+        return pd.DataFrame({"score": total.fillna(total.mode()[0]) if total.isna().any() else total})
+
+    theirs.apply(*made, scored)
+    theirs.materialize()
+    found = theirs.check("--accept", "ttl,crash")
+    assert (found.status, found.of("on-demand")["keys"]) == (1, 3)

@@ -156,6 +156,7 @@ ASKED = {
     "texts": [pa.array(["1", "3", "x", "7"])],
     "truth": [pa.array([True])],
     "two": [pa.array([3, 3, 1]), pa.array(["x", "1", "1"])],
+    "two whole numbers": [pa.array([3, 1]), pa.array([3, 3])],
     "two texts and numbers": [pa.array(["3", "1"]), pa.array([3, 3])],
 }
 

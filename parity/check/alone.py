@@ -29,11 +29,27 @@ class Alone:
     def __init__(self, subject: Subject, keys: Keys, store: FeatureStore, asked: Callable[[pa.Table, int], Asked]):
         self._subject, self._keys, self._asked = subject, keys, asked
         self._left = MOST
+        self._able: set[str] = set()
+        """The views that could be computed for a key alone."""
         self._view = cache(lambda name: store.registry.get_on_demand_feature_view(name, store.project))
 
     def makes(self, column: Column, place: int, values: Mapping[str, Any], at: datetime | None) -> bool | None:
         """Whether what a side has for the key at a ``place``, its ``values`` by column, is what the view makes of these
         inputs: of training ``at`` an instant, or of serving. None if that is not known."""
+        forms = self._forms(column, place, values, at)
+        return None if forms is None else bool(forms)
+
+    def follow(
+        self, column: Column, place: int, training: Mapping[str, Any], serving: Mapping[str, Any], at: datetime
+    ) -> bool | None:
+        """Whether what both sides have follows from their inputs, where these have nulls in the same form: what a view
+        makes of one null is none of another."""
+        served = self._forms(column, place, serving, None)
+        trained = self._forms(column, place, training, at)
+        return None if served is None or trained is None else bool(served & trained)
+
+    def _forms(self, column: Column, place: int, values: Mapping[str, Any], at: datetime | None) -> set | None:
+        """The forms of the inputs of which a view makes the value that a side has. None if that is not known."""
         if not self._subject.knows_inputs(column.view) or self._left <= 0:
             return None
         self._left -= 1
@@ -41,16 +57,20 @@ class Alone:
             made = self._made(column, place, values, at)
         except Exception:  # of values that Arrow does not take back
             return None
-        return any(is_near(one, values[column.name], column.type) for one in made) if made else None
+        if made:
+            self._able.add(column.view)
+        elif column.view not in self._able:
+            return None
+        return {form for form, one in made.items() if is_near(one, values[column.name], column.type)}
 
-    def _made(self, column: Column, place: int, values: Mapping[str, Any], at: datetime | None) -> list:
-        """What the view makes of each form that the inputs may have had."""
+    def _made(self, column: Column, place: int, values: Mapping[str, Any], at: datetime | None) -> dict[int, Any]:
+        """What the view makes of each form that the inputs may have had, without those that it fails for."""
         asked = self._asked(taken(self._keys.table, np.array([place])), 1)
         given = asked.rows() if at is None else asked.frame().to_dict("list") | {ENTITY_TIME: [at]}
-        view, made = self._view(column.view), []
-        for inputs in _as_stores_have(self._subject.inputs(column.view), values):
+        view, made = self._view(column.view), {}
+        for form, inputs in enumerate(_as_stores_have(self._subject.inputs(column.view), values)):
             with suppress(Exception):  # of the view's own code
-                made.append(_transformed(view, column, pa.table(given | inputs), at is not None))
+                made[form] = _transformed(view, column, pa.table(given | inputs), at is not None)
         return made
 
 
@@ -79,14 +99,9 @@ def _transformed(view: Any, column: Column, table: pa.Table, is_training: bool) 
 
 def _as_stores_have(inputs: list[Column], values: Mapping[str, Any]) -> Iterator[dict[str, pa.Array]]:
     """The inputs as Arrow may have had them: a null as None or NaN, a Float32 as one, or as a double."""
-    seen = []
     for null in (pa.scalar(None, pa.float64()), pa.scalar(float("nan")), pa.scalar(None, pa.null())):
         for single in (False, True):
-            row = {one.name: _as_array(values[one.name], one.type, null, single) for one in inputs}
-            told = repr([(array.type, array.to_pylist()) for array in row.values()])
-            if told not in seen:
-                seen.append(told)
-                yield row
+            yield {one.name: _as_array(values[one.name], one.type, null, single) for one in inputs}
 
 
 def _as_array(value: Any, declared: str, null: pa.Scalar, single: bool) -> pa.Array:

@@ -372,7 +372,7 @@ class _Run:
         """Keep what a key that was odd is now, if it still is."""
         if place in serving.failed or place in training.failed:
             return
-        new = self._odd(one.place, place, at, training, serving)
+        new, is_tallied = self._odd(one.place, place, at, training, serving), False
         for column in self.subject.counted:
             if column.name not in one.differing:
                 continue
@@ -390,10 +390,11 @@ class _Run:
                 continue
             if isinstance(kind, Kind) and kind != NULL and new.there:
                 self._tally(column, kind, one.place, training, serving, place)
+                is_tallied = True
             else:
                 new.differing.append(column.name)
         if one.differing and not new.differing and not new.unsteady:
-            self.found.retried += 1
+            self.found.retried += not is_tallied
             return
         self.odd.append(new)
         if len(self.odd) >= EXPLAINED:

@@ -225,12 +225,12 @@ class Explanation:
         own = [causes[c.name] for c in inputs if c.name in causes]
         if column.name in one.unsteady:
             self._note(Cause(ON_DEMAND, None), column, one, key, None)
+        elif not one.there:  # so training has not computed it
+            self._note(Cause(DROPPED, None), column, one, key, None, inherited=True)
         elif own:
             cause = max(own, key=lambda cause: cause.kind.harm)
             inherits = self._inherits(one, column, cause)
             self._note(cause if inherits else Cause(ON_DEMAND, None), column, one, key, None, inherited=inherits)
-        elif not one.there:
-            self._note(Cause(DROPPED, None), column, one, key, None, inherited=True)
         else:
             self._note(Cause(self._by_itself(one, column, inputs), None), column, one, key, None)
 
@@ -238,11 +238,10 @@ class Explanation:
         """Whether a feature that is computed on demand differs for its inputs only: where both sides have what the view
         makes of their inputs. Where that is not known, it is as for all the keys before; and what inputs have of type
         or precision makes no other value."""
-        trained = self._alone.makes(column, one.place, one.training, one.at)
-        served = trained and self._alone.makes(column, one.place, one.serving, None)
-        if trained is not None and served is not None:
-            self._followed[column.name] = bool(served) and self._followed.get(column.name, True)
-            return bool(served)
+        follow = self._alone.follow(column, one.place, one.training, one.serving, one.at)
+        if follow is not None:
+            self._followed[column.name] = follow and self._followed.get(column.name, True)
+            return follow
         follows = self._followed.get(column.name, cause.kind.harm > Harm.TYPE)
         return follows or is_near(one.training[column.name], one.serving[column.name], column.type)
 

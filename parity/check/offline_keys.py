@@ -157,6 +157,8 @@ def lacked(known: pa.Table, declared: Sequence[str | None], keys: pa.Table) -> n
         there = set(zip(*map(as_declared, in_utc(known), declared), strict=True))
         asked = zip(*in_utc(keys), strict=True)
         return np.array([place for place, key in enumerate(asked) if key not in there], np.int64)
+    if any(len(column) < known.num_rows for column in columns):  # one of which nothing may equal what is asked for
+        return np.arange(keys.num_rows)
     if len(columns) == 1:
         return np.flatnonzero(~pc.is_in(keys[0], value_set=columns[0]).to_numpy())
     names = [str(place) for place in range(len(columns))]

@@ -36,7 +36,8 @@ def line(one: Compared) -> str:
     parts.append(f"{one.proven:,} equal")
     if one.differing:
         verb = "differs" if one.differing == 1 else "differ"
-        parts.append(f"{one.differing:,} {verb} ({counted(len(one.differing_places), 'key')})")
+        places = f" ({counted(len(one.differing_places), 'key')})" if one.differing_places else ""
+        parts.append(f"{one.differing:,} {verb}{places}")
     if one.nulls.values:
         parts.append(f"{one.nulls.values:,} null on both sides")
     return ", ".join(parts)
