@@ -216,22 +216,21 @@ def registry_sqlite(here: Here) -> Store:
 
 
 def registry_postgres(here: Here) -> Store:
-    server, name = here.database("postgres")
-    url = f"postgresql+psycopg://%s@127.0.0.1:{server.port}/{name}"
-    return Store(
-        {"registry_type": "sql", "path": url % "owner"},
-        lambda: server.dump(name),
-        lambda theirs: {"path": url % _postgres_reader(server, name)},
-    )
+    return _registry_of(here, "postgres", "postgresql+psycopg://%s", _postgres_reader)
 
 
 def registry_mysql(here: Here) -> Store:
-    server, name = here.database("mariadb")
-    url = f"mysql+pymysql://%s:secret@127.0.0.1:{server.port}/{name}"
+    return _registry_of(here, "mariadb", "mysql+pymysql://%s:secret", _mariadb_reader)
+
+
+def _registry_of(here: Here, kind: str, user: str, reader: Callable[[services.Database, str], str]) -> Store:
+    """A registry that a server keeps, and that a ``reader`` made there may read."""
+    server, name = here.database(kind)
+    url = f"{user}@127.0.0.1:{server.port}/{name}"
     return Store(
         {"registry_type": "sql", "path": url % "owner"},
         lambda: server.dump(name),
-        lambda theirs: {"path": url % _mariadb_reader(server, name)},
+        lambda theirs: {"path": url % reader(server, name)},
     )
 
 
