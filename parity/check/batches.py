@@ -240,11 +240,11 @@ class _Run:
         try:
             asked = self._asked(pa.concat_tables([known, keys]), known.num_rows + 1)
             training = self.sides.training.ask(self.subject, asked, self.at or self.sides.now())
-        except Exception:
+        except (Failed, pa.ArrowException):
             return  # then it fails alike
         try:
             self.sides.serving.ask(self.subject, self._asked(keys, 1))
-        except Exception as error:
+        except Failed as error:
             if training.failed:
                 return
             finding = self.found.finding(CRASH, self.subject.name)
