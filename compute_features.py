@@ -19,7 +19,7 @@ import argparse
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
-import parity.edge.quick_feast  # noqa: F401
+import parity.edge.quick_feast  # noqa: F401, ahead of anything that imports Feast
 from parity.compute.history import compute_here, compute_on_spark, is_by_day, require_apart, require_one, update_here
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, run, shown

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-import parity.edge.quick_feast  # noqa: F401
+import parity.edge.quick_feast  # noqa: F401, ahead of anything that imports Feast
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, file_named, instant, run, whole_number
 from parity.edge.files import location

@@ -15,7 +15,7 @@ if __name__ == "__main__":  # ahead of the slow imports, so that Ctrl-C ends the
 
 from pathlib import Path
 
-import parity.edge.quick_feast  # noqa: F401
+import parity.edge.quick_feast  # noqa: F401, ahead of anything that imports Feast
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, instant, run
 from parity.materialization import materialize_all

@@ -32,7 +32,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import parity.edge.quick_feast  # noqa: F401
+import parity.edge.quick_feast  # noqa: F401, ahead of anything that imports Feast
 
 # isort: split
 

@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import parity.edge.quick_feast  # noqa: F401
+import parity.edge.quick_feast  # noqa: F401, ahead of anything that imports Feast
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, file_named, run, whole_number
 from parity.edge.errors import UserError

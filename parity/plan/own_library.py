@@ -26,5 +26,5 @@ class OwnLibrary(MetaPathFinder):
 if __name__ == "__main__":
     sys.meta_path.insert(0, OwnLibrary)
     with contextlib.suppress(ImportError):
-        import parity.edge.quick_feast  # noqa: F401
+        import parity.edge.quick_feast  # noqa: F401, ahead of anything that imports Feast
     runpy.run_path(str(Path(__file__).with_name("probe.py")), run_name="__main__")

@@ -10,7 +10,7 @@ are kept in data/quality. Status 0: all is as expected; 1: something is not; 2: 
 import argparse
 from pathlib import Path
 
-import parity.edge.quick_feast  # noqa: F401
+import parity.edge.quick_feast  # noqa: F401, ahead of anything that imports Feast
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, instant, shown

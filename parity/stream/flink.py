@@ -27,7 +27,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import parity.edge.quick_feast  # noqa: F401
+import parity.edge.quick_feast  # noqa: F401, ahead of anything that imports Feast
 from parity.edge.command import argument_parser, run, shown, whole_number
 from parity.edge.errors import UserError
 from parity.repository import in_force, opened

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-import parity.edge.quick_feast  # noqa: F401
+import parity.edge.quick_feast  # noqa: F401, ahead of anything that imports Feast
 from parity.definition.checks import Declared
 from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, explained, file_named, instant, shown, traced, whole_number
