@@ -16,12 +16,13 @@ from feast.types import Float64, Int64, String
 from parity.check import batches, pulling
 from parity.check.batches import Sides
 from parity.check.choosing import choose
-from parity.check.found import Compared, Sample
+from parity.check.found import Compared
 from parity.check.history import rows_of
 from parity.check.keys import Known
 from parity.check.offline_keys import lacked
 from parity.compare import sides
 from parity.compare.requested import as_declared
+from parity.compare.sample import Sample
 from parity.compare.sides import Sdk, Training
 from tests.strangers import DAY, HOUR, customers, orders, stranger
 

@@ -30,9 +30,9 @@ from parity.definition.instants import utc_now
 from parity.edge.command import argument_parser, file_named, instant, shown
 from parity.edge.errors import UserError
 from parity.edge.files import location
+from parity.edge.shown import counted
 from parity.offline.side import origin_of
 from parity.offline.versions import Versions
-from parity.proof.found import counted
 from parity.report.certificate import watched
 from parity.repository import in_force, opened
 from parity.served.log import Part, parts

@@ -7,8 +7,8 @@ from typing import Any
 
 from parity.audit.causes import MEANING
 from parity.audit.found import Audit, Audited, Cause, Example, by_size, share
-from parity.edge.shown import cut
-from parity.proof.found import MATCH, counted
+from parity.edge.shown import counted, cut
+from parity.proof.found import MATCH
 
 
 def summary(found: Audit) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from parity.check import terminal
 from parity.check.found import Compared, Example, Finding, Ties
 from parity.check.verdict import Verdict
+from parity.compare.sample import bound
 from parity.edge.files import replacing
 
 
@@ -106,7 +107,7 @@ def _compared(one: Compared) -> dict[str, Any]:
         "error": one.error,
         "keys": one.keys,
         "of_keys": one.of,
-        "at_most_differing_if_none_does": one.sample.bound if one.sample else None,
+        "at_most_differing_if_none_does": bound(one.sample.size) if one.sample else None,
         "values": one.values,
         "equal": max(one.proven, 0),
         "differing": one.differing,

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from parity.compare.kinds import UPSTREAM, Kind
+from parity.compare.sample import Sample
 
 EXAMPLES = 3
 LISTED = 1000
@@ -93,22 +92,6 @@ class Ties(NamedTuple):
     values: list
     is_left_open: bool
     """Whether a created timestamp in the source would settle which row is meant."""
-
-
-class Sample(NamedTuple):
-    """A draw of ``size`` of ``of`` keys, every one as likely as another, that ``seed`` repeats."""
-
-    size: int
-    of: int
-    seed: int
-
-    def draw(self) -> np.ndarray:
-        return np.sort(np.random.default_rng(self.seed).choice(self.of, self.size, replace=False))
-
-    @property
-    def bound(self) -> float:
-        """The share of all keys that differ at most, at 95 %, if none of the sample does: the rule of three."""
-        return min(1.0, 3 / self.size)
 
 
 @dataclass

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore
 
-from parity.check.found import Sample
 from parity.check.offline_keys import Latest, OfflineKeys, in_utc, listed
 from parity.check.online_keys import CannotScan, OnlineKeys
 from parity.compare.requested import as_declared, taken
+from parity.compare.sample import Sample
 from parity.compare.subjects import Source, Subject
 from parity.edge.errors import of_error
 

@@ -9,15 +9,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parity.check.found import LISTED, NOT_ASKED, Compared, Example, Sample
-from parity.check.terminal import counted
+from parity.check.found import LISTED, NOT_ASKED, Compared, Example
 from parity.compare import kinds
 from parity.compare.answers import ROW_DROPPED
 from parity.compare.equal import Coerced, difference
 from parity.compare.kinds import Harm, Kind
 from parity.compare.subjects import Source, Subject
 from parity.definition.declare import MADE
-from parity.edge.shown import shown
+from parity.edge.shown import counted, shown
 
 if TYPE_CHECKING:
     from parity.proof.found import Comparison, Difference
@@ -92,8 +91,7 @@ def _proven(
 def _compared(proof: Proof, found: Comparison, source: Source) -> Compared:
     one = Compared(found.title, "feature view", found.keys, len(proof), None, found.counts.total())
     one.differing = found.counts.total() - found.counts["match"]
-    if found.sample:
-        one.sample = Sample(found.sample.size, found.sample.of, found.sample.seed)
+    one.sample = found.sample
     one.nulls.values, one.nulls.expired, one.ttl = found.nulls, found.expired, found.ttl
     rows = counted(found.history.rows, "row")
     one.notes.append(

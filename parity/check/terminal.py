@@ -11,7 +11,9 @@ from parity.check.causes import is_same_event
 from parity.check.found import NOT_ASKED, Compared, Example, Finding, Ties
 from parity.check.verdict import Status, Verdict
 from parity.compare.kinds import NOTHING, OR_CREATED, UNCHECKED
+from parity.compare.sample import bound
 from parity.edge.errors import printable
+from parity.edge.shown import counted
 
 LONGEST = 80
 """Characters of a value that are shown."""
@@ -181,7 +183,7 @@ def notes(one: Compared) -> list[str]:
             "within a week, unless rows come and are materialized"
         )
     if one.sample and not one.findings:
-        said.append(f"with 95 % confidence at most {one.sample.bound:.3%} of all {one.of:,} keys differ")
+        said.append(f"with 95 % confidence at most {bound(one.sample.size):.3%} of all {one.of:,} keys differ")
     return said
 
 
@@ -271,9 +273,3 @@ def moment(instant: datetime) -> str:
 
 def span(length: timedelta) -> str:
     return str(length).removesuffix(", 0:00:00")
-
-
-def counted(number: int, noun: str, verb: str = "", verbs: str = "") -> str:
-    """A number of things; with what they do, if it is one and if it is several."""
-    said = f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-    return f"{said} {verb if number == 1 else verbs}" if verb else said

@@ -17,7 +17,6 @@ from parity.edge.shown import shown
 
 QUARTER = timedelta(minutes=15)
 FARTHEST_ZONES = timedelta(hours=26)
-WHOLE_DAY = timedelta(days=1)
 NO_INSTANT = -(2**63)
 """What Feast stores for a missing instant, and its server sends over HTTP."""
 MAY_BE_EMPTY = {int, float, Decimal, str, bool, list, dict, bytes}

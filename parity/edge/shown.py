@@ -19,3 +19,9 @@ def cut(text: str) -> str:
     size, text = len(text), text if len(text) <= LONGEST_TEXT else text[:LONGEST_SHOWN]
     text = text if text.isprintable() else repr(text)
     return text if size <= LONGEST_TEXT else f"{text}... ({size:,} characters)"
+
+
+def counted(number: int, noun: str, verb: str = "", verbs: str = "") -> str:
+    """A number of things; with what they do, if it is one and if it is several."""
+    said = f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    return f"{said} {verb if number == 1 else verbs}" if verb else said

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from parity.compare.equal import Coerced, same
+from parity.compare.equal import FARTHEST_ZONES, QUARTER, Coerced, same
 from parity.definition.instants import FIRST_INSTANT, LAST_INSTANT, MICROSECOND
 from parity.definition.table import Rule
 from parity.edge.errors import UserError
@@ -70,9 +70,6 @@ MEANING = {
 """Every cause, in words. The sides in the order of the data: transactions, offline, online."""
 OF_STREAMS = (AHEAD, NOT_LANDED, DOUBLED, OFFSET_RESET)
 """Those that are about a stream beside the batch, and say what to do."""
-
-QUARTER = timedelta(minutes=15)
-FARTHEST_ZONES = timedelta(hours=26)
 
 
 class Evidence(NamedTuple):

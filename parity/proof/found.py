@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from parity.compare.sample import Sample
 from parity.definition.checks import FeatureTable
 from parity.definition.instants import MICROSECOND
 from parity.definition.keys import Key, shown_key
@@ -21,7 +22,6 @@ WRONG_ROW, MISSING_ROW, EXTRA_ROW = "wrong in history", "missing in history", "e
 HISTORY_KINDS = [MATCH, WRONG_ROW, MISSING_ROW, EXTRA_ROW]
 HISTORY_LISTED = 1000
 """Values of the history that are listed, each with its cause; more that differ are counted."""
-CONFIDENCE = 0.95
 NOT_ASKED = "not asked"
 """What stands for serving in the history, of which the online store has the last event only."""
 
@@ -54,26 +54,6 @@ class Values(NamedTuple):
     training: list
     serving: list
     oracle: list
-
-
-class Sample(NamedTuple):
-    """A draw of ``size`` keys, every one of ``of`` keys as likely as another, that ``seed`` repeats."""
-
-    size: int
-    seed: int
-    of: int
-
-    def draw(self) -> np.ndarray:
-        return np.sort(np.random.default_rng(self.seed).choice(self.of, self.size, replace=False))
-
-
-def bound(keys: int) -> float:
-    """The share of all keys that differ at most, with none among so many drawn at random, at `CONFIDENCE`.
-
-    It is the rule of three: 3/n at 95 % (Hanley and Lippman-Hand, "If nothing goes wrong, is everything all right?",
-    JAMA 1983).
-    """
-    return min(1.0, 3 / keys)
 
 
 @dataclass
@@ -214,10 +194,6 @@ def named(key: Any, table: FeatureTable) -> str:
     """Write a key for people with what it is: ``user 7``; several join keys have names of their own."""
     is_plain = len(table.definition.keys) == 1 and not isinstance(key, OtherKey)
     return f"{table.noun(1)} {shown(key, table)}" if is_plain else shown(key, table)
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def duration(span: timedelta) -> str:

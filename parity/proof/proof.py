@@ -24,6 +24,7 @@ import pyarrow as pa
 from feast import FeatureStore
 from feast.feature_view_projection import FeatureViewProjection
 
+from parity.compare.sample import Sample
 from parity.definition.checks import FeatureTable
 from parity.definition.keys import Key, KeyBook, as_table, as_tuples, shown_key
 from parity.edge import feast_internals
@@ -35,7 +36,7 @@ from parity.online.side import Others, Stored, online_latency, online_store_of, 
 from parity.online.store import ParityRedisOnlineStore
 from parity.proof.causes import FUTURE, Freshness
 from parity.proof.compare import compare
-from parity.proof.found import Comparison, Edges, Sample, Values, named, plain
+from parity.proof.found import Comparison, Edges, Values, named, plain
 from parity.proof.held import held_events
 from parity.proof.raw import Purchase, RawTransactions, left_out, raw_transactions
 from parity.proof.replay import store_at
@@ -112,7 +113,7 @@ class Proof:
         """The numbers of so many keys, and how they were drawn; or of all, if there are no more."""
         if size is None or size >= len(self):
             return np.arange(len(self)), None
-        sample = Sample(size, seed, len(self))
+        sample = Sample(size, len(self), seed)
         return sample.draw(), sample
 
     def purchases_of(self, number: int) -> list[Purchase]:

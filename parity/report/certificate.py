@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from parity.compare.equal import Coerced
+from parity.compare.sample import CONFIDENCE, Sample, bound
 from parity.definition.checks import FeatureTable
 from parity.definition.declare import horizon_of
 from parity.edge.errors import UserError
 from parity.edge.files import Location, files_at, filesystem_of, replacing
 from parity.edge.shown import cut, shown
 from parity.online.side import online_store_of, replies
-from parity.proof.found import CONFIDENCE, Comparison, Sample, bound
+from parity.proof.found import Comparison
 from parity.proof.proof import Proof
 from parity.repository import computed_by
 from parity.transactions.quarantine import quarantine_of

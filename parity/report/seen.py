@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from parity.compare.equal import same
+from parity.compare.sample import Sample
 from parity.definition.keys import as_tuples
 from parity.edge.files import progress
-from parity.proof.found import Comparison, Sample, plain, require_same_definition, require_values
+from parity.proof.found import Comparison, plain, require_same_definition, require_values
 from parity.proof.proof import Proof
 from parity.proof.raw import Purchase
 from parity.proof.sides import Batch

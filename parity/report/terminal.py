@@ -9,23 +9,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from parity.compare.sample import CONFIDENCE, bound
 from parity.definition.checks import FeatureTable
 from parity.definition.functions import NUMBERS
 from parity.definition.instants import LAST_INSTANT, MICROSECOND
 from parity.definition.table import Rule
-from parity.edge.shown import cut
+from parity.edge.shown import counted, cut
 from parity.materialization import EVER
 from parity.proof.causes import MEANING, OF_STREAMS
 from parity.proof.found import (
-    CONFIDENCE,
     MATCH,
     NOT_ASKED,
     Comparison,
     Difference,
     Edges,
     Values,
-    bound,
-    counted,
     duration,
 )
 from parity.proof.oracle import evaluate, is_inside, last_moment, slides_of
